@@ -1,0 +1,7 @@
+"""What the tests of more than one folder share. Nothing here ever touches the machine's own network namespace.
+
+    eventually      until(condition), soon(condition): wait for a condition with a deadline, never for a time
+    namespace       namespace(): a network namespace for the length of a `with`; veth(): a cable between two
+    docker_engine   docker_engine(ns): a real Docker Engine in a namespace, gone for certain at the end of the `with`
+    needs           needs_root, needs_docker: marks that skip a test where it can't run, and say why
+"""
