@@ -1,0 +1,252 @@
+"""A target in memory: the kernel as far as weft needs one, with switches that make it fail.
+
+It ships, because it stands for the kernel wherever there is none: the loop tests run on it, and a dry run can.
+It passes the same contract suite as the kernel target (`tests/contract/test_target.py`), so what it does when a link
+goes down, say, is what Linux does:
+
+- a link that goes takes everything on it along; a link set down loses its IPv6 addresses, neighbours, next hops and
+  routes, and keeps its IPv4 addresses and its FDB; a link with a new MAC loses its neighbours;
+- a next-hop object takes the routes on it along; an address the routes whose preferred source it is, unless another
+  link has it too;
+- next hops and routes are refused while their link is down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Interface
+
+from weft.errors import TargetError
+from weft.objects import (
+    Address,
+    Chain,
+    Failure,
+    Fdb,
+    Jump,
+    Key,
+    Link,
+    Neighbour,
+    NextHop,
+    Object,
+    Op,
+    Route,
+    Sysctl,
+)
+from weft.targets import Reading
+
+KERNEL_KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, Route)
+FIREWALL_KINDS: tuple[type[Object], ...] = (Chain, Jump)
+LOST_ON_DOWN = (Neighbour, NextHop, Route)
+
+
+class Faults:
+    """Failures to inject, and the record that they were met.
+
+    Ops are numbered from 1 over the life of a target. `consumed` holds the ops that were made to fail."""
+
+    def __init__(self) -> None:
+        self.ops_seen = 0
+        self.consumed: list[Op] = []
+        self.reads_failed = 0
+        self._next = 0
+        self._numbers: set[int] = set()
+        self._reads = 0
+
+    def fail_next(self, count: int = 1) -> None:
+        """The next `count` ops fail."""
+        self._next += count
+
+    def fail_at(self, *numbers: int) -> None:
+        """The ops of these numbers fail."""
+        self._numbers.update(numbers)
+
+    def fail_reads(self, count: int = 1) -> None:
+        """The next `count` readings raise TargetError."""
+        self._reads += count
+
+    @property
+    def outstanding(self) -> int:
+        """How many of the failures that were asked for have not been met yet."""
+        return self._next + len(self._numbers) + self._reads
+
+    def hits(self, op: Op) -> bool:
+        """Count `op`; True if it is to fail."""
+        self.ops_seen += 1
+        if self.ops_seen in self._numbers:
+            self._numbers.remove(self.ops_seen)
+        elif self._next:
+            self._next -= 1
+        else:
+            return False
+        self.consumed.append(op)
+        return True
+
+    def check_read(self) -> None:
+        """Raise TargetError if this reading is to fail."""
+        if self._reads:
+            self._reads -= 1
+            self.reads_failed += 1
+            raise TargetError("reading was made to fail")
+
+
+class MemoryTarget:
+    """A kernel (and, with `FIREWALL_KINDS`, a firewall) in a dict."""
+
+    def __init__(self, kinds: tuple[type[Object], ...] = KERNEL_KINDS, name: str = "memory") -> None:
+        self._name = name
+        self._kinds = kinds
+        self._objects: dict[Key, Object] = {}
+        self._foreign: dict[Key, str] = {}
+        self._touched: set[Key] | None = None
+        self._wake: Callable[[], None] | None = None
+        self.faults = Faults()
+        self.applied: list[Op] = []
+        """Every op that succeeded, in order."""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def kinds(self) -> tuple[type[Object], ...]:
+        return self._kinds
+
+    async def read(self, full: bool = False) -> Reading:
+        self.faults.check_read()
+        touched = None if full or self._touched is None else frozenset(self._touched)
+        self._touched = set()
+        return Reading(self._objects, self._foreign, touched)
+
+    async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        return [self._apply(op) for op in ops]
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def close(self) -> None:
+        self._wake = None
+
+    # What somebody else does to the kernel, behind our back.
+
+    def tamper_put(self, thing: Object) -> None:
+        """Somebody makes or overwrites one of our objects; LookupError if what it needs isn't there."""
+        if (missing := self._missing(thing)) is not None:
+            raise LookupError(missing)
+        self._put(thing)
+        self._touch(thing.key)
+
+    def tamper_delete(self, key: Key) -> None:
+        """Somebody deletes one of our objects, and what hangs on it with it; KeyError if it isn't there."""
+        if key not in self._objects:
+            raise KeyError(key)
+        self._remove(key)
+        self._touch(key)
+
+    def put_foreign(self, key: Key, description: str) -> None:
+        """Somebody else's object stands at `key` from now on."""
+        self._objects.pop(key, None)
+        self._foreign[key] = description
+        self._touch(key)
+
+    def remove_foreign(self, key: Key) -> None:
+        del self._foreign[key]
+        self._touch(key)
+
+    def lose_track(self) -> None:
+        """Notifications were lost: the next reading can't say what was touched."""
+        self._touched = None
+        self._call_wake()
+
+    # The kernel.
+
+    def _apply(self, op: Op) -> Failure | None:
+        thing = op.object
+        asked = f"{op.action} {thing.key}"
+        if type(thing) not in self._kinds:
+            return Failure(f"{asked}: this target doesn't take a {type(thing).__name__}")
+        if self.faults.hits(op):
+            return Failure(f"{asked}: made to fail")
+        if op.action == "remove":
+            self._remove(thing.key)
+        else:
+            failure = self._refusal(op, asked)
+            if failure is not None:
+                return failure
+            self._put(thing)
+        self.applied.append(op)
+        return None
+
+    def _refusal(self, op: Op, asked: str) -> Failure | None:
+        """Why the kernel would not add or change this."""
+        thing = op.object
+        if thing.key in self._foreign:
+            return Failure(f"{asked}: {self._foreign[thing.key]} stands there and was left alone", conflict=True)
+        if op.action == "change" and thing.key not in self._objects:
+            return Failure(f"{asked}: it isn't there")
+        if (missing := self._missing(thing)) is not None:
+            return Failure(f"{asked}: {missing}")
+        old = self._objects.get(thing.key)
+        if isinstance(thing, Link) and isinstance(old, Link) and thing.vxlan != old.vxlan:
+            return Failure(f"{asked}: VNI, port, local address and learning can't change while a device lives")
+        return None
+
+    def _missing(self, thing: Object) -> str | None:
+        """What `thing` needs and the kernel doesn't have."""
+        for key in thing.needs:
+            if key not in self._objects:
+                return f"{key} isn't there"
+        if isinstance(thing, NextHop | Route):
+            link = self._objects.get(("link", thing.dev))
+            if isinstance(link, Link) and not link.up:
+                return f"{thing.dev} is down"
+        return None
+
+    def _put(self, thing: Object) -> None:
+        old = self._objects.get(thing.key)
+        self._objects[thing.key] = thing
+        if not isinstance(thing, Link) or not isinstance(old, Link):
+            return
+        if old.up and not thing.up:
+            self._drop(lambda o: _on(o, thing.name) and _lost_on_down(o))
+        if old.mac != thing.mac:
+            self._drop(lambda o: isinstance(o, Neighbour) and o.dev == thing.name)
+
+    def _remove(self, key: Key) -> None:
+        thing = self._objects.get(key)
+        if thing is None or isinstance(thing, Sysctl):
+            return  # gone already; and a sysctl is never reverted
+        del self._objects[key]
+        if isinstance(thing, Link):
+            self._drop(lambda o: _on(o, thing.name))
+        elif isinstance(thing, NextHop | Chain):
+            self._drop(lambda o: key in o.needs)
+        elif isinstance(thing, Address) and not self._has_address(thing):
+            self._drop(lambda o: isinstance(o, Route) and o.src == thing.address.ip)
+
+    def _has_address(self, gone: Address) -> bool:
+        return any(isinstance(o, Address) and o.address.ip == gone.address.ip for o in self._objects.values())
+
+    def _drop(self, goes: Callable[[Object], bool]) -> None:
+        """The kernel's cascade, and the cascades of what went. It touches what it takes."""
+        for key in [key for key, thing in self._objects.items() if goes(thing)]:
+            self._remove(key)
+            self._touch(key)
+
+    def _touch(self, key: Key) -> None:
+        if self._touched is not None:
+            self._touched.add(key)
+        self._call_wake()
+
+    def _call_wake(self) -> None:
+        if self._wake is not None:
+            self._wake()
+
+
+def _on(thing: Object, device: str) -> bool:
+    return isinstance(thing, Address | Neighbour | Fdb | NextHop | Route) and thing.dev == device
+
+
+def _lost_on_down(thing: Object) -> bool:
+    if isinstance(thing, Address):
+        return isinstance(thing.address, IPv6Interface)
+    return isinstance(thing, LOST_ON_DOWN)
