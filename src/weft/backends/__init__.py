@@ -1,0 +1,26 @@
+"""Backends turn one peer into the kernel objects that reach it. Pure; called by `core/plan.py` alone.
+
+`BACKENDS` is the table: the name that a node announces → how it is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from weft.backends import vxlan
+from weft.backends.tunnel import Tunnel
+from weft.model import Node
+from weft.objects import Object, Why
+
+
+class Backend(Protocol):
+    """Functions of a module; the module is the plug-in."""
+
+    def reach(self, node: Node, tunnel: Tunnel, slot: int) -> Iterable[tuple[Object, Why]]:
+        """The objects that reach `node` and its networks. `slot`: a number that no other node of the plan has, below
+        `tunnel.SLOTS`, from which next-hop ids are made."""
+        ...
+
+
+BACKENDS: dict[str, Backend] = {"vxlan": vxlan}

@@ -1,0 +1,65 @@
+"""What this host's end of the overlay is, for a backend: a frozen value made once per plan from the View."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from ipaddress import IPv6Address
+
+from weft.model import IPAddress, Mac, View
+
+OVERHEAD = {4: 50, 6: 70}
+"""Octets that VXLAN adds by underlay family: IP (20 or 40) + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)."""
+
+NEXT_HOP_BASE = 0x70000000
+NEXT_HOP_LAST = 0x7FFFFFFF
+SLOTS = (NEXT_HOP_LAST - NEXT_HOP_BASE + 1) // 2
+"""Each node has two next-hop ids: base + 2 × slot for an IPv4 gateway, one more for an IPv6 gateway."""
+
+METRIC_CLASSES = 1024
+"""Without next-hop objects, routes are spread over this many metrics, because the kernel's fib_info hash leaves the
+gateway out and one bucket would hold them all (measured: 50,000 routes take 28 s with one metric, 0.4 s with many)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """`mtu`: of the uplink, octets. `sources`: preferred sources of routes, at most one per family."""
+
+    device: str
+    underlay: int
+    mtu: int
+    metric: int
+    sources: tuple[IPAddress, ...]
+    nexthop_objects: bool
+
+    @classmethod
+    def of(cls, view: View) -> Tunnel:
+        return cls(
+            device=device_name(view.me.vni),
+            underlay=view.profile.underlay,
+            mtu=view.me.mtu,
+            metric=view.profile.metric,
+            sources=view.me.overlay,
+            nexthop_objects=view.host.nexthop_objects,
+        )
+
+    def source(self, version: int) -> IPAddress | None:
+        return next((a for a in self.sources if a.version == version), None)
+
+
+def device_name(vni: int) -> str:
+    """`vxlan4096`: 13 characters at most, of the 15 that the kernel allows."""
+    return f"vxlan{vni}"
+
+
+def vtep_mac(node_id: str, vni: int) -> Mac:
+    """A locally administered unicast MAC that follows from the node: a restart, or a device made anew, changes nothing
+    for the peers and nothing needs to be stored (IEEE 802: bit 1 of the first octet set, bit 0 clear)."""
+    digest = blake2b(f"{vni}/{node_id}".encode(), digest_size=6, person=b"weft vtep").digest()
+    return Mac(bytes([digest[0] & 0xFC | 0x02]) + digest[1:])
+
+
+def link_local(mac: Mac) -> IPv6Address:
+    """The modified EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
+    eui = bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    return IPv6Address(b"\xfe\x80" + bytes(6) + eui)

@@ -1,0 +1,152 @@
+"""The nouns of the cluster: nodes, their networks, and the View that one agent plans from.
+
+Everything here is a frozen value: two equal values mean the same thing, so "did anything change?" is `==`, and a plan
+can be memoised on the value that it was made from. Sources make these values, `core/` reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Generic, NewType, TypeVar
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+IPInterface = IPv4Interface | IPv6Interface
+
+Mac = NewType("Mac", bytes)
+"""An Ethernet address: six octets."""
+
+T = TypeVar("T")
+
+
+def mac_text(mac: Mac) -> str:
+    """`82:3d:cd:46:bc:78`."""
+    return mac.hex(":")
+
+
+def parse_mac(text: str) -> Mac:
+    """Read `82:3d:cd:46:bc:78`; ValueError if it is anything else."""
+    octets = bytes.fromhex(text.replace(":", ""))
+    if len(octets) != 6 or text.count(":") != 5:
+        raise ValueError(f"{text!r} is not an Ethernet address of six octets")
+    return Mac(octets)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A container network on one host.
+
+    `since` is when it came to be (seconds since 1970; the engine's own creation time, 0 for one that the operator named
+    in the settings): of two hosts that claim one subnet, the older claim holds, and every host comes to the same
+    verdict. `exposed` False: known, shown, and told to nobody.
+    """
+
+    name: str
+    subnets: tuple[IPNetwork, ...]
+    gateways: tuple[IPAddress, ...] = ()
+    bridge: str = ""
+    since: float = float("inf")
+    exposed: bool = True
+    note: str = ""
+    """Why it is not exposed, or another remark for `weft show networks`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One host, as it describes itself to the others.
+
+    `endpoints`: underlay addresses that tunnels end on, at most one per family. `mtu`: of its uplink, octets.
+    `overlay`: addresses of its own inside its networks, source of what the host itself sends into the overlay.
+    """
+
+    id: str
+    endpoints: tuple[IPAddress, ...]
+    port: int
+    vni: int
+    mac: Mac
+    mtu: int
+    networks: tuple[Network, ...] = ()
+    overlay: tuple[IPAddress, ...] = ()
+    backend: str = "vxlan"
+    version: str = ""
+    source: str = ""
+    """Which source told us: `multicast`, `static`, …"""
+
+    def endpoint(self, version: int) -> IPAddress | None:
+        """The underlay address of IP version 4 or 6, or None."""
+        return next((a for a in self.endpoints if a.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that a person should know: what it is about (a node, a network, a source) and one sentence."""
+
+    subject: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known(Generic[T]):
+    """One source's FULL set, at one moment; never a delta.
+
+    `complete` False: the source can't vouch yet that nothing is missing, so nothing may be deleted on its word.
+    """
+
+    items: tuple[T, ...] = ()
+    complete: bool = False
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """An interface of this host that is not ours: name, MTU in octets, its addresses, and which families' default
+    routes go out of it (4, 6). `accepts_ra`: it takes its IPv6 default route from router advertisements, which the
+    kernel stops doing when forwarding is on unless accept_ra is 2."""
+
+    name: str
+    mtu: int
+    addresses: tuple[IPInterface, ...] = ()
+    default_for: frozenset[int] = frozenset()
+    accepts_ra: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this host's kernel and firewall have, as far as a plan depends on it."""
+
+    uplinks: tuple[Uplink, ...] = ()
+    nexthop_objects: bool = True
+    """The kernel has next-hop objects (Linux 5.3)."""
+    chains: frozenset[tuple[int, str, str]] = frozenset()
+    """Foreign firewall chains that we hook into where they exist: (4 or 6, table, chain), e.g. (4, "filter",
+    "DOCKER-USER"). A family of which no chain is listed has no firewall tool here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How this daemon lays its overlay out: what in the settings a plan depends on.
+
+    `role`: the daemon, part of the mark on its links. `underlay`: 4 or 6, the family that the tunnels run over.
+    """
+
+    role: str = "agent"
+    underlay: int = 4
+    learning: bool = False
+    metric: int = 7600
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that one agent knows at one moment, accepted and sorted: the only input of `plan`.
+
+    `nodes`: accepted peers, sorted by id. `synced`: every source has spoken, so deletions are allowed.
+    """
+
+    me: Node
+    networks: tuple[Network, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    host: Host = field(default_factory=Host)
+    profile: Profile = field(default_factory=Profile)
+    synced: bool = False

@@ -1,0 +1,278 @@
+"""The nouns of the kernel and its firewall: what a Plan holds, what a target reads and writes.
+
+msgspec Structs rather than dataclasses, because there are four for each peer: they are built, compared and hashed in C
+(ADR 2). Each has
+
+    key     what the kernel holds to be one thing: two objects with one key can't exist side by side
+    rank    its place in the order of additions (make before break); removals go the other way
+    needs   keys of the objects that take this one with them when they go (the kernel's cascades)
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from weft.model import IPAddress, IPInterface, IPNetwork, Mac
+
+Key: TypeAlias = tuple[object, ...]
+
+ZERO_MAC = Mac(bytes(6))
+MAIN_TABLE = 254
+
+
+class Rank(IntEnum):
+    """Order of additions. The firewall stands before the routes: the first packet that a new route lets through must
+    already be exempt from masquerading, since conntrack keeps a wrong translation for the life of the flow (ADR 3)."""
+
+    SYSCTL = 0
+    LINK = 1
+    ADDRESS = 2
+    CHAIN = 3
+    JUMP = 4
+    NEIGHBOUR = 5
+    FDB = 6
+    NEXT_HOP = 7
+    ROUTE = 8
+
+
+class Object(msgspec.Struct, frozen=True):
+    """The common root; never made itself."""
+
+    @property
+    def key(self) -> Key:
+        raise TypeError(f"{type(self).__name__} has no key")
+
+    @property
+    def rank(self) -> Rank:
+        raise TypeError(f"{type(self).__name__} has no rank")
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return ()
+
+
+class Sysctl(Object, frozen=True):
+    """A kernel setting, path as under /proc/sys: `net/ipv4/ip_forward`. Set and reported, never reverted."""
+
+    path: str
+    value: str
+
+    @property
+    def key(self) -> Key:
+        return ("sysctl", self.path)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.SYSCTL
+
+
+class Vxlan(msgspec.Struct, frozen=True):
+    """The part of a VXLAN device that can't change while it lives (if_link.h, IFLA_VXLAN_*)."""
+
+    vni: int
+    port: int
+    local: IPAddress
+    learning: bool = False
+
+
+class Link(Object, frozen=True):
+    """A VXLAN device of ours. `alias` (ifalias) is `weft:<role>:<node>`; `mtu` in octets."""
+
+    name: str
+    mac: Mac
+    mtu: int
+    vxlan: Vxlan
+    alias: str
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("link", self.name)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.LINK
+
+
+class Address(Object, frozen=True):
+    """An address on a link of ours."""
+
+    dev: str
+    address: IPInterface
+
+    @property
+    def key(self) -> Key:
+        return ("address", self.dev, self.address)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.ADDRESS
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("link", self.dev),)
+
+
+class Neighbour(Object, frozen=True):
+    """A permanent neighbour (ARP or ND) entry on a link of ours."""
+
+    dev: str
+    address: IPAddress
+    mac: Mac
+
+    @property
+    def key(self) -> Key:
+        return ("neighbour", self.dev, self.address)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.NEIGHBOUR
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("link", self.dev),)
+
+
+class Fdb(Object, frozen=True):
+    """A permanent forwarding entry of a VXLAN device: frames to `mac` go to the VTEP at `dst`.
+
+    A unicast MAC has one destination; the all-zero MAC (flooding) has one entry per destination."""
+
+    dev: str
+    mac: Mac
+    dst: IPAddress
+
+    @property
+    def key(self) -> Key:
+        if self.mac == ZERO_MAC:
+            return ("fdb", self.dev, self.mac, self.dst)
+        return ("fdb", self.dev, self.mac)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.FDB
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("link", self.dev),)
+
+
+class NextHop(Object, frozen=True):
+    """A next-hop object (nexthop.h): every route that names its id follows it when it changes."""
+
+    id: int
+    dev: str
+    via: IPAddress
+    onlink: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("nexthop", self.id)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.NEXT_HOP
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("link", self.dev),)
+
+
+class Route(Object, frozen=True):
+    """A unicast route of ours (protocol 76). Either `nexthop` (an object's id), or `via`, `dev` and `onlink`.
+
+    `src`: preferred source; `mtu` in octets, 0 for the device's. As read from the kernel, `dev` is always set: with
+    `nexthop` it is the object's device."""
+
+    dst: IPNetwork
+    dev: str
+    nexthop: int = 0
+    via: IPAddress | None = None
+    onlink: bool = False
+    metric: int = 0
+    src: IPAddress | None = None
+    mtu: int = 0
+    table: int = MAIN_TABLE
+
+    @property
+    def key(self) -> Key:
+        return ("route", self.dst, self.table, self.metric)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.ROUTE
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("nexthop", self.nexthop),) if self.nexthop else (("link", self.dev),)
+
+
+class Chain(Object, frozen=True):
+    """A firewall chain of ours, `WEFT-…`, with all of its rules, each as iptables-save prints it behind `-A NAME `."""
+
+    family: Literal[4, 6]
+    table: str
+    name: str
+    rules: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        return ("chain", self.family, self.table, self.name)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.CHAIN
+
+
+class Jump(Object, frozen=True):
+    """The one rule that leads from a chain that isn't ours into one of ours, recognised by its comment.
+
+    `placed` False (only ever as read): it is there, but behind a rule that takes packets away first, or twice."""
+
+    family: Literal[4, 6]
+    table: str
+    parent: str
+    chain: str
+    placed: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("jump", self.family, self.table, self.parent, self.chain)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.JUMP
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("chain", self.family, self.table, self.chain),)
+
+
+class Why(msgspec.Struct, frozen=True):
+    """Who asked for an object: the source, the peer (or this host) and the rule."""
+
+    source: str
+    peer: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} ({self.peer}, told by {self.source})"
+
+
+class Op(msgspec.Struct, frozen=True):
+    """One change of one object. `old` is what stands there now: for `change` and `remove`."""
+
+    action: Literal["add", "change", "remove"]
+    object: Object
+    why: Why
+    old: Object | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a target could not carry out an op. `conflict`: somebody else's object stands there; it was left alone."""
+
+    message: str
+    conflict: bool = False
