@@ -12,6 +12,7 @@
     ├── DiscoveryError       the discovery can't run (no interface, address in use)
     ├── AgentUnreachable     no agent answers on its socket                            (exit code 3)
     └── LabError             a lab can't be brought up or asked
+        └── TopologyError    ... its file says something that can't be built   (exit code 2)
 
 A message says what was asked, what was found and what to do.
 """
@@ -79,3 +80,9 @@ class AgentUnreachable(WeftError):
 
 class LabError(WeftError):
     """A lab can't be brought up, or a verb does not fit its state."""
+
+
+class TopologyError(LabError):
+    """A lab's file says something that can't be built; nothing was changed."""
+
+    exit_code = 2

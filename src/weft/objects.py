@@ -6,6 +6,7 @@ msgspec Structs rather than dataclasses, because there are four for each peer: t
     key     what the kernel holds to be one thing: two objects with one key can't exist side by side
     rank    its place in the order of additions (make before break); removals go the other way
     needs   keys of the objects that take this one with them when they go (the kernel's cascades)
+    fixed   the part that the kernel can't change in place: another value means remove and add
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class Object(msgspec.Struct, frozen=True):
     def needs(self) -> tuple[Key, ...]:
         return ()
 
+    @property
+    def fixed(self) -> object:
+        return None
+
 
 class Sysctl(Object, frozen=True):
     """A kernel setting, path as under /proc/sys: `net/ipv4/ip_forward`. Set and reported, never reverted."""
@@ -95,6 +100,10 @@ class Link(Object, frozen=True):
     @property
     def rank(self) -> Rank:
         return Rank.LINK
+
+    @property
+    def fixed(self) -> object:
+        return self.vxlan
 
 
 class Address(Object, frozen=True):
@@ -175,6 +184,10 @@ class NextHop(Object, frozen=True):
     @property
     def rank(self) -> Rank:
         return Rank.NEXT_HOP
+
+    @property
+    def fixed(self) -> object:
+        return self.via.version
 
     @property
     def needs(self) -> tuple[Key, ...]:

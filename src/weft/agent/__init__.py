@@ -1,1 +1,1 @@
-"""agent"""
+"""The loop that every daemon runs: world, reconcile, status."""

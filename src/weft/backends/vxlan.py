@@ -6,7 +6,7 @@ address, and the device wraps the frame in UDP to it. On the peer the inner fram
 packet is routed on, into the bridge of 10.2.0.0/24. Three static entries per peer, nothing learned, nothing flooded.
 
 G is the peer's underlay address for IPv4 over IPv4 (what people expect to read in `ip route`), else the link-local
-address that follows from the peer's MAC: an IPv6 route needs an IPv6 gateway, and an IPv4 route may have one (RFC 8950).
+address that follows from the peer's MAC: an IPv6 route needs an IPv6 gateway, an IPv4 route may have one (RFC 8950).
 """
 
 from __future__ import annotations

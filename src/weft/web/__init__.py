@@ -1,1 +1,1 @@
-"""web"""
+"""What a running agent tells about itself, over HTTP on a unix socket."""

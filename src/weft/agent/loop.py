@@ -1,0 +1,144 @@
+"""The loop: sources fill the world, anything that happens wakes it, a timer is the backstop. Run by every daemon.
+
+One task per source, one for the cycles. A source that ends or breaks is started anew with backoff: nothing that one
+source does can stop the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from weft.agent.reconcile import Reconciler
+from weft.agent.status import Report
+from weft.agent.world import World
+from weft.core.commands import text
+from weft.errors import WeftError
+from weft.model import Problem, View
+from weft.objects import Key
+
+log = logging.getLogger("weft")
+
+T = TypeVar("T")
+
+FIRST_RESTART = 0.2
+LAST_RESTART = 10.0
+LOGGED_FAILURES = 5
+
+
+class Loop:
+    """`interval`: seconds between full comparisons. `after_cycle` is called with each cycle's View."""
+
+    def __init__(
+        self,
+        world: World,
+        reconciler: Reconciler,
+        interval: float,
+        after_cycle: Callable[[View | None], None] | None = None,
+    ) -> None:
+        self.world = world
+        self.reconciler = reconciler
+        self.interval = interval
+        self.view: View | None = None
+        self.ready = asyncio.Event()
+        self._after_cycle = after_cycle
+        self._woken = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._problems: frozenset[Problem] = frozenset()
+        self._busy = asyncio.Lock()
+
+    def wake(self) -> None:
+        """Something happened; run a cycle soon. Cheap, and any number of calls make one cycle."""
+        self._woken.set()
+
+    def follow(self, name: str, open_source: Callable[[], AsyncIterator[T]], keep: Callable[[T], None]) -> None:
+        """Keep the newest value of a source in the world, for ever."""
+        self._start(self._follow(name, open_source, keep), f"source {name}")
+
+    async def run(self) -> None:
+        """Cycles until cancelled."""
+        for target in self.reconciler.targets:
+            target.watch(self.wake)
+        last_full = -self.interval
+        try:
+            while True:
+                now = self.reconciler.clock.now()
+                full = now - last_full >= self.interval
+                if full:
+                    last_full = now
+                self._woken.clear()
+                await self.step(full)
+                await self._sleep(last_full + self.interval)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def step(self, full: bool = False) -> Report | None:
+        """One cycle with what the world knows now; None if nothing may be planned yet."""
+        async with self._busy:
+            self.view = self.world.view()
+            self._tell_problems()
+            report = None
+            if self.view is not None:
+                report = await self.reconciler.cycle(self.view, full)
+                self._tell(report)
+                self.ready.set()
+        if self._after_cycle is not None:
+            self._after_cycle(self.view)
+        return report
+
+    async def exclusively(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run something that reads the targets while no cycle runs."""
+        async with self._busy:
+            return await work()
+
+    async def _sleep(self, next_full: float) -> None:
+        now = self.reconciler.clock.now()
+        retry = self.reconciler.next_retry()
+        until = next_full if retry is None else min(next_full, retry)
+        try:
+            async with asyncio.timeout(max(until - now, 0.001)):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work, name=name))
+
+    async def _follow(self, name: str, open_source: Callable[[], AsyncIterator[T]], keep: Callable[[T], None]) -> None:
+        delay = FIRST_RESTART
+        while True:
+            try:
+                async for value in open_source():
+                    delay = FIRST_RESTART
+                    keep(value)
+                    self.wake()
+            except (WeftError, OSError) as error:
+                log.error("source %s: %s; asking again in %.1f s", name, error, delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_RESTART)
+
+    def _tell(self, report: Report) -> None:
+        if report.done:
+            log.info("%s", report.sentence())
+        for key, message in list(report.failed.items())[:LOGGED_FAILURES]:
+            log.warning("%s: %s", self._name(key), message)
+        if len(report.failed) > LOGGED_FAILURES:
+            log.warning("and %d more failed; see `weft show status`", len(report.failed) - LOGGED_FAILURES)
+        if report.recovered:
+            log.info("%d recovered, among them %s", len(report.recovered), self._name(report.recovered[0]))
+
+    def _name(self, key: Key) -> str:
+        want = self.reconciler.plan.wanted.get(key)
+        return text(want.object) if want is not None else " ".join(str(part) for part in key)
+
+    def _tell_problems(self) -> None:
+        now = frozenset(self.world.problems())
+        for problem in sorted(now - self._problems, key=lambda p: (p.subject, p.message)):
+            log.warning("%s", problem.message)
+        for problem in sorted(self._problems - now, key=lambda p: (p.subject, p.message)):
+            log.info("no longer: %s", problem.message)
+        self._problems = now

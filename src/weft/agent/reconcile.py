@@ -1,0 +1,205 @@
+"""The loop's body: plan, read, diff, apply, account. Every daemon runs it; it knows no source or target by name.
+
+One `Reconciler.cycle` is level-triggered: it compares the whole plan with what the targets hold. Where the targets can
+tell what was touched since the last cycle, only those keys and the keys of changed parts of the plan are compared: it
+comes to the same, and takes microseconds instead of a second among ten thousand peers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from weft.agent.status import Report, Status, next_status
+from weft.core.diff import Changes, Facts, diff
+from weft.core.plan import Plan, changed, plan
+from weft.errors import TargetError
+from weft.model import View
+from weft.objects import Failure, Key, Object, Op
+from weft.targets import Reading, Target
+
+log = logging.getLogger("weft.reconcile")
+
+EVENTS_KEPT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One op that was carried out or refused: for `weft show events`. `at`: seconds since 1970."""
+
+    at: float
+    op: Op
+    failure: Failure | None
+
+
+@dataclass(slots=True)
+class Clock:
+    """`now` never jumps and times retries; `wall` is what people read. Tests bring their own."""
+
+    now: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+@dataclass(slots=True)
+class Account:
+    """What the loop knows about its own work. `statuses` holds what is not done."""
+
+    statuses: dict[Key, Status] = field(default_factory=dict)
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
+    cycles: int = 0
+    last: Report = field(default_factory=Report)
+
+
+class Reconciler:
+    """Keeps `targets` as the View demands. Single-threaded: one cycle at a time."""
+
+    def __init__(self, targets: Sequence[Target], clock: Clock | None = None) -> None:
+        self.targets = tuple(targets)
+        self.clock = clock if clock is not None else Clock()
+        self.account = Account()
+        self.plan = Plan()
+        self._synced = False
+        self._doubtful = True
+        self._dirty: set[Key] = set()
+        self._readings: dict[str, Reading] = {}
+        self._target_of = {kind: target for target in self.targets for kind in target.kinds}
+
+    async def cycle(self, view: View, full: bool = False) -> Report:
+        """Make the targets what `view` demands, as far as that works now. Never raises for a target's failure: what
+        can't be read is logged, counts as doubtful and is read again next time."""
+        started = self.clock.now()
+        self._adopt(plan(view, self.plan), view.synced)
+        failed = await self._read(full)
+        changes = self._changes(view.synced)
+        ops = [op for op in changes.ops if self._due(op)]
+        answers = await self._apply(ops, failed)
+        report = self._account(changes, answers, started)
+        self.account.cycles += 1
+        self.account.last = report
+        return report
+
+    async def preview(self, view: View) -> Changes:
+        """What `cycle` would do, from a full reading; nothing is changed."""
+        readings = [await target.read(full=True) for target in self.targets]
+        self._doubtful = True
+        return diff(plan(view, self.plan).wanted, _facts(readings), synced=view.synced)
+
+    def actual(self) -> Iterator[Object]:
+        """Every object of ours that the targets held at the last reading."""
+        for reading in self._readings.values():
+            yield from reading.objects.values()
+
+    def next_retry(self) -> float | None:
+        """When (on the loop's clock) the next failed object is due, or None."""
+        return min((s.retry_at for s in self.account.statuses.values()), default=None)
+
+    def _adopt(self, new: Plan, synced: bool) -> None:
+        moved = changed(self.plan, new)
+        for key in moved:
+            status = self.account.statuses.get(key)
+            if status is not None and self.plan.wanted.get(key) != new.wanted.get(key):
+                self.account.statuses[key] = Status("pending", status.since, message=status.message)
+        self._dirty |= moved
+        if synced and not self._synced:
+            self._doubtful = True
+        self._synced = synced
+        self.plan = new
+
+    async def _read(self, full: bool) -> set[str]:
+        """Read every target; the names of those that could not be read."""
+        failed: set[str] = set()
+        for target in self.targets:
+            try:
+                reading = await target.read(full)
+            except TargetError as error:
+                log.error("%s can't be read: %s", target.name, error)
+                failed.add(target.name)
+                self._doubtful = True
+                continue
+            self._readings[target.name] = reading
+            if reading.touched is None or full:
+                self._doubtful = True
+            else:
+                self._dirty |= reading.touched
+        return failed
+
+    def _changes(self, synced: bool) -> Changes:
+        now = self.clock.now()
+        facts = _facts(self._readings.values())
+        only: Iterable[Key] | None = None
+        if not self._doubtful:
+            due = (key for key, status in self.account.statuses.items() if status.retry_at <= now)
+            only = self._dirty.union(due)
+        self._doubtful = False
+        self._dirty = set()
+        return diff(self.plan.wanted, facts, synced=synced, only=only)
+
+    def _due(self, op: Op) -> bool:
+        status = self.account.statuses.get(op.object.key)
+        return status is None or status.retry_at <= self.clock.now()
+
+    async def _apply(self, ops: list[Op], unread: set[str]) -> list[tuple[Op, Failure | None]]:
+        answers: list[tuple[Op, Failure | None]] = []
+        for target, run in groupby(ops, key=lambda op: self._target_of[type(op.object)]):
+            batch = list(run)
+            if target.name in unread:
+                blind = Failure(f"{target.name} can't be read, so nothing is changed in it")
+                answers.extend((op, blind) for op in batch)
+                continue
+            try:
+                answers.extend(zip(batch, await target.apply(batch), strict=True))
+            except TargetError as error:
+                answers.extend((op, Failure(str(error))) for op in batch)
+                self._doubtful = True
+        return answers
+
+    def _account(self, changes: Changes, answers: list[tuple[Op, Failure | None]], started: float) -> Report:
+        wall, now = self.clock.wall(), self.clock.now()
+        newly: dict[Key, str] = {}
+        recovered: list[Key] = []
+        refused = {key: Failure(f"left alone: {who}", conflict=True) for key, who in changes.conflicts.items()}
+        tried = [(op.object.key, failure) for op, failure in answers]
+        for key, failure in [*tried, *refused.items()]:
+            before = self.account.statuses.get(key)
+            after = next_status(before, failure, wall, now)
+            if failure is None:
+                if before is not None and before.state != "done":
+                    recovered.append(key)
+                self.account.statuses.pop(key, None)
+                continue
+            self.account.statuses[key] = after
+            if before is None or (before.state, before.message) != (after.state, after.message):
+                newly[key] = failure.message
+        self._forget(changes, {key for key, _ in tried})
+        self.account.events.extend(Event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])
+        done = tuple(op for op, failure in answers if failure is None)
+        return Report(done, newly, tuple(recovered), len(changes.held), now - started)
+
+    def _forget(self, changes: Changes, tried: set[Key]) -> None:
+        """Drop the status of an object that is right by now, or that nobody wants and nobody has."""
+        asked = {op.object.key for op in changes.ops} | {op.object.key for op in changes.held}
+        for key in list(self.account.statuses):
+            if key not in asked and key not in changes.conflicts and key not in tried and self._right(key):
+                del self.account.statuses[key]
+
+    def _right(self, key: Key) -> bool:
+        want = self.plan.wanted.get(key)
+        have = next((r.objects[key] for r in self._readings.values() if key in r.objects), None)
+        return have is None if want is None else have == want.object
+
+
+def _facts(readings: Iterable[Reading]) -> Facts:
+    """All targets' readings as one: no two targets share a kind of object, so no two share a key."""
+    readings = list(readings)
+    if len(readings) == 1:
+        return Facts(readings[0].objects, readings[0].foreign)
+    actual: dict[Key, Object] = {}
+    foreign: dict[Key, str] = {}
+    for reading in readings:
+        actual.update(reading.objects)
+        foreign.update(reading.foreign)
+    return Facts(actual, foreign)

@@ -1,0 +1,61 @@
+"""Ask the running agent over its unix socket. Standard library only, so that `weft show` starts quickly."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from weft.errors import AgentUnreachable, WeftError
+from weft.settings import load
+
+TIMEOUT = 30.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("agent", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(self._path)
+
+
+def ask(what: str, path: str = "", **query: str) -> Any:
+    """The agent's JSON answer to GET /v1/<what>; `path`: its socket, default as set.
+
+    Raises AgentUnreachable, or WeftError with what it answered."""
+    path = path or load(os.environ).socket
+    connection = _UnixConnection(path)
+    words = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
+    try:
+        connection.request("GET", f"/v1/{what}" + (f"?{words}" if words else ""))
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        hint = "is `weft agent` running, and are you root?"
+        raise AgentUnreachable(f"no agent answers on {path}: {error}; {hint} (setting `socket`)") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise WeftError(str(answer.get("error", answer)))
+    return answer
+
+
+def as_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(headings: list[str], rows: list[list[str]]) -> None:
+    """Columns as wide as their longest cell; the last one runs free."""
+    widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
+    for row in [headings, *rows]:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        click.echo("  ".join([*cells, row[-1]]).rstrip())

@@ -1,0 +1,243 @@
+"""A peer's word is a claim (law 8): what of it may reach a plan. Pure; called by `agent/world.py` for each View.
+
+Each claim is judged first by itself (this host's settings, underlay and networks), then against the other claims: of
+two nodes that claim overlapping subnets, the claim that is older holds, on every host alike, because a network's age
+(the engine's own creation time) travels with the claim. What is refused becomes a Problem that names both owners.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from typing import NamedTuple
+
+from weft.model import IPAddress, IPNetwork, Mac, Network, Node, Problem, Uplink
+
+NEVER = tuple(
+    ip_network(n)
+    for n in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/96", "fe80::/10", "ff00::/8")
+)
+"""Loopback, link-local, multicast and reserved space: nobody's container network, whatever `allowed` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What claims are judged by. Equal policies give equal verdicts, so verdicts are kept while it stays the same.
+
+    `networks`: all of this host's own, the private ones too."""
+
+    me: Node
+    underlay: int
+    allowed: tuple[IPNetwork, ...]
+    networks: tuple[Network, ...]
+    uplinks: tuple[Uplink, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one node's claims came to, judged by themselves."""
+
+    claim: Node
+    node: Node | None
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`nodes`: sorted by id, only with subnets that may be routed to. `verdicts` speed up the next judgement."""
+
+    policy: Policy
+    nodes: tuple[Node, ...]
+    problems: tuple[Problem, ...]
+    verdicts: dict[str, Verdict]
+
+
+class _Claim(NamedTuple):
+    """One subnet of one node: its first and last address as numbers, and since when the node has it."""
+
+    version: int
+    first: int
+    last: int
+    since: float
+    node: str
+    network: str
+    subnet: IPNetwork
+
+
+def accept(claims: Sequence[Node], policy: Policy, previous: Accepted | None = None) -> Accepted:
+    """Judge all claims. `previous` is only a memory: the result is the same without it."""
+    known = previous.verdicts if previous is not None and previous.policy == policy else {}
+    verdicts: dict[str, Verdict] = {}
+    for claim in sorted(claims, key=lambda n: n.id):
+        verdict = known.get(claim.id)
+        fresh = verdict is None or not (verdict.claim is claim or verdict.claim == claim)
+        verdicts[claim.id] = _judge(claim, policy) if fresh or verdict is None else verdict
+    problems = [p for v in verdicts.values() for p in v.problems]
+    nodes = [v.node for v in verdicts.values() if v.node is not None]
+    nodes, twice = _unique_tunnels(nodes)
+    nodes, disputed = _settle(nodes)
+    return Accepted(policy, tuple(nodes), (*problems, *twice, *disputed), verdicts)
+
+
+def _judge(claim: Node, policy: Policy) -> Verdict:
+    """One node's claims by themselves."""
+    refusal = _unreachable(claim, policy)
+    if refusal:
+        return Verdict(claim, None, (Problem(claim.id, f"node {claim.id} is not routed to: {refusal}"),))
+    problems: list[Problem] = []
+    networks: list[Network] = []
+    for network in claim.networks:
+        good: list[IPNetwork] = []
+        for subnet in network.subnets:
+            fault = _fault(subnet, policy)
+            if fault:
+                text = f"node {claim.id}'s network {network.name} {subnet} is refused: {fault}"
+                problems.append(Problem(claim.id, text))
+            else:
+                good.append(subnet)
+        if good:
+            networks.append(network if len(good) == len(network.subnets) else replace(network, subnets=tuple(good)))
+    node = claim if not problems else replace(claim, networks=tuple(networks))
+    return Verdict(claim, node, tuple(problems))
+
+
+def _unreachable(claim: Node, policy: Policy) -> str:
+    """Why no tunnel can lead to this node, or ""."""
+    me = policy.me
+    endpoint = claim.endpoint(policy.underlay)
+    if claim.backend != me.backend:
+        return f"its backend is {claim.backend}, this host's is {me.backend}"
+    if claim.vni != me.vni:
+        return f"its VNI is {claim.vni}, this host's is {me.vni}"
+    if claim.port != me.port:
+        return f"it speaks VXLAN on port {claim.port}, this host on {me.port}"
+    if endpoint is None:
+        return f"it has no IPv{policy.underlay} endpoint, and this host's tunnels run over IPv{policy.underlay}"
+    if endpoint in me.endpoints:
+        return f"it claims this host's own endpoint {endpoint}"
+    if endpoint.is_loopback or endpoint.is_unspecified or endpoint.is_multicast:
+        return f"{endpoint} can't be a tunnel's endpoint"
+    if not any(claim.mac) or claim.mac[0] & 1:
+        return "it tells no unicast VTEP MAC"
+    if claim.mac == me.mac:
+        return "it claims this host's own VTEP MAC"
+    return ""
+
+
+def _fault(subnet: IPNetwork, policy: Policy) -> str:
+    """Why a subnet may not be routed to any peer, or ""."""
+    if subnet.prefixlen == 0:
+        return "a default route is never taken from a peer"
+    if any(_overlap(subnet, never) for never in NEVER):
+        return "it lies in space that no container network can have"
+    if not any(a.version == subnet.version and subnet.subnet_of(a) for a in policy.allowed):  # type: ignore[arg-type]
+        return "it lies outside the allowed networks (setting `allowed`)"
+    for network in policy.networks:
+        for mine in network.subnets:
+            if _overlap(subnet, mine):
+                return f"it overlaps {mine}, network {network.name} of this host ({policy.me.id})"
+    for name, address in _underlay(policy):
+        if _overlap(subnet, address):
+            return f"it overlaps the underlay {address} on {name} of this host ({policy.me.id})"
+    return ""
+
+
+def _underlay(policy: Policy) -> Iterator[tuple[str, IPNetwork]]:
+    """Connected networks of this host that are not container networks."""
+    for uplink in policy.uplinks:
+        for interface in uplink.addresses:
+            if not interface.ip.is_link_local:
+                yield uplink.name, interface.network
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    return one.version == other.version and one.overlaps(other)
+
+
+def _unique_tunnels(nodes: Iterable[Node]) -> tuple[list[Node], list[Problem]]:
+    """Refuse a node that has an earlier node's endpoint or VTEP MAC: two can't be told apart on the wire."""
+    kept: list[Node] = []
+    problems: list[Problem] = []
+    owners: dict[IPAddress | Mac, str] = {}
+    for node in nodes:
+        marks: tuple[IPAddress | Mac, ...] = (*node.endpoints, node.mac)
+        other = next((owners[m] for m in marks if m in owners), None)
+        if other is not None:
+            text = f"node {node.id} is not routed to: node {other} has the same endpoint or VTEP MAC"
+            problems.append(Problem(node.id, text))
+            continue
+        owners.update(dict.fromkeys(marks, node.id))
+        kept.append(node)
+    return kept, problems
+
+
+def _settle(nodes: list[Node]) -> tuple[list[Node], list[Problem]]:
+    """Between nodes: no subnet may hold a tunnel's endpoint (the outer packets would be routed into the tunnel), and of
+    subnets that overlap the older claim holds."""
+    claims = sorted(_claims(nodes), key=lambda c: (c.version, c.first, -c.last))
+    refused = dict(_swallowing(claims, nodes))
+    for cluster in _clusters(claims):
+        held: list[_Claim] = []
+        for claim in sorted((c for c in cluster if c not in refused), key=lambda c: (c.since, c.node, c.network)):
+            rival = next((h for h in held if h.node != claim.node and _overlap(h.subnet, claim.subnet)), None)
+            if rival is None:
+                held.append(claim)
+            else:
+                refused[claim] = f"it overlaps {rival.subnet}, the older claim of node {rival.node} ({rival.network})"
+    if not refused:
+        return nodes, []
+    problems = [
+        Problem(claim.node, f"node {claim.node}'s network {claim.network} {claim.subnet} is refused: {why}")
+        for claim, why in sorted(refused.items(), key=lambda item: (item[0].node, item[0].network, str(item[0].subnet)))
+    ]
+    gone = {(claim.node, claim.network, claim.subnet) for claim in refused}
+    return [_without(node, gone) for node in nodes], problems
+
+
+def _claims(nodes: list[Node]) -> Iterator[_Claim]:
+    for node in nodes:
+        for network in node.networks:
+            since = network.since if network.since >= 0 else float("inf")
+            for subnet in network.subnets:
+                first = int(subnet.network_address)
+                last = first + (1 << (subnet.max_prefixlen - subnet.prefixlen)) - 1
+                yield _Claim(subnet.version, first, last, since, node.id, network.name, subnet)
+
+
+def _swallowing(claims: list[_Claim], nodes: list[Node]) -> Iterator[tuple[_Claim, str]]:
+    endpoints = {4: sorted(_endpoints(nodes, 4)), 6: sorted(_endpoints(nodes, 6))}
+    for claim in claims:
+        points = endpoints[claim.version]
+        at = bisect_left(points, (claim.first, ""))
+        if at < len(points) and points[at][0] <= claim.last:
+            yield claim, f"it holds the endpoint of node {points[at][1]}"
+
+
+def _endpoints(nodes: list[Node], version: int) -> Iterator[tuple[int, str]]:
+    return ((int(a), node.id) for node in nodes for a in node.endpoints if a.version == version)
+
+
+def _clusters(claims: list[_Claim]) -> Iterator[list[_Claim]]:
+    """Groups of claims, sorted by address, whose ranges overlap, each with more than one node in it."""
+    group: list[_Claim] = []
+    version, end = 0, -1
+    for claim in claims:
+        if claim.version != version or claim.first > end:
+            if len(group) > 1 and len({c.node for c in group}) > 1:
+                yield group
+            group, version, end = [], claim.version, -1
+        group.append(claim)
+        end = max(end, claim.last)
+    if len(group) > 1 and len({c.node for c in group}) > 1:
+        yield group
+
+
+def _without(node: Node, gone: set[tuple[str, str, IPNetwork]]) -> Node:
+    networks = []
+    for network in node.networks:
+        kept = tuple(s for s in network.subnets if (node.id, network.name, s) not in gone)
+        if kept:
+            networks.append(network if len(kept) == len(network.subnets) else replace(network, subnets=kept))
+    return node if tuple(networks) == node.networks else replace(node, networks=tuple(networks))

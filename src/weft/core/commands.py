@@ -1,0 +1,143 @@
+"""Ops as the `ip`, `bridge`, `sysctl` and `iptables` lines that would do the same. Pure.
+
+`weft plan` prints them, `weft explain` quotes them, and the golden tests are written in them: what weft does can be
+read by anyone who can read `ip`, and done by hand where weft isn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weft.model import mac_text
+from weft.objects import (
+    MAIN_TABLE,
+    Address,
+    Chain,
+    Fdb,
+    Jump,
+    Link,
+    Neighbour,
+    NextHop,
+    Object,
+    Op,
+    Route,
+    Sysctl,
+)
+
+PROTOCOL = 76
+"""Our route protocol number: `ip route show proto 76` lists everything of ours."""
+
+
+def script(ops: Iterable[Op]) -> list[str]:
+    """The lines for all ops, in order."""
+    return [text for op in ops for text in lines(op)]
+
+
+def lines(op: Op) -> list[str]:
+    """The lines for one op; a link takes several."""
+    thing = op.object
+    if isinstance(thing, Sysctl):
+        return [f"sysctl -w {thing.path.replace('/', '.')}={thing.value}"] if op.action != "remove" else []
+    if isinstance(thing, Link):
+        return _link(op, thing)
+    if isinstance(thing, Chain):
+        return _chain(op, thing)
+    if isinstance(thing, Jump):
+        return _jump(op, thing)
+    tool, group, what = _parts(thing)
+    verb = {"add": "add", "change": "replace", "remove": "del"}[op.action]
+    return [f"{tool} {group} {verb} {what}"]
+
+
+def text(thing: Object) -> str:
+    """One object in the words of `ip` and `bridge`: `route 10.2.0.0/24 nhid 1879048192 dev vxlan4096 …`."""
+    if isinstance(thing, Sysctl):
+        return f"sysctl {thing.path.replace('/', '.')} = {thing.value}"
+    if isinstance(thing, Link):
+        return f"link {thing.name} {_vxlan(thing)} mtu {thing.mtu} address {mac_text(thing.mac)}"
+    if isinstance(thing, Chain):
+        return f"chain {thing.table} {thing.name} (IPv{thing.family}, {len(thing.rules)} rules)"
+    if isinstance(thing, Jump):
+        return f"jump {thing.table} {thing.parent} → {thing.chain} (IPv{thing.family})"
+    _, group, what = _parts(thing)
+    return f"{group.split()[-1]} {what}"
+
+
+def _parts(thing: Object) -> tuple[str, str, str]:
+    """Tool, its object word, and the object: `ip`, `neigh`, `192.0.2.2 lladdr … dev vxlan4096 nud permanent`."""
+    if isinstance(thing, Address):
+        return "ip", "address", f"{thing.address} dev {thing.dev}"
+    if isinstance(thing, Neighbour):
+        return "ip", "neigh", f"{thing.address} lladdr {mac_text(thing.mac)} dev {thing.dev} nud permanent"
+    if isinstance(thing, Fdb):
+        return "bridge", "fdb", f"{mac_text(thing.mac)} dev {thing.dev} dst {thing.dst} self permanent"
+    if isinstance(thing, NextHop):
+        onlink = " onlink" if thing.onlink else ""
+        return "ip", "nexthop", f"id {thing.id} via {thing.via} dev {thing.dev}{onlink} proto {PROTOCOL}"
+    if isinstance(thing, Route):
+        return "ip", "-6 route" if thing.dst.version == 6 else "route", _route(thing)
+    raise TypeError(f"no line is known for a {type(thing).__name__}")
+
+
+def _route(route: Route) -> str:
+    words = [str(route.dst)]
+    if route.nexthop:
+        words.append(f"nhid {route.nexthop}")
+    elif route.via is not None:
+        family = "inet6 " if route.via.version != route.dst.version else ""
+        words.append(f"via {family}{route.via} dev {route.dev}" + (" onlink" if route.onlink else ""))
+    else:
+        words.append(f"dev {route.dev}")
+    words.append(f"proto {PROTOCOL}")
+    if route.table != MAIN_TABLE:
+        words.append(f"table {route.table}")
+    if route.metric:
+        words.append(f"metric {route.metric}")
+    if route.src is not None:
+        words.append(f"src {route.src}")
+    if route.mtu:
+        words.append(f"mtu {route.mtu}")
+    return " ".join(words)
+
+
+def _vxlan(link: Link) -> str:
+    learning = "learning" if link.vxlan.learning else "nolearning"
+    return f"type vxlan id {link.vxlan.vni} dstport {link.vxlan.port} local {link.vxlan.local} {learning}"
+
+
+def _link(op: Op, link: Link) -> list[str]:
+    name = f"ip link set dev {link.name}"
+    if op.action == "remove":
+        return [f"ip link del dev {link.name}"]
+    state = "up" if link.up else "down"
+    if op.action == "add":
+        add = f"ip link add {link.name} address {mac_text(link.mac)} mtu {link.mtu} {_vxlan(link)}"
+        return [add, f"{name} alias {link.alias} {state}"]
+    old = op.old if isinstance(op.old, Link) else None
+    changes = {
+        "address": (old and mac_text(old.mac), mac_text(link.mac)),
+        "mtu": (old and old.mtu, link.mtu),
+        "alias": (old and old.alias, link.alias),
+    }
+    words = [f"{word} {new}" for word, (before, new) in changes.items() if before != new]
+    if old is None or old.up != link.up:
+        words.append(state)
+    return [f"{name} {' '.join(words)}"]
+
+
+def _iptables(family: int, table: str) -> str:
+    return f"{'ip6tables' if family == 6 else 'iptables'} -t {table}"
+
+
+def _chain(op: Op, chain: Chain) -> list[str]:
+    tool = _iptables(chain.family, chain.table)
+    if op.action == "remove":
+        return [f"{tool} -F {chain.name}", f"{tool} -X {chain.name}"]
+    first = f"{tool} -N {chain.name}" if op.action == "add" else f"{tool} -F {chain.name}"
+    return [first, *(f"{tool} -A {chain.name} {rule}" for rule in chain.rules)]
+
+
+def _jump(op: Op, jump: Jump) -> list[str]:
+    tool = _iptables(jump.family, jump.table)
+    rule = f"{jump.parent} -m comment --comment weft -j {jump.chain}"
+    return [f"{tool} -D {rule}" if op.action == "remove" else f"{tool} -I {rule}"]

@@ -1,0 +1,103 @@
+"""diff(wanted, reading) → Changes: what to change in a target, in which order. Pure; called by `agent/reconcile.py`.
+
+Additions and changes come first, by rank (a link before the routes over it); removals last, by rank backwards: make
+before break. A change of what the kernel can't change in place is a removal and an addition, and everything that the
+kernel takes along with the removed object counts as absent, so that one pass brings it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from weft.core.plan import Wanted
+from weft.objects import Key, Object, Op, Why
+
+UNWANTED = Why("kernel", "this host", "nothing asks for it any more")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """`ops`: to be carried out in this order. `conflicts`: wanted keys that somebody else's object occupies, with a
+    phrase that names it. `held`: removals that wait until every source has spoken."""
+
+    ops: tuple[Op, ...] = ()
+    conflicts: Mapping[Key, str] = field(default_factory=dict)
+    held: tuple[Op, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a target holds, for the diff: our objects, and the keys that others' objects occupy."""
+
+    actual: Mapping[Key, Object]
+    foreign: Mapping[Key, str] = field(default_factory=dict)
+
+
+def diff(wanted: Mapping[Key, Wanted], facts: Facts, *, synced: bool, only: Iterable[Key] | None = None) -> Changes:
+    """What turns `facts` into `wanted`. `only`: look at these keys alone (the caller knows that no other differs).
+    `synced` False: nothing is removed for good."""
+    conflicts = {key: who for key, who in facts.foreign.items() if key in wanted}
+    keys = _differing(wanted, facts) if only is None or conflicts else list(dict.fromkeys(only))
+    remade = {key for key in keys if _must_be_remade(wanted.get(key), facts.actual.get(key))} - set(conflicts)
+    if remade and only is not None:
+        return diff(wanted, facts, synced=synced)
+    lost = _dependants(facts.actual, remade)
+    if lost:
+        keys = [*wanted, *(key for key in keys if key not in wanted)]
+    if conflicts:
+        for key in _dependants({key: want.object for key, want in wanted.items()}, set(conflicts)):
+            conflicts[key] = "it stands on an object that is somebody else's"
+    additions: list[Op] = []
+    removals: list[Op] = []
+    for key in keys:
+        want, have = wanted.get(key), facts.actual.get(key)
+        if want is None:
+            if have is not None and key not in lost:
+                removals.append(Op("remove", have, UNWANTED))
+        elif key in conflicts:
+            continue
+        elif have is None or key in lost:
+            additions.append(Op("add", want.object, want.why))
+        elif have != want.object:
+            additions.extend(_change(want, have))
+    additions.sort(key=_rank)
+    removals.sort(key=_rank, reverse=True)
+    if synced:
+        return Changes((*additions, *removals), conflicts)
+    return Changes(tuple(additions), conflicts, tuple(removals))
+
+
+def _differing(wanted: Mapping[Key, Wanted], facts: Facts) -> list[Key]:
+    """Wanted keys that are absent or different, in the plan's order, then keys that only the target has."""
+    actual = facts.actual
+    keys = [key for key, want in wanted.items() if actual.get(key) != want.object]
+    keys.extend(key for key in actual if key not in wanted)
+    return keys
+
+
+def _must_be_remade(want: Wanted | None, have: Object | None) -> bool:
+    return want is not None and have is not None and want.object.fixed != have.fixed
+
+
+def _change(want: Wanted, have: Object) -> Iterator[Op]:
+    if want.object.fixed != have.fixed:
+        yield Op("remove", have, want.why)
+        yield Op("add", want.object, want.why)
+    else:
+        yield Op("change", want.object, want.why, have)
+
+
+def _dependants(objects: Mapping[Key, Object], roots: set[Key]) -> set[Key]:
+    """The keys that go with `roots` when those go, directly or through others; without the roots themselves."""
+    found = set(roots)
+    grew = bool(roots)
+    while grew:
+        more = {k for k, o in objects.items() if k not in found and any(need in found for need in o.needs)}
+        found |= more
+        grew = bool(more)
+    return found - roots
+
+
+def _rank(op: Op) -> int:
+    return op.object.rank

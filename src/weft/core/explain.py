@@ -1,0 +1,107 @@
+"""Why is (or isn't) there a way to an address? Pure; called by `web/api.py` for `weft explain`.
+
+The answer follows the packet: the route, its next hop, the neighbour behind that, the FDB entry behind its MAC; each
+object with who asked for it. Where there is no way, it says what is known instead: a refused claim, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from weft.core.commands import text
+from weft.core.plan import Plan, Wanted
+from weft.model import IPNetwork, Node, View
+from weft.objects import Key, Neighbour, NextHop, Object, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One object on the way (or a remark, with `key` None), and who asked for it."""
+
+    text: str
+    why: str = ""
+    key: Key | None = None
+
+
+def explain(asked: str, view: View, plan: Plan, claims: Sequence[Node] = ()) -> tuple[bool, list[Line]]:
+    """Whether there is a way to `asked` (an address, a prefix, or a node's id), and the lines that say why.
+
+    `claims`: all nodes as they describe themselves, refused ones too. Raises ValueError if `asked` is none of these."""
+    node = next((n for n in claims if n.id == asked), None)
+    if node is not None:
+        return _node(node, view, plan)
+    if asked == view.me.id:
+        return True, [Line(f"{asked} is this host")]
+    try:
+        target = ip_network(asked, strict=False)
+    except ValueError as error:
+        known = ", ".join(sorted(n.id for n in claims)) or "none yet"
+        raise ValueError(f"{asked!r} is no address, no prefix and no known node; nodes: {known}") from error
+    local = [
+        Line(f"{subnet} is this host's network {network.name}" + (f" on {network.bridge}" if network.bridge else ""))
+        for network in view.networks
+        for subnet in network.subnets
+        if _holds(subnet, target)
+    ]
+    if local:
+        return True, local
+    way = list(_way(target, plan))
+    if way:
+        return True, way
+    refused = list(_refusals(target, view, claims))
+    endpoints = [
+        Line(f"{asked} is the tunnel endpoint of node {node.id}: the underlay leads there, not the overlay")
+        for node in claims
+        if any(e in target for e in node.endpoints)
+    ]
+    if refused or endpoints:
+        return bool(endpoints), [*endpoints, *refused]
+    subnets = sorted(str(w.object.dst) for w in plan.wanted.values() if isinstance(w.object, Route))
+    shown = ", ".join(subnets[:8]) + (f" and {len(subnets) - 8} more" if len(subnets) > 8 else "")
+    return False, [Line(f"no node announces a network that holds {asked}; routed to: {shown or 'nothing'}")]
+
+
+def _node(node: Node, view: View, plan: Plan) -> tuple[bool, list[Line]]:
+    part = plan.parts.get(node.id)
+    problems = [Line(p.message) for p in view.problems if p.subject == node.id]
+    if part is None:
+        return False, problems or [Line(f"node {node.id} is known, but not routed to")]
+    return True, [*(_line(want) for want in part.wanted.values()), *problems]
+
+
+def _way(target: IPNetwork, plan: Plan) -> Iterator[Line]:
+    """The most specific planned route that holds the target, and what it leads through."""
+    routes = [want.object for want in plan.wanted.values() if isinstance(want.object, Route)]
+    route = max((r for r in routes if _holds(r.dst, target)), key=lambda r: r.dst.prefixlen, default=None)
+    if route is None:
+        return
+    yield _line(plan.wanted[route.key])
+    via = route.via
+    hop = plan.wanted.get(("nexthop", route.nexthop))
+    if hop is not None and isinstance(hop.object, NextHop):
+        yield _line(hop)
+        via = hop.object.via
+    neighbour = plan.wanted.get(("neighbour", route.dev, via))
+    if neighbour is not None and isinstance(neighbour.object, Neighbour):
+        yield _line(neighbour)
+        entry = plan.wanted.get(("fdb", route.dev, neighbour.object.mac))
+        if entry is not None:
+            yield _line(entry)
+
+
+def _refusals(target: IPNetwork, view: View, claims: Iterable[Node]) -> Iterator[Line]:
+    claimants = {n.id for n in claims for w in n.networks for s in w.subnets if _holds(s, target)}
+    for problem in view.problems:
+        if problem.subject in claimants:
+            yield Line(problem.message)
+
+
+def _holds(subnet: IPNetwork, target: IPNetwork) -> bool:
+    return subnet.version == target.version and target.subnet_of(subnet)  # type: ignore[arg-type]
+
+
+def _line(want: Wanted) -> Line:
+    thing: Object = want.object
+    return Line(text(thing), str(want.why), thing.key)

@@ -1,0 +1,253 @@
+"""What a running agent tells about itself: values for `weft show`, `weft explain`, `weft plan`. Called by `server.py`.
+
+Every answer is a msgspec Struct that becomes JSON as it stands; docs/api.md shows them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from weft import __version__
+from weft.agent.loop import Loop
+from weft.agent.status import Status
+from weft.core.commands import lines, text
+from weft.core.diff import Changes
+from weft.core.explain import explain
+from weft.model import Network, Node, mac_text
+from weft.objects import Key, Op, Route
+
+
+class PeerRow(msgspec.Struct):
+    """One node that was heard, whether it is routed to or not. `last_seen`: seconds since 1970, 0 if unknown."""
+
+    node: str
+    endpoints: list[str]
+    networks: list[str]
+    mac: str
+    vni: int
+    mtu: int
+    source: str
+    version: str
+    last_seen: float
+    routed: bool
+    problems: list[str]
+
+
+class NetworkRow(msgspec.Struct):
+    """One network of this host."""
+
+    name: str
+    subnets: list[str]
+    bridge: str
+    exposed: bool
+    note: str
+
+
+class RouteRow(msgspec.Struct):
+    """One route that weft wants here. `state`: done, pending, error, conflict."""
+
+    destination: str
+    node: str
+    network: str
+    route: str
+    state: str
+    message: str
+
+
+class StatusRow(msgspec.Struct):
+    """One object that is not done."""
+
+    object: str
+    state: str
+    since: float
+    attempts: int
+    message: str
+
+
+class AgentStatus(msgspec.Struct):
+    """`health`: ok, or degraded when something is wrong. `waiting_for`: sources that have not vouched for their set yet
+    (nothing is removed until then)."""
+
+    health: str
+    node: str
+    version: str
+    device: str
+    endpoints: list[str]
+    uptime: float
+    peers: int
+    routes: int
+    objects: dict[str, int]
+    cycles: int
+    last_cycle_ms: float
+    waiting_for: list[str]
+    problems: list[str]
+    not_done: list[StatusRow]
+
+
+class EventRow(msgspec.Struct):
+    """One op that was carried out or refused. `at`: seconds since 1970."""
+
+    at: float
+    action: str
+    object: str
+    why: str
+    error: str
+
+
+class PlanAnswer(msgspec.Struct):
+    """What would be done now: shell lines, lines held back until every source has spoken, conflicts."""
+
+    changes: list[str]
+    held: list[str]
+    conflicts: list[str]
+
+
+class ExplainLine(msgspec.Struct):
+    text: str
+    why: str
+    state: str
+
+
+class ExplainAnswer(msgspec.Struct):
+    asked: str
+    found: bool
+    lines: list[ExplainLine]
+
+
+class Api:
+    """Answers from one running loop. `last_seen`: of the discovery."""
+
+    def __init__(self, loop: Loop, last_seen: Mapping[str, float]) -> None:
+        self._loop = loop
+        self._last_seen = last_seen
+        self._started = time.monotonic()
+
+    def peers(self) -> list[PeerRow]:
+        known = self._loop.world.peers
+        routed = {n.id for n in self._loop.view.nodes} if self._loop.view else set()
+        problems: dict[str, list[str]] = {}
+        for problem in self._loop.world.problems():
+            problems.setdefault(problem.subject, []).append(problem.message)
+        claims = known.items if known is not None else ()
+        return [self._peer(node, node.id in routed, problems.get(node.id, [])) for node in claims]
+
+    def networks(self) -> list[NetworkRow]:
+        engine = self._loop.world.engine
+        return [_network(n) for n in engine.items] if engine is not None else []
+
+    def routes(self) -> list[RouteRow]:
+        rows = []
+        for key, want in self._loop.reconciler.plan.wanted.items():
+            if isinstance(want.object, Route):
+                status = self._status(key)
+                rows.append(
+                    RouteRow(
+                        str(want.object.dst),
+                        want.why.peer,
+                        want.why.rule,
+                        text(want.object),
+                        status.state,
+                        status.message,
+                    )
+                )
+        return sorted(rows, key=lambda row: row.destination)
+
+    def status(self) -> AgentStatus:
+        loop, account = self._loop, self._loop.reconciler.account
+        here = loop.world.me()
+        problems = [p.message for p in loop.world.problems()]
+        not_done = [self._row(key, status) for key, status in account.statuses.items()]
+        counts = Counter(type(thing).__name__.lower() for thing in loop.reconciler.actual())
+        node = here.node if here is not None else None
+        return AgentStatus(
+            health="ok" if not problems and not not_done and loop.view is not None else "degraded",
+            node=loop.world.identity.id,
+            version=__version__,
+            device=f"vxlan{loop.world.identity.vni}",
+            endpoints=[str(e) for e in node.endpoints] if node is not None else [],
+            uptime=time.monotonic() - self._started,
+            peers=len(loop.view.nodes) if loop.view is not None else 0,
+            routes=counts["route"],
+            objects=dict(sorted(counts.items())),
+            cycles=account.cycles,
+            last_cycle_ms=account.last.seconds * 1000,
+            waiting_for=self._waiting(),
+            problems=problems,
+            not_done=not_done,
+        )
+
+    def events(self) -> list[EventRow]:
+        return [
+            EventRow(e.at, e.op.action, text(e.op.object), str(e.op.why), e.failure.message if e.failure else "")
+            for e in self._loop.reconciler.account.events
+        ]
+
+    async def plan(self) -> PlanAnswer | None:
+        """None while nothing can be planned."""
+        view = self._loop.view
+        if view is None:
+            return None
+        return answer(await self._loop.exclusively(lambda: self._loop.reconciler.preview(view)))
+
+    def explain(self, asked: str) -> ExplainAnswer:
+        """Raises ValueError if `asked` is no address, prefix or node."""
+        view, world = self._loop.view, self._loop.world
+        if view is None:
+            waiting = [p.message for p in world.problems()] or ["nothing is planned yet"]
+            return ExplainAnswer(asked, False, [ExplainLine(message, "", "") for message in waiting])
+        claims = world.peers.items if world.peers is not None else ()
+        found, said = explain(asked, view, self._loop.reconciler.plan, claims)
+        shown = [ExplainLine(s.text, s.why, self._status(s.key).state if s.key is not None else "") for s in said]
+        return ExplainAnswer(asked, found, shown)
+
+    def _peer(self, node: Node, routed: bool, problems: list[str]) -> PeerRow:
+        return PeerRow(
+            node=node.id,
+            endpoints=[str(e) for e in node.endpoints],
+            networks=[str(s) for n in node.networks for s in n.subnets],
+            mac=mac_text(node.mac),
+            vni=node.vni,
+            mtu=node.mtu,
+            source=node.source,
+            version=node.version,
+            last_seen=self._last_seen.get(node.id, 0.0),
+            routed=routed,
+            problems=problems,
+        )
+
+    def _status(self, key: Key) -> Status:
+        return self._loop.reconciler.account.statuses.get(key) or Status("done", 0.0)
+
+    def _row(self, key: Key, status: Status) -> StatusRow:
+        want = self._loop.reconciler.plan.wanted.get(key)
+        name = text(want.object) if want is not None else " ".join(str(part) for part in key)
+        return StatusRow(name, status.state, status.since, status.attempts, status.message)
+
+    def _waiting(self) -> list[str]:
+        world = self._loop.world
+        waiting = ["host"] if world.host is None else []
+        waiting.extend(["engine"] if world.engine is None or not world.engine.complete else [])
+        waiting.extend(["discovery"] if world.peers is None or not world.peers.complete else [])
+        return waiting
+
+
+def answer(changes: Changes) -> PlanAnswer:
+    """Changes as what `weft plan` prints."""
+    return PlanAnswer(
+        changes=[line for op in changes.ops for line in lines(op)],
+        held=[line for op in changes.held for line in lines(op)],
+        conflicts=[f"{' '.join(str(part) for part in key)}: {who}" for key, who in changes.conflicts.items()],
+    )
+
+
+def removed(ops: list[Op]) -> PlanAnswer:
+    """The same shape for `weft cleanup`."""
+    return PlanAnswer([line for op in ops for line in lines(op)], [], [])
+
+
+def _network(network: Network) -> NetworkRow:
+    return NetworkRow(network.name, [str(s) for s in network.subnets], network.bridge, network.exposed, network.note)

@@ -1,0 +1,84 @@
+"""The agent's HTTP server on a unix socket: GET /v1/<what> answers JSON. Started by the daemons.
+
+aiohttp, because the Docker client needs it anyway. Only root (and the socket's group) may connect: mode 0660.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from weft.errors import WeftError
+from weft.web.api import Api
+
+
+class Server:
+    """Serves one Api on the unix socket at `path`."""
+
+    def __init__(self, api: Api, path: Path) -> None:
+        self._api = api
+        self._path = path
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Raises WeftError if the socket can't be made, or another agent answers on it."""
+        app = web.Application()
+        app.router.add_get("/v1/plan", self._plan)
+        app.router.add_get("/v1/explain", self._explain)
+        for name in ("peers", "networks", "routes", "status", "events"):
+            app.router.add_get(f"/v1/{name}", _plain(getattr(self._api, name)))
+        self._runner = web.AppRunner(app, access_log=None)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            await _refuse_second(self._path)
+            self._path.unlink(missing_ok=True)
+            await self._runner.setup()
+            await web.UnixSite(self._runner, str(self._path)).start()
+            os.chmod(self._path, 0o660)
+        except OSError as error:
+            raise WeftError(f"the agent's socket {self._path} can't be made: {error}") from error
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            with contextlib.suppress(FileNotFoundError):  # somebody tidied up before us
+                self._path.unlink()
+
+    async def _plan(self, _: web.Request) -> web.Response:
+        planned = await self._api.plan()
+        if planned is None:
+            return _json({"error": "nothing is planned yet: " + ", ".join(self._api.status().waiting_for)}, 503)
+        return _json(planned)
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        try:
+            return _json(self._api.explain(request.query.get("q", "")))
+        except ValueError as error:
+            return _json({"error": str(error)}, 400)
+
+
+def _plain(ask: Callable[[], object]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return _json(ask())
+
+    return handler
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+async def _refuse_second(path: Path) -> None:
+    """Two agents in one namespace would undo each other's work: the second one stops."""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return
+    writer.close()
+    raise WeftError(f"another agent answers on {path}; stop it first, or give this one its own `socket` and `vni`")
