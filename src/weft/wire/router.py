@@ -1,0 +1,295 @@
+"""The codec of discovery datagrams: HELLO of the docker-router document, GOODBYE, QUERY, and the older messages.
+
+Pure: values to bytes and back. `discovery/conversation.py` is the caller. Every message is one JSON object with `type`
+and `version` 1; what weft adds stands in a member `weft`, so a program that knows the document alone can ignore it:
+
+    HELLO       peer_id host_ip vxlan_ip vni stack_name networks              (the document)
+                weft: software instance epoch seq part parts query endpoints port mac backend mtu overlay named
+    GOODBYE     peer_id host_ip, weft: instance epoch seq
+    QUERY       stack_id host_ip vni timestamp (the older form), weft: instance epoch seq
+    ANNOUNCE, RESPONSE   stack_id host_ip vni timestamp (the older form only)
+
+A set that does not fit into one datagram goes out in `parts` with one `seq`; `hello.merge` joins them again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+
+import msgspec
+
+from weft.errors import WireError
+from weft.model import IPAddress, IPNetwork, Mac, Network, Node, mac_text, parse_mac
+from weft.wire import router_schema as schema
+from weft.wire.hello import Goodbye, Hello, Message, Query, Stamp
+from weft.wire.router_schema import MAX_PARTS
+
+SOURCE = "multicast"
+_LABEL_OCTETS = 253
+
+_decoder = msgspec.json.Decoder(schema.Hello | schema.Goodbye | schema.Query | schema.Announce | schema.Response)
+_encode = msgspec.json.Encoder().encode
+
+
+def decode(body: bytes) -> Message:
+    """Read one datagram's body; WireError if it is anything but a message of version 1 with sound values."""
+    try:
+        return _message(_decoder.decode(body))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise WireError(f"a datagram of {len(body)} octets is no discovery message: {error}") from error
+
+
+def _message(raw: schema.Hello | schema.Goodbye | schema.Query | schema.Announce) -> Message:
+    """ValueError if a text is not the address, network or label that it should be."""
+    if isinstance(raw, schema.Hello):
+        return _full(raw, raw.weft) if raw.weft is not None else _plain(raw)
+    if isinstance(raw, schema.Goodbye):
+        return Goodbye(_label(raw.peer_id), (_endpoint(raw.host_ip),), _stamp(raw.weft))
+    who, where = _label(raw.stack_id), (_endpoint(raw.host_ip),)
+    if isinstance(raw, schema.Query):
+        return Query(who, where, _stamp(raw.weft) if raw.weft else None)
+    return Hello(who, where, raw.vni, kind="RESPONSE" if isinstance(raw, schema.Response) else "ANNOUNCE")
+
+
+def _plain(raw: schema.Hello) -> Hello:
+    return Hello(
+        peer_id=_label(raw.peer_id),
+        endpoints=(_endpoint(raw.host_ip),),
+        vni=raw.vni,
+        stack_name=_label(raw.stack_name) if raw.stack_name else "",
+        vxlan_ip=_address(raw.vxlan_ip) if raw.vxlan_ip else None,
+        subnets=tuple(map(_subnet, raw.networks)),
+    )
+
+
+def _full(raw: schema.Hello, details: schema.Details) -> Hello:
+    endpoints = tuple(map(_endpoint, details.endpoints))
+    if not endpoints or raw.host_ip != details.endpoints[0]:
+        raise ValueError("host_ip is not the first of the endpoints")
+    if len({a.version for a in endpoints}) != len(endpoints):
+        raise ValueError("more than one endpoint of one family")
+    if details.part > details.parts:
+        raise ValueError(f"part {details.part} of {details.parts}")
+    subnets: tuple[IPNetwork, ...] = tuple(map(_subnet, raw.networks))
+    networks, open_ended = _networks(subnets, details.named)
+    peer_id = _label(raw.peer_id)
+    node = Node(
+        id=peer_id,
+        endpoints=endpoints,
+        port=details.port,
+        vni=raw.vni,
+        mac=_unicast(parse_mac(details.mac)),
+        mtu=details.mtu,
+        networks=networks,
+        overlay=tuple(map(_address, details.overlay)),
+        backend=_label(details.backend),
+        version=_label(details.software) if details.software else "",
+        source=SOURCE,
+    )
+    return Hello(
+        peer_id=peer_id,
+        endpoints=endpoints,
+        vni=raw.vni,
+        stack_name=raw.stack_name,
+        vxlan_ip=_address(raw.vxlan_ip) if raw.vxlan_ip else None,
+        subnets=subnets,
+        stamp=_stamp(details),
+        node=node,
+        part=details.part,
+        parts=details.parts,
+        query=details.query,
+        open_ended=open_ended,
+    )
+
+
+def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tuple[tuple[Network, ...], bool]:
+    """Deal the subnets out to their networks, and say whether the last network goes on in the next part."""
+    networks = []
+    start = 0
+    for entry in named:
+        end = start + entry.subnets
+        since = float("inf") if entry.since is None else entry.since
+        networks.append(Network(_label(entry.name), subnets[start:end], since=since))
+        start = end
+    if start != len(subnets):
+        raise ValueError(f"{len(subnets)} subnets, and names for {start}")
+    if any(entry.more for entry in named[:-1]):
+        raise ValueError("only the last network of a part can go on in the next one")
+    return tuple(networks), bool(named) and named[-1].more
+
+
+def _stamp(raw: schema.Stamped) -> Stamp:
+    return Stamp(_label(raw.instance), raw.epoch, raw.seq)
+
+
+def _label(text: str) -> str:
+    """An id or a name as it is: printable, so that it can't forge a log line, and not endless."""
+    if not text or not text.isprintable() or len(text.encode()) > _LABEL_OCTETS:
+        raise ValueError(f"an id or name must be 1 to {_LABEL_OCTETS} octets of printable text")
+    return text
+
+
+# A peer says the same addresses every 30 seconds: each is parsed once, and equal ones are one object.
+@lru_cache(maxsize=1 << 15)
+def _subnet(text: str) -> IPNetwork:
+    return ip_network(text)
+
+
+@lru_cache(maxsize=1 << 15)
+def _address(text: str) -> IPAddress:
+    if "%" in text:
+        raise ValueError(f"{text!r} is an address with a zone, which means nothing to another host")
+    return ip_address(text)
+
+
+@lru_cache(maxsize=1 << 15)
+def _endpoint(text: str) -> IPAddress:
+    address = _address(text)
+    if address.is_multicast or address.is_unspecified or address.is_loopback or text == "255.255.255.255":
+        raise ValueError(f"{text} can't be the address of another host")
+    return address
+
+
+def _unicast(mac: Mac) -> Mac:
+    if mac[0] & 1 or mac == bytes(6):
+        raise ValueError(f"{mac_text(mac)} is not the address of one interface")
+    return mac
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one part carries, and how many octets are left in it."""
+
+    room: int
+    subnets: list[str] = field(default_factory=list)
+    named: list[schema.Named] = field(default_factory=list)
+    overlay: list[str] = field(default_factory=list)
+
+
+class _Packer:
+    """Deals overlay addresses and networks out to as few parts as their order allows; `room` octets in each."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.shares = [_Share(room)]
+
+    def _place(self, octets: int) -> None:
+        if self.shares[-1].room < octets:
+            self.shares.append(_Share(self.room))
+        if self.shares[-1].room < octets:
+            raise WireError(f"a network of {octets} octets does not fit into a datagram that has room for {self.room}")
+        self.shares[-1].room -= octets
+
+    def add_overlay(self, address: str) -> None:
+        self._place(len(address) + 3)
+        self.shares[-1].overlay.append(address)
+
+    def add_network(self, network: Network) -> None:
+        """A network's entry stands in one part with its first subnet, and once more in each part that it runs into."""
+        since = None if network.since == float("inf") else network.since
+        entry = schema.Named(_shortened(network.name), since, 0)
+        entry_octets = len(_encode(entry)) + 4  # a comma, and a count of up to three digits more
+        texts = [str(subnet) for subnet in network.subnets]
+        self._place(entry_octets + (len(texts[0]) + 3 if texts else 0))
+        self.shares[-1].named.append(entry)
+        for text in texts:
+            share = self.shares[-1]
+            if entry.subnets and share.room < len(text) + 3:
+                self._place(entry_octets + len(text) + 3)
+                entry.more, entry = True, schema.Named(entry.name, since, 0)
+                self.shares[-1].named.append(entry)
+            elif entry.subnets:
+                self._place(len(text) + 3)
+            entry.subnets += 1
+            self.shares[-1].subnets.append(text)
+
+
+def encode_hello(me: Node, stamp: Stamp, limit: int, query: bool = False) -> list[bytes]:
+    """The bodies that tell others about `me`, each at most `limit` octets; exposed networks only.
+
+    WireError if `me` has no endpoint or a bad id, or if its networks do not fit into MAX_PARTS datagrams.
+    """
+    if not me.endpoints:
+        raise WireError(f"{me.id} can't be announced: it has no endpoint")
+    try:
+        _label(me.id)
+    except ValueError as error:
+        raise WireError(f"the node id {me.id!r} can't be announced: {error}") from error
+    head = len(_body(me, stamp, _Share(0), MAX_PARTS, MAX_PARTS, query))
+    packer = _Packer(limit - head)
+    for address in _told_overlay(me):
+        packer.add_overlay(address)
+    for network in me.networks:
+        if network.exposed:
+            packer.add_network(network)
+    shares = packer.shares
+    if len(shares) > MAX_PARTS:
+        raise WireError(
+            f"{me.id} can't be announced: its {len(me.networks)} networks need {len(shares)} datagrams of {limit} "
+            f"octets, and {MAX_PARTS} is the limit; expose fewer networks"
+        )
+    return [_body(me, stamp, share, number, len(shares), query) for number, share in enumerate(shares, 1)]
+
+
+def _told_overlay(me: Node) -> list[str]:
+    """Overlay addresses, apart from those that would give away a network that is not exposed."""
+    private = [subnet for network in me.networks if not network.exposed for subnet in network.subnets]
+    return [str(address) for address in me.overlay if not any(address in subnet for subnet in private)]
+
+
+def _shortened(name: str) -> str:
+    """A network's name is for people only: what can't be sent of it is left out."""
+    printable = "".join(c if c.isprintable() else "?" for c in name).encode()[:_LABEL_OCTETS]
+    return printable.decode(errors="ignore") or "?"
+
+
+def _body(me: Node, stamp: Stamp, share: _Share, part: int, parts: int, query: bool) -> bytes:
+    endpoints = list(map(str, me.endpoints))
+    details = schema.Details(
+        instance=stamp.instance,
+        epoch=stamp.epoch,
+        seq=stamp.seq,
+        part=part,
+        parts=parts,
+        query=query,
+        software=_shortened(me.version) if me.version else "",
+        endpoints=endpoints,
+        port=me.port,
+        mac=mac_text(me.mac),
+        backend=me.backend,
+        mtu=me.mtu,
+        overlay=share.overlay,
+        named=share.named,
+    )
+    # The gateway behind which our networks are, on the VXLAN device, is our endpoint itself: that is our vxlan_ip.
+    return _encode(
+        schema.Hello(
+            version=1,
+            peer_id=me.id,
+            host_ip=endpoints[0],
+            vxlan_ip=endpoints[0],
+            vni=me.vni,
+            stack_name=me.id,
+            networks=share.subnets,
+            weft=details,
+        )
+    )
+
+
+def encode_goodbye(me: Node, stamp: Stamp) -> bytes:
+    """`me` leaves."""
+    return _encode(
+        schema.Goodbye(1, me.id, str(me.endpoints[0]), schema.Stamped(stamp.instance, stamp.epoch, stamp.seq))
+    )
+
+
+def encode_query(node_id: str, source: IPAddress, stamp: Stamp) -> bytes:
+    """Ask everybody, and tell nothing that would make anybody add us: VNI and time are 0 = not told."""
+    return _encode(schema.Query(1, node_id, str(source), 0, 0, schema.Stamped(stamp.instance, stamp.epoch, stamp.seq)))
+
+
+def encode_response(me: Node, timestamp: int) -> bytes:
+    """The older form's answer to its QUERY; `timestamp` in seconds since 1970."""
+    return _encode(schema.Response(1, me.id, str(me.endpoints[0]), me.vni, timestamp))

@@ -1,0 +1,87 @@
+"""The JSON of discovery datagrams, field by field: what stands on the wire, and which numbers are possible.
+
+Texts are still texts here; `wire/router.py`, the only caller, makes addresses and names of them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+MAX_PARTS = 256
+
+_Version = Annotated[int, msgspec.Meta(ge=1, le=1)]
+_Counter = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Part = Annotated[int, msgspec.Meta(ge=1, le=MAX_PARTS)]
+_Vni = Annotated[int, msgspec.Meta(ge=0, le=2**24 - 1)]
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+_Mtu = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+class Named(msgspec.Struct):
+    """The next `subnets` of the HELLO's networks belong to this one; `more`: so do the first ones of the next part."""
+
+    name: str
+    since: float | None
+    subnets: _Counter
+    more: bool = False
+
+
+class Stamped(msgspec.Struct):
+    instance: str
+    epoch: _Counter
+    seq: _Counter
+
+
+class Details(Stamped):
+    part: _Part
+    parts: _Part
+    query: bool
+    software: str
+    endpoints: list[str]
+    port: _Port
+    mac: str
+    backend: str
+    mtu: _Mtu
+    overlay: list[str]
+    named: list[Named]
+
+
+class Hello(msgspec.Struct, tag_field="type", tag="HELLO", kw_only=True):
+    version: _Version
+    peer_id: str
+    host_ip: str
+    vxlan_ip: str | None = None
+    vni: _Vni
+    stack_name: str = ""
+    networks: list[str] = []
+    weft: Details | None = None
+
+
+class Goodbye(msgspec.Struct, tag_field="type", tag="GOODBYE"):
+    version: _Version
+    peer_id: str
+    host_ip: str
+    weft: Stamped
+
+
+class Query(msgspec.Struct, tag_field="type", tag="QUERY"):
+    version: _Version
+    stack_id: str
+    host_ip: str
+    vni: _Vni
+    timestamp: int | float | str = 0
+    weft: Stamped | None = None
+
+
+class Announce(msgspec.Struct, tag_field="type", tag="ANNOUNCE"):
+    version: _Version
+    stack_id: str
+    host_ip: str
+    vni: _Vni
+    timestamp: int | float | str = 0
+
+
+class Response(Announce, tag_field="type", tag="RESPONSE"):
+    pass
