@@ -1,0 +1,228 @@
+"""The host's firewall as a target: chains of ours, and the jumps that lead into them. Run by the reconciler.
+
+It works on the implementation of iptables that the host's Docker uses, since it is Docker's rules that it has to come
+before. What it found there last, it keeps, for as long as the kernel doesn't tell of a change (`firewall_watch`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, parents, script
+from weft.errors import FirewallError
+from weft.objects import Chain, Failure, Jump, Key, Object, Op
+from weft.targets import Reading
+from weft.targets.firewall_tools import Backend, Tools, find_backends
+from weft.targets.firewall_watch import Watch
+
+log = logging.getLogger("weft")
+
+Held = dict[Key, Chain | Jump]
+
+
+def _every(device: str) -> bool:
+    return True
+
+
+class FirewallTarget:
+    """`owns`: whose device's chains are ours; all of them unless it is given, which is what a cleanup wants.
+    `netns`: a name of `ip netns`, or None for the namespace that we are in."""
+
+    def __init__(self, netns: str | None = None, owns: Callable[[str], bool] = _every) -> None:
+        self.chains: frozenset[Parent] = frozenset()
+        """Foreign chains to hook into, as of the last reading; for `model.Host.chains`. When a reading finds others
+        than before, it wakes the loop once more, for they change the plan."""
+        self._owns = owns
+        self._netns = netns
+        self._tools = Tools(netns)
+        self._backends: tuple[Backend, ...] = ()
+        self._rulesets: dict[tuple[Backend, Family], Ruleset] = {}
+        """The first backend's, and any other's that may hold something of ours."""
+        self._missing: set[tuple[Family, str]] = set()
+        """Tables that this kernel doesn't have."""
+        self._objects: Held | None = None
+        self._stale: set[Family] = set()
+        self._complaints: set[str] = set()
+        self._watch: Watch | None = None
+        self._wake: Callable[[], None] | None = None
+
+    @property
+    def name(self) -> str:
+        return "firewall"
+
+    @property
+    def kinds(self) -> tuple[type[Object], ...]:
+        return (Chain, Jump)
+
+    async def read(self, full: bool = False) -> Reading:
+        before = self._objects
+        if full or before is None or (self._stale and self._may_have_moved()):
+            await self._survey()
+        else:
+            await self._refresh()
+        self._tell_chains()
+        self._objects = now = self._ours()
+        if full or before is None:
+            return Reading(now)
+        return Reading(now, touched=frozenset(key for key in before | now if before.get(key) != now.get(key)))
+
+    async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        if self._objects is None:
+            await self.read()
+        answers: list[Failure | None] = [None] * len(ops)
+
+        async def run(family: Family) -> None:
+            mine = [at for at, op in enumerate(ops) if _chain_or_jump(op).family == family]
+            for at, answer in zip(mine, await self._apply(family, [ops[at] for at in mine]), strict=True):
+                answers[at] = answer
+
+        await asyncio.gather(*map(run, {_chain_or_jump(op).family for op in ops}))
+        self._objects = self._ours()
+        return answers
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        if self._watch is None:
+            try:
+                self._watch = Watch(self._netns, self._tools.pids, self._heard)
+            except OSError as error:
+                log.warning("firewall changes can't be heard of (%s): the timer will find them", error)
+        self._stale.update((4, 6))
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = self._wake = None
+
+    # ---- reading ----
+
+    async def _survey(self) -> None:
+        """Read every implementation and choose: the one with Docker's chains, else the one that `iptables` means."""
+        self._stale.clear()
+        found = await asyncio.to_thread(find_backends)
+        self._rulesets = await self._save([(b, family) for b in found for family in b.families()])
+        docker = {backend for (backend, _), ruleset in self._rulesets.items() if has_docker(ruleset)}
+        self._backends = tuple(sorted(found, key=lambda backend: backend not in docker))
+
+    async def _refresh(self) -> None:
+        """Read the chosen implementation; where the kernel tells of changes, only what it told of."""
+        told = self._watch is not None and self._backends[:1] and self._backends[0].notifies
+        which = [
+            (backend, family)
+            for backend, family in self._rulesets
+            if backend == self._backends[0] and (family in self._stale or not told)
+        ]
+        self._stale.clear()
+        found = await self._save(which)
+        self._rulesets = {key: old for key, old in self._rulesets.items() if key not in which} | found
+
+    async def _save(self, which: Sequence[tuple[Backend, Family]]) -> dict[tuple[Backend, Family], Ruleset]:
+        """What can be read of these; FirewallError if nothing can."""
+        asked = (self._tools.save(*one) for one in which)
+        found: dict[tuple[Backend, Family], Ruleset] = {}
+        failed: list[FirewallError] = []
+        for one, answer in zip(which, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, Ruleset):
+                found[one] = answer
+            elif isinstance(answer, FirewallError):
+                failed.append(answer)
+            else:
+                raise answer
+        if failed and not found:
+            self._stale.update(family for _, family in which)
+            raise failed[0]
+        self._complain(failed)
+        return found
+
+    def _complain(self, failed: Sequence[FirewallError]) -> None:
+        """One line for the first time that something can't be read; the rest of the firewall is looked after."""
+        texts = {str(error) for error in failed}
+        for text in sorted(texts - self._complaints):
+            log.warning("part of the firewall is left alone: %s", text)
+        self._complaints |= texts
+
+    def _ours(self) -> Held:
+        """Our objects. What stands in an implementation that isn't the chosen one (Docker moved to the other) is
+        shown as wrong, so that it is put where it belongs and taken away where it doesn't."""
+        held: Held = {}
+        for (backend, _), ruleset in self._rulesets.items():
+            found = objects(ruleset, self._owns)
+            if backend == self._backends[0]:
+                held |= found
+            else:
+                held |= {key: _wrong(thing) for key, thing in found.items()}
+        return held
+
+    def _may_have_moved(self) -> bool:
+        """iptables-legacy is in use without Docker's chains: what was heard from nf_tables may be Docker's start."""
+        chosen = self._backends[:1]
+        return not any(of in chosen and (of.notifies or has_docker(r)) for (of, _), r in self._rulesets.items())
+
+    def _tell_chains(self) -> None:
+        chosen = [ruleset for (of, _), ruleset in self._rulesets.items() if of == self._backends[0]]
+        found = frozenset(hook for ruleset in chosen for hook in parents(ruleset) if hook[:2] not in self._missing)
+        if found != self.chains:
+            self.chains = found
+            if self._wake is not None:
+                self._wake()
+
+    def _heard(self, families: frozenset[Family]) -> None:
+        self._stale |= families
+        if self._wake is not None:
+            self._wake()
+
+    # ---- changing ----
+
+    async def _apply(self, family: Family, ops: Sequence[Op]) -> list[Failure | None]:
+        """All ops in one transaction per table; if that fails, on a fresh reading each by itself."""
+        backends = [b for b in self._backends if (b, family) in self._rulesets]
+        if not backends:
+            return [Failure(f"IPv{family}: iptables is not installed or can't be read; install iptables")] * len(ops)
+        try:
+            await self._change(backends[0], family, ops)
+            answers: list[Failure | None] = [None] * len(ops)
+        except FirewallError:
+            self._rulesets |= await self._save([(backends[0], family)])
+            answers = [await self._try(backends[0], family, op) for op in ops]
+        for other in backends[1:]:
+            await self._withdraw(other, family, ops, answers)
+        return answers
+
+    async def _change(self, backend: Backend, family: Family, ops: Sequence[Op]) -> None:
+        text, after = script(ops, self._rulesets[backend, family])
+        if text:
+            await self._tools.restore(backend, family, text)
+            self._rulesets[backend, family] = after
+            self._stale.add(family)  # what we meant it to be; the next reading sees what it is
+
+    async def _try(self, backend: Backend, family: Family, op: Op) -> Failure | None:
+        try:
+            await self._change(backend, family, [op])
+        except FirewallError as error:
+            table = _chain_or_jump(op).table
+            if await self._tools.has_table(backend, family, table):
+                return Failure(f"table {table}: {error}")
+            self._missing.add((family, table))
+            return Failure(f"this kernel has no table {table} for IPv{family}: {error}")
+        return None
+
+    async def _withdraw(self, other: Backend, family: Family, ops: Sequence[Op], answers: list[Failure | None]) -> None:
+        """Take what `ops` are about out of the implementation that isn't in use; failures go into `answers`."""
+        for at, op in sorted(enumerate(ops), key=lambda item: -item[1].object.rank):
+            removal = Op("remove", op.object, op.why)
+            answers[at] = answers[at] or await self._try(other, family, removal)
+
+
+def _chain_or_jump(op: Op) -> Chain | Jump:
+    if not isinstance(op.object, Chain | Jump):
+        raise TypeError(f"a firewall takes chains and jumps, not a {type(op.object).__name__}")
+    return op.object
+
+
+def _wrong(thing: Chain | Jump) -> Chain | Jump:
+    """The same object, such that it differs from every one that is wanted."""
+    if isinstance(thing, Chain):
+        return Chain(thing.family, thing.table, thing.name, ("-m comment --comment elsewhere",))
+    return Jump(thing.family, thing.table, thing.parent, thing.chain, placed=False)
