@@ -1,0 +1,142 @@
+"""explain: the packet's way for what is routed, and the reason for what isn't; and the lines of every kind of op."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from weft.backends.tunnel import vtep_mac
+from weft.core.commands import lines, text
+from weft.core.explain import explain
+from weft.core.plan import plan
+from weft.model import Problem
+from weft.objects import Address, Chain, Jump, Link, Object, Op, Route, Sysctl, Vxlan, Why
+
+from tests.build import network, node, view
+
+B = node("b", "192.0.2.2", "10.2.0.0/16", "10.2.3.0/24")
+C = node("c", "192.0.2.3", "10.2.0.0/24")
+OTHER = node("d", "192.0.2.4", vni=7)
+REFUSED = Problem("c", "node c's network web 10.2.0.0/24 is refused: it overlaps 10.2.0.0/16, the older claim of b")
+VIEW = replace(
+    view(B, replace(C, networks=())), problems=(REFUSED, Problem("d", "node d is not routed to: its VNI is 7"))
+)
+CLAIMS = (B, C, OTHER)
+
+
+def told(asked: str) -> tuple[bool, list[str]]:
+    found, said = explain(asked, VIEW, plan(VIEW), CLAIMS)
+    return found, [line.text for line in said]
+
+
+def test_an_address_is_followed_as_the_packet_goes() -> None:
+    found, said = told("10.2.3.9")
+    assert found
+    assert [line.split()[0] for line in said] == ["route", "nexthop", "neigh", "fdb"]
+    assert said[0].startswith("route 10.2.3.0/24 nhid ")
+    assert said[3] == "fdb 86:dd:f6:c2:3c:41 dev vxlan4096 dst 192.0.2.2 self permanent"
+
+
+def test_without_next_hop_objects_the_way_has_three_steps() -> None:
+    old = replace(VIEW, host=replace(VIEW.host, nexthop_objects=False))
+    found, said = explain("10.2.3.0/25", old, plan(old), CLAIMS)
+    assert found
+    assert [line.text.split()[0] for line in said] == ["route", "neigh", "fdb"]
+
+
+def test_local_networks_this_host_and_nodes() -> None:
+    assert told("10.1.0.9") == (True, ["10.1.0.0/24 is this host's network home"])
+    named = replace(VIEW, networks=(replace(network("home", "10.1.0.0/24"), bridge="br-home"),))
+    assert explain("10.1.0.9", named, plan(named))[1][0].text.endswith("network home on br-home")
+    assert told("a") == (True, ["a is this host"])
+    found, said = told("b")
+    assert found
+    assert len(said) == 5
+    assert told("c")[1][-1] == REFUSED.message
+    assert told("d") == (False, ["node d is not routed to: its VNI is 7"])
+    silent = replace(VIEW, problems=())
+    assert explain("d", silent, plan(silent), CLAIMS)[1][0].text == "node d is known, but not routed to"
+
+
+def test_what_is_refused_or_unknown_says_so() -> None:
+    without = replace(view(replace(C, networks=())), problems=(REFUSED,))
+    found, said = explain("10.2.0.1", without, plan(without), (C,))
+    assert not found
+    assert [line.text for line in said] == [REFUSED.message]
+    assert told("192.0.2.3")[1] == [
+        "192.0.2.3 is the tunnel endpoint of node c: the underlay leads there, not the overlay"
+    ]
+    assert told("10.99.0.1") == (
+        False,
+        ["no node announces a network that holds 10.99.0.1; routed to: 10.2.0.0/16, 10.2.3.0/24"],
+    )
+    many = view(*(node(f"n{i}", f"192.0.2.{i + 2}", f"10.2.{i}.0/24") for i in range(12)))
+    assert explain("10.99.0.1", many, plan(many))[1][0].text.endswith("and 4 more")
+    with pytest.raises(ValueError, match="'nonsense' is no address, no prefix and no known node; nodes: b, c, d"):
+        told("nonsense")
+
+
+WHY = Why("test", "b", "because")
+LINK = Link("vxlan7", vtep_mac("a", 7), 1430, Vxlan(7, 4789, ip_address("fd00::1"), True), "weft:agent:a")
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [
+        (Op("remove", LINK, WHY), ["ip link del dev vxlan7"]),
+        (
+            Op("change", LINK, WHY, Link("vxlan7", vtep_mac("b", 7), 1400, LINK.vxlan, "", False)),
+            ["ip link set dev vxlan7 address 0e:00:00:00:00:00 mtu 1430 alias weft:agent:a up"],
+        ),
+        (Op("change", LINK, WHY), ["ip link set dev vxlan7 address 0e:00:00:00:00:00 mtu 1430 alias weft:agent:a up"]),
+        (Op("remove", Sysctl("net/ipv4/ip_forward", "1"), WHY), []),
+        (Op("add", Address("vxlan7", ip_interface("10.1.0.1/32")), WHY), ["ip address add 10.1.0.1/32 dev vxlan7"]),
+        (
+            Op("change", Route(ip_network("10.2.0.0/24"), "vxlan7", table=100, mtu=1350), WHY),
+            ["ip route replace 10.2.0.0/24 dev vxlan7 proto 76 table 100 mtu 1350"],
+        ),
+        (
+            Op("add", Route(ip_network("10.2.0.0/24"), "vxlan7", via=ip_address("fe80::1"), metric=5), WHY),
+            ["ip route add 10.2.0.0/24 via inet6 fe80::1 dev vxlan7 proto 76 metric 5"],
+        ),
+        (
+            Op("add", Chain(4, "nat", "WEFT-x", ("-o vxlan7 -j ACCEPT",)), WHY),
+            ["iptables -t nat -N WEFT-x", "iptables -t nat -A WEFT-x -o vxlan7 -j ACCEPT"],
+        ),
+        (
+            Op("change", Chain(6, "nat", "WEFT-x", ()), WHY),
+            ["ip6tables -t nat -F WEFT-x"],
+        ),
+        (
+            Op("remove", Chain(4, "nat", "WEFT-x", ()), WHY),
+            ["iptables -t nat -F WEFT-x", "iptables -t nat -X WEFT-x"],
+        ),
+        (
+            Op("add", Jump(4, "filter", "FORWARD", "WEFT-x"), WHY),
+            ["iptables -t filter -I FORWARD -m comment --comment weft -j WEFT-x"],
+        ),
+        (
+            Op("remove", Jump(6, "filter", "FORWARD", "WEFT-x"), WHY),
+            ["ip6tables -t filter -D FORWARD -m comment --comment weft -j WEFT-x"],
+        ),
+    ],
+)
+def test_ops_as_lines(op: Op, expected: list[str]) -> None:
+    own = LINK.mac.hex(":")
+    assert [line.replace(own, "0e:00:00:00:00:00") for line in lines(op)] == expected
+
+
+def test_objects_as_text() -> None:
+    assert text(Sysctl("net/ipv4/ip_forward", "1")) == "sysctl net.ipv4.ip_forward = 1"
+    assert text(LINK).startswith("link vxlan7 type vxlan id 7 dstport 4789 local fd00::1 learning mtu 1430 address ")
+    assert text(Chain(4, "nat", "WEFT-x", ("a",))) == "chain nat WEFT-x (IPv4, 1 rules)"
+    assert text(Jump(6, "raw", "PREROUTING", "WEFT-x")) == "jump raw PREROUTING → WEFT-x (IPv6)"
+    assert text(Address("vxlan7", ip_interface("fd00::1/128"))) == "address fd00::1/128 dev vxlan7"
+    with pytest.raises(TypeError, match="no line is known"):
+        text(Object())
+    for missing in ("key", "rank"):
+        with pytest.raises(TypeError, match=f"Object has no {missing}"):
+            getattr(Object(), missing)
+    assert Object().needs == ()
+    assert Object().fixed is None

@@ -1,0 +1,88 @@
+"""describe: which uplink, endpoint, MTU and overlay address this host takes, and what it says if there is none."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from weft.core.identity import Identity, describe
+from weft.model import Host, Uplink
+
+from tests.build import network, uplink
+
+ME = Identity("a", 4096, 4789, "1.0")
+LAN = uplink("eth0", "192.0.2.1/24", "192.0.2.7/24", "fe80::1/64", "2001:db8::1/64", default=(4, 6))
+WG = uplink("wg0", "172.24.90.1/24", mtu=1420, default=())
+BRIDGE = uplink("br-home", "10.1.0.1/24", "fd00:1::1/64", default=())
+HOST = Host((BRIDGE, LAN, WG))
+
+
+def with_(**changes: object) -> Identity:
+    return Identity(**{**{f: getattr(ME, f) for f in ME.__slots__}, **changes})  # type: ignore[arg-type]
+
+
+def test_the_default_routes_interface_is_the_uplink() -> None:
+    here = describe(ME, HOST, [])
+    assert here.node is not None
+    assert (here.uplink, here.underlay, here.node.mtu) == ("eth0", 4, 1500)
+    assert here.node.endpoints == (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+
+
+def test_a_named_interface_wins_and_brings_its_mtu() -> None:
+    here = describe(with_(interface="wg0"), HOST, [])
+    assert here.node is not None
+    assert (here.uplink, here.node.mtu, here.node.endpoints) == ("wg0", 1420, (ip_address("172.24.90.1"),))
+
+
+def test_a_named_endpoint_chooses_the_interface_that_has_it() -> None:
+    here = describe(with_(endpoints=(ip_address("172.24.90.1"),)), HOST, [])
+    assert here.node is not None
+    assert (here.uplink, here.node.mtu) == ("wg0", 1420)
+    nat = describe(with_(endpoints=(ip_address("203.0.113.9"),), interface="eth0"), HOST, [])
+    assert nat.node is not None
+    assert nat.node.endpoints == (ip_address("203.0.113.9"),)
+    floating = describe(with_(endpoints=(ip_address("203.0.113.9"),)), HOST, [])
+    assert floating.node is not None
+    assert (floating.uplink, floating.node.mtu) == ("", 1500)
+
+
+def test_ipv6_only_and_asked_for_ipv6() -> None:
+    only = Host((uplink("eth0", "2001:db8::1/64", default=(6,)),))
+    assert describe(ME, only, []).underlay == 6
+    assert describe(with_(underlay=6), HOST, []).underlay == 6
+    assert describe(with_(mtu=9000), HOST, []).node.mtu == 9000  # type: ignore[union-attr]
+
+
+def test_the_overlay_address_is_this_hosts_own_in_its_oldest_exposed_network() -> None:
+    networks = [
+        network("young", "10.5.0.0/24", since=9.0),
+        network("home", "10.1.0.0/24", "fd00:1::/64", since=5.0),
+        network("hidden", "10.1.0.0/16", since=1.0, exposed=False),
+        network("elsewhere", "10.6.0.0/24", since=0.0),
+    ]
+    here = describe(ME, HOST, networks)
+    assert here.node is not None
+    assert here.node.overlay == (ip_address("10.1.0.1"), ip_address("fd00:1::1"))
+    assert [n.name for n in here.node.networks] == ["young", "home", "elsewhere"]
+    assert describe(ME, Host((LAN,)), networks).node.overlay == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("identity", "host", "said"),
+    [
+        (
+            ME,
+            Host(),
+            "no default route, so no uplink could be chosen; set `interface` or `endpoint` (interfaces: none)",
+        ),
+        (ME, Host((WG,)), "no default route, so no uplink could be chosen; set `interface` or `endpoint`"),
+        (with_(interface="eth9"), HOST, "there is no interface eth9 (setting `interface`); found: br-home, eth0, wg0"),
+        (with_(interface="wg0", underlay=6), HOST, "no IPv6 endpoint on the chosen uplink"),
+        (ME, Host((Uplink("eth0", 1500, (), frozenset({4})),)), "no default route"),
+    ],
+)
+def test_no_uplink_is_a_problem_that_says_what_to_set(identity: Identity, host: Host, said: str) -> None:
+    here = describe(identity, host, [])
+    assert here.node is None
+    assert here.problem is not None
+    assert here.problem.message.startswith(said)
