@@ -8,11 +8,11 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.build import PRIVATE, network, node, uplink
 from weft.backends.tunnel import vtep_mac
 from weft.core.acceptance import Policy, accept
 from weft.model import Mac, Node, Uplink
-
-from tests.build import PRIVATE, network, node, uplink
 
 ME = node("a", "192.0.2.1", "10.1.0.0/24")
 PRIVATE_ONLY = network("secret", "10.66.0.0/24", exposed=False)
@@ -61,7 +61,8 @@ def test_a_subnet_that_overlaps_the_underlay_is_refused() -> None:
     routed, problems = verdict(node("b", "192.168.4.2", "192.168.0.0/16", "10.2.0.0/24"), policy=policy)
     assert routed == {"b": ["10.2.0.0/24"]}
     assert problems == [
-        "node b's network web 192.168.0.0/16 is refused: it overlaps the underlay 192.168.4.0/24 on eth0 of this host (a)"
+        "node b's network web 192.168.0.0/16 is refused:"
+        " it overlaps the underlay 192.168.4.0/24 on eth0 of this host (a)"
     ]
 
 

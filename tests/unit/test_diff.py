@@ -7,6 +7,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.build import CHAINS, network, node, uplink, view
 from weft.backends.tunnel import vtep_mac
 from weft.core.diff import Facts, diff
 from weft.core.plan import Plan, Wanted, changed, plan
@@ -28,8 +30,6 @@ from weft.objects import (
     Why,
 )
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
-
-from tests.build import CHAINS, network, node, uplink, view
 
 WHY = Why("test", "b", "because")
 DEV = "vxlan4096"

@@ -6,14 +6,14 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+
+from tests.build import network, node, view
 from weft.backends.tunnel import vtep_mac
 from weft.core.commands import lines, text
 from weft.core.explain import explain
 from weft.core.plan import plan
 from weft.model import Problem
 from weft.objects import Address, Chain, Jump, Link, Object, Op, Route, Sysctl, Vxlan, Why
-
-from tests.build import network, node, view
 
 B = node("b", "192.0.2.2", "10.2.0.0/16", "10.2.3.0/24")
 C = node("c", "192.0.2.3", "10.2.0.0/24")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from weft.core.identity import Identity, describe
-from weft.model import Host, Uplink
 
 from tests.build import network, uplink
+from weft.core.identity import Identity, describe
+from weft.model import Host, Uplink
 
 ME = Identity("a", 4096, 4789, "1.0")
 LAN = uplink("eth0", "192.0.2.1/24", "192.0.2.7/24", "fe80::1/64", "2001:db8::1/64", default=(4, 6))
@@ -18,7 +18,7 @@ HOST = Host((BRIDGE, LAN, WG))
 
 
 def with_(**changes: object) -> Identity:
-    return Identity(**{**{f: getattr(ME, f) for f in ME.__slots__}, **changes})  # type: ignore[arg-type]
+    return Identity(**{**{f: getattr(ME, f) for f in ME.__slots__}, **changes})
 
 
 def test_the_default_routes_interface_is_the_uplink() -> None:

@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+
 from weft.cli.agent import as_markdown
 from weft.errors import SettingsError
 from weft.settings import PRIVATE, Settings, describe, load, shared_key
