@@ -7,10 +7,9 @@ comes to the same, and takes microseconds instead of a second among ten thousand
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -21,8 +20,6 @@ from weft.errors import TargetError
 from weft.model import View
 from weft.objects import Failure, Key, Object, Op
 from weft.targets import Reading, Target
-
-log = logging.getLogger("weft.reconcile")
 
 EVENTS_KEPT = 500
 
@@ -69,15 +66,18 @@ class Reconciler:
         self._target_of = {kind: target for target in self.targets for kind in target.kinds}
 
     async def cycle(self, view: View, full: bool = False) -> Report:
-        """Make the targets what `view` demands, as far as that works now. Never raises for a target's failure: what
-        can't be read is logged, counts as doubtful and is read again next time."""
+        """Make the targets what `view` demands, as far as that works now. Never raises for a target's failure: a target
+        that can't be read has a Status of its own, is left alone and is read again when that is due."""
         started = self.clock.now()
         self._adopt(plan(view, self.plan), view.synced)
-        failed = await self._read(full)
+        reads = await self._read(full)
+        unread = {name for name, failure in reads.items() if failure is not None}
         changes = self._changes(view.synced)
-        ops = [op for op in changes.ops if self._due(op)]
-        answers = await self._apply(ops, failed)
-        report = self._account(changes, answers, started)
+        self._doubtful = bool(unread)
+        ops = [op for op in changes.ops if self._target_of[type(op.object)].name not in unread and self._due(op)]
+        answers = await self._apply(ops)
+        tried = {("target", name): failure for name, failure in reads.items()}
+        report = self._account(changes, tried, answers, started)
         self.account.cycles += 1
         self.account.last = report
         return report
@@ -109,23 +109,23 @@ class Reconciler:
         self._synced = synced
         self.plan = new
 
-    async def _read(self, full: bool) -> set[str]:
-        """Read every target; the names of those that could not be read."""
-        failed: set[str] = set()
+    async def _read(self, full: bool) -> dict[str, Failure | None]:
+        """Read every target; by name, why it could not be read."""
+        answers: dict[str, Failure | None] = {}
         for target in self.targets:
             try:
                 reading = await target.read(full)
             except TargetError as error:
-                log.error("%s can't be read: %s", target.name, error)
-                failed.add(target.name)
+                answers[target.name] = Failure(f"it can't be read: {error}")
                 self._doubtful = True
                 continue
+            answers[target.name] = None
             self._readings[target.name] = reading
             if reading.touched is None or full:
                 self._doubtful = True
             else:
                 self._dirty |= reading.touched
-        return failed
+        return answers
 
     def _changes(self, synced: bool) -> Changes:
         now = self.clock.now()
@@ -134,7 +134,6 @@ class Reconciler:
         if not self._doubtful:
             due = (key for key, status in self.account.statuses.items() if status.retry_at <= now)
             only = self._dirty.union(due)
-        self._doubtful = False
         self._dirty = set()
         return diff(self.plan.wanted, facts, synced=synced, only=only)
 
@@ -142,14 +141,10 @@ class Reconciler:
         status = self.account.statuses.get(op.object.key)
         return status is None or status.retry_at <= self.clock.now()
 
-    async def _apply(self, ops: list[Op], unread: set[str]) -> list[tuple[Op, Failure | None]]:
+    async def _apply(self, ops: list[Op]) -> list[tuple[Op, Failure | None]]:
         answers: list[tuple[Op, Failure | None]] = []
         for target, run in groupby(ops, key=lambda op: self._target_of[type(op.object)]):
             batch = list(run)
-            if target.name in unread:
-                blind = Failure(f"{target.name} can't be read, so nothing is changed in it")
-                answers.extend((op, blind) for op in batch)
-                continue
             try:
                 answers.extend(zip(batch, await target.apply(batch), strict=True))
             except TargetError as error:
@@ -157,13 +152,19 @@ class Reconciler:
                 self._doubtful = True
         return answers
 
-    def _account(self, changes: Changes, answers: list[tuple[Op, Failure | None]], started: float) -> Report:
+    def _account(
+        self,
+        changes: Changes,
+        tried: dict[Key, Failure | None],
+        answers: list[tuple[Op, Failure | None]],
+        started: float,
+    ) -> Report:
         wall, now = self.clock.wall(), self.clock.now()
         newly: dict[Key, str] = {}
         recovered: list[Key] = []
-        refused = {key: Failure(f"left alone: {who}", conflict=True) for key, who in changes.conflicts.items()}
-        tried = [(op.object.key, failure) for op, failure in answers]
-        for key, failure in [*tried, *refused.items()]:
+        tried.update((op.object.key, failure) for op, failure in answers)
+        tried.update((key, Failure(f"left alone: {who}", conflict=True)) for key, who in changes.conflicts.items())
+        for key, failure in tried.items():
             before = self.account.statuses.get(key)
             after = next_status(before, failure, wall, now)
             if failure is None:
@@ -174,16 +175,16 @@ class Reconciler:
             self.account.statuses[key] = after
             if before is None or (before.state, before.message) != (after.state, after.message):
                 newly[key] = failure.message
-        self._forget(changes, {key for key, _ in tried})
+        self._forget(changes, tried.keys())
         self.account.events.extend(Event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])
         done = tuple(op for op, failure in answers if failure is None)
         return Report(done, newly, tuple(recovered), len(changes.held), now - started)
 
-    def _forget(self, changes: Changes, tried: set[Key]) -> None:
+    def _forget(self, changes: Changes, tried: Set[Key]) -> None:
         """Drop the status of an object that is right by now, or that nobody wants and nobody has."""
         asked = {op.object.key for op in changes.ops} | {op.object.key for op in changes.held}
         for key in list(self.account.statuses):
-            if key not in asked and key not in changes.conflicts and key not in tried and self._right(key):
+            if key not in asked and key not in tried and self._right(key):
                 del self.account.statuses[key]
 
     def _right(self, key: Key) -> bool:
