@@ -260,7 +260,7 @@ def test_it_heals_after_any_finite_run_of_failures(faults: list[tuple[int, str]]
             elif kind == "lose":
                 rig.kernel.lose_track()
             else:
-                keys = [k for k in (await rig.firewall.read()).objects] if number % 2 else []
+                keys = list((await rig.firewall.read()).objects) if number % 2 else []
                 if keys:
                     rig.firewall.tamper_delete(keys[number % len(keys)])
             await rig.cycle(VIEW if number % 3 else EMPTY)

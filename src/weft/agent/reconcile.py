@@ -76,7 +76,7 @@ class Reconciler:
         self._doubtful = bool(unread)
         ops = [op for op in changes.ops if self._target_of[type(op.object)].name not in unread and self._due(op)]
         answers = await self._apply(ops)
-        tried = {("target", name): failure for name, failure in reads.items()}
+        tried: dict[Key, Failure | None] = {("target", name): failure for name, failure in reads.items()}
         report = self._account(changes, tried, answers, started)
         self.account.cycles += 1
         self.account.last = report
