@@ -1,0 +1,177 @@
+"""A lab's host as processes: an init that holds its namespaces, and the services that run in it.
+
+A host is a network, mount, pid and UTS namespace with an init of its own. When the init is killed, the kernel ends
+everything else in it (dockerd, its containerd, the shims, the containers, the agent), and its mounts vanish with it:
+there is no way to leave a stray process or mount behind. `lab.Lab` is the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from weft.errors import LabError
+from weft.lab import netns, shell, state, wiring
+from weft.lab.state import Mark
+from weft.lab.topology import Host
+
+ServiceName = Literal["agent", "docker"]
+SERVICES: tuple[ServiceName, ...] = ("agent", "docker")
+START = 30.0
+"""Seconds that an init or a service may take until it answers; all take well under one on an idle machine."""
+STOP = 20.0
+
+INIT = """
+set -e
+read -r stat </proc/self/stat    # still the machine's /proc: our pid as the machine sees it
+mount -t proc proc /proc
+echo "$2" >/proc/sys/kernel/hostname
+mkdir "$1/cgroup"
+mount --rbind /sys/fs/cgroup "$1/cgroup"
+mount -t sysfs sysfs /sys        # shows this namespace's devices, and hides the cgroups
+mount --rbind "$1/cgroup" /sys/fs/cgroup
+umount -l "$1/cgroup"
+rmdir "$1/cgroup"
+mkdir -p /run/containerd         # dockerd would use the machine's own containerd if it saw its socket
+mount -t tmpfs tmpfs /run/containerd
+echo "$stat" >"$1/init"
+exec env --ignore-signal=CHLD sleep infinity    # so that the kernel reaps what is orphaned here
+"""
+SERVICE = 'read -r stat </proc/self/stat; echo "$stat" >"$0.mark"; exec "$@" >>"$0.log" 2>&1'
+
+
+@dataclass(frozen=True, slots=True)
+class LabHost:
+    """One host of the lab `lab`."""
+
+    lab: str
+    host: Host
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+    @property
+    def namespace(self) -> str:
+        """Its network namespace's name."""
+        return wiring.namespace(self.lab, self.name)
+
+    @property
+    def folder(self) -> Path:
+        """Marks, logs and sockets."""
+        return state.folder(self.lab) / self.name
+
+    @property
+    def docker_socket(self) -> Path:
+        return self.folder / "docker.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.folder / "agent.sock"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command in this host finds set: ours without weft's and Docker's variables, and its own ones."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "DOCKER_"))}
+        own = {"WEFT_SOCKET": str(self.agent_socket), "HOSTNAME": self.name}
+        if self.host.engine == "docker":
+            own["DOCKER_HOST"] = f"unix://{self.docker_socket}"
+        here = str(Path(sys.executable).parent)
+        return {**inherited, **own, "PATH": f"{here}:{inherited.get('PATH', os.defpath)}"}
+
+    def init(self) -> Mark:
+        """Its init, verified to be the process that we started. LabError if it is gone."""
+        mark = Mark.read(self.folder / "init")
+        if mark is None or not mark.alive() or not netns.is_in(mark.pid, self.namespace):
+            raise LabError(
+                f"host {self.name} of lab {self.lab} is not running: `weft lab down {self.lab}`, then up again"
+            )
+        return mark
+
+    @property
+    def proc(self) -> Path:
+        """/proc as processes of this host see it: their pids are this host's own."""
+        return Path(f"/proc/{self.init().pid}/root/proc")
+
+    def inside(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> list[str]:
+        """A command that runs `command` in this host: its namespaces, the caller's working directory."""
+        variables = [f"{key}={value}" for key, value in (environment or {}).items()]
+        enter = ["nsenter", f"--target={self.init().pid}", "--net", "--mount", "--pid", "--uts", "--"]
+        return [*enter, "env", f"--chdir={Path.cwd()}", *variables, *command]
+
+    async def boot(self) -> None:
+        """Start the init. LabError with what it said if it doesn't come up."""
+        log = self.folder / "init.log"
+        spaces = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
+        command = ["nsenter", f"--net={netns.path(self.namespace)}", *spaces, "sh", "-c", INIT, "init"]
+        await shell.detach([*command, str(self.folder), self.name], log)
+        if not await shell.until(lambda: Mark.read(self.folder / "init") is not None, _deadline(START)):
+            raise LabError(f"host {self.name} does not come up: {log.read_text().strip() or 'it says nothing'}")
+
+    # -- services -----------------------------------------------------------------------------------------------
+
+    def running(self, service: ServiceName) -> Mark | None:
+        """The service's process, by its pid in this host, or None."""
+        mark = Mark.read(self.folder / f"{service}.mark")
+        return mark if mark and mark.alive(self.proc) else None
+
+    def log(self, service: ServiceName) -> Path:
+        """The file that the service writes to, from its first start on."""
+        return self.folder / f"{service}.log"
+
+    async def start(self, service: ServiceName, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start a service's program and return when it has begun. LabError if it runs already."""
+        if self.running(service):
+            raise LabError(f"{service} runs on {self.name} already")
+        mark = self.folder / f"{service}.mark"
+        mark.unlink(missing_ok=True)
+        variables = [f"{key}={value}" for key, value in environment.items()]
+        wrapped = ["env", "-i", *variables, "sh", "-c", SERVICE, str(self.folder / service), *command]
+        await shell.detach(self.inside(wrapped), self.folder / "init.log")
+        if not await shell.until(lambda: Mark.read(mark) is not None, _deadline(START)):
+            raise LabError(f"{service} on {self.name} does not start; see `weft lab logs {self.name} {service}`")
+
+    async def signal(self, service: ServiceName, name: str) -> None:
+        """Send a signal (`TERM`, `KILL`) and wait until the service has ended. LabError if it doesn't run or end.
+
+        The number is used inside the host's own pid namespace only: nothing outside could be hit."""
+        mark = self.running(service)
+        if mark is None:
+            raise LabError(f"{service} does not run on {self.name}; `weft lab start {self.name} {service}` starts it")
+        await shell.run(self.inside(["kill", f"-{name}", str(mark.pid)]))
+        if not await shell.until(lambda: not mark.alive(self.proc), _deadline(STOP)):
+            raise LabError(f"{service} on {self.name} has not ended {STOP:g} s after SIG{name}")
+
+    async def ready(self, service: ServiceName, path: Path) -> None:
+        """Wait until the service listens on its socket. LabError with the end of its log if it ends instead."""
+        await shell.until(lambda: _listens(path) or self.running(service) is None, _deadline(START))
+        if not _listens(path):
+            ended = "ended" if self.running(service) is None else f"does not answer on {path} after {START:g} s"
+            raise LabError(f"{service} on {self.name} {ended}:\n{self.tail(service)}")
+
+    def tail(self, service: ServiceName, lines: int = 12) -> str:
+        """The last lines of the service's log."""
+        try:
+            return "\n".join(self.log(service).read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return "(it has written no log)"
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody accepts connections there; a dead process's socket file refuses them."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _deadline(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds

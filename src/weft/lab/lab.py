@@ -1,0 +1,189 @@
+"""A lab: bring it up, break it, mend it, look at it.
+
+The verbs of `weft lab` (cli/lab.py), the demo and the lab tests are made of this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.errors import LabError
+from weft.lab import fields, netns, removal, schema, services, shell, state, wiring
+from weft.lab.host import LabHost
+from weft.lab.topology import Container, ContainerNetwork, Host, Topology
+
+Progress = Callable[[str], None]
+"""Is told, in a few words, what happens now."""
+
+
+def silent(_: str) -> None:
+    """The Progress of callers that show none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A lab that is up."""
+
+    topology: Topology
+
+    @property
+    def name(self) -> str:
+        return self.topology.name
+
+    @classmethod
+    async def up(cls, document: object, name: str, file: str = "", progress: Progress = silent) -> Lab:
+        """Build the lab that a parsed topology file describes, and return when everything in it answers.
+
+        If that fails or is cancelled, what was built is removed again before the error goes on."""
+        topology = schema.read(document, name)
+        state.create(topology, document, file)
+        try:
+            await _build(topology, progress)
+        except BaseException:
+            progress(f"not up: removing what there is of {topology.name}")
+            await removal.remove(topology.name)
+            raise
+        return cls(topology)
+
+    @classmethod
+    def load(cls, name: str | None = None) -> Lab:
+        """The lab of that name, or the only one. LabError if there is none."""
+        return cls(state.load(name or state.only()))
+
+    async def down(self) -> None:
+        """Remove it, whatever became of it in the meantime."""
+        await removal.remove(self.name)
+
+    def host(self, name: str) -> LabHost:
+        """The host of that name. LabError names the nearest one."""
+        found = self.topology.host(name)
+        if found is None:
+            known = [host.name for host in self.topology.hosts]
+            raise LabError(f"there is no host {name!r} in lab {self.name}; {fields.nearest(name, known)}")
+        return LabHost(self.name, found)
+
+    @property
+    def hosts(self) -> tuple[LabHost, ...]:
+        return tuple(LabHost(self.name, host) for host in self.topology.hosts)
+
+    def container(self, host: str, name: str) -> tuple[ContainerNetwork, Container]:
+        """That container of that host, with its network. LabError names the nearest one."""
+        listed = list(self.host(host).host.containers())
+        for network, container in listed:
+            if container.name == name:
+                return network, container
+        hint = fields.nearest(name, [container.name for _, container in listed])
+        raise LabError(f"there is no container {name!r} on host {host}; {hint}")
+
+    # -- the cables -----------------------------------------------------------------------------------------------
+
+    async def cut(self, member: str, segment: str, keep_carrier: bool = False) -> None:
+        """Pull a cable: the member's interface loses its carrier. With `keep_carrier` frames vanish and the interface
+        does not notice, as behind a broken switch."""
+        end = self._cable(member, segment)
+        change = f"link set {end} nomaster" if keep_carrier else f"link set {end} down"
+        await shell.ip([change], wiring.fabric(self.name))
+
+    async def heal(self, member: str, segment: str) -> None:
+        """Plug a cable in again, however it was cut."""
+        end = self._cable(member, segment)
+        master = wiring.bridge(self.topology, segment)
+        await shell.ip([f"link set {end} master {master} up"], wiring.fabric(self.name))
+
+    async def cables_cut(self) -> set[tuple[str, str]]:
+        """(host or router, segment) of every cable that is cut now, as the kernel says."""
+        found = json.loads(await shell.run(["ip", "-n", wiring.fabric(self.name), "-json", "link", "show"]))
+        whole = {link["ifname"] for link in found if "UP" in link["flags"] and "master" in link}
+        plugs = {(m.name, port.segment.name) for m in self.topology.members for port in m.ports}
+        return {plug for plug in plugs if wiring.cable(self.topology, *plug) not in whole}
+
+    def _cable(self, member: str, segment: str) -> str:
+        try:
+            return wiring.cable(self.topology, member, segment)
+        except KeyError as error:
+            known = {m.name: [port.segment.name for port in m.ports] for m in self.topology.members}
+            if member not in known:
+                hint = f"there is no host or router {member!r}; {fields.nearest(member, known)}"
+            else:
+                hint = f"{member} is not on segment {segment!r}; {fields.nearest(segment, known[member])}"
+            raise LabError(f"lab {self.name}: {hint}") from error
+
+    # -- containers -----------------------------------------------------------------------------------------------
+
+    async def container_namespace(self, host: LabHost, container: Container) -> Path:
+        """The container's network namespace, as a file. LabError if the container doesn't run."""
+        if host.host.engine == "none":
+            return netns.path(wiring.namespace(self.name, host.name, container.name))
+        return await self._container_process(host, container.name) / "ns/net"
+
+    async def container_command(self, host: LabHost, container: str, command: list[str]) -> list[str]:
+        """A command that runs `command` inside a container, in all of its namespaces."""
+        _, found = self.container(host.name, container)
+        if host.host.engine == "none":
+            space = await self.container_namespace(host, found)
+            return [
+                "nsenter",
+                f"--target={host.init().pid}",
+                "--mount",
+                "--pid",
+                "--uts",
+                f"--net={space}",
+                "--",
+                *command,
+            ]
+        process = await self._container_process(host, container)
+        spaces = [f"--{kind}={process}/ns/{file}" for kind, file in _NAMESPACES.items()]
+        clean = ["env", "-i", "PATH=/bin", "HOME=/root", f"HOSTNAME={container}", "TERM=xterm"]
+        return ["nsenter", *spaces, f"--root={process}/root", f"--wd={process}/root", "--", *clean, *command]
+
+    async def _container_process(self, host: LabHost, container: str) -> Path:
+        """/proc/… of the first process of a Docker container, seen through its host's own /proc."""
+        from weft.lab.engine import Engine  # an HTTP library: only where a lab has Docker Engines
+
+        async with Engine(host.docker_socket) as engine:
+            pid = await engine.pid(container)
+        if not pid:
+            raise LabError(f"container {container} on host {host.name} is not running: docker logs {container}")
+        return host.proc / str(pid)
+
+
+_NAMESPACES = {"mount": "mnt", "uts": "uts", "ipc": "ipc", "net": "net", "pid": "pid"}
+
+
+async def _build(topology: Topology, progress: Progress) -> None:
+    progress(f"{len(topology.segments)} segments, {len(topology.members)} hosts and routers")
+    spaces = wiring.namespaces(topology)
+    await shell.ip(f"netns add {name}" for name in spaces)
+    batches = [*wiring.underlay(topology)]
+    for host in topology.hosts:
+        if host.engine == "none":
+            batches += wiring.networks(topology, host)
+    for batch in batches:  # before the links, which take the defaults at their birth
+        if batch.sysctls:
+            netns.set_sysctls(batch.namespace, batch.sysctls)
+    for batch in batches:
+        await shell.ip(batch.lines, batch.namespace)
+    await shell.together(*(_furnish(LabHost(topology.name, host), progress) for host in topology.hosts))
+
+
+async def _furnish(host: LabHost, progress: Progress) -> None:
+    """A host's processes: its init, and what the topology wants in it."""
+    await host.boot()
+    if host.host.engine == "docker":
+        from weft.lab.engine import Engine
+
+        progress(f"{host.name}: Docker Engine")
+        await services.start(host, "docker")
+        progress(f"{host.name}: {_counted(host.host)}")
+        async with Engine(host.docker_socket) as engine:
+            await engine.furnish(host.host)
+    if host.host.agent is not None:
+        progress(f"{host.name}: agent")
+        await services.start(host, "agent")
+
+
+def _counted(host: Host) -> str:
+    return f"{len(host.networks)} networks, {len(list(host.containers()))} containers"

@@ -1,0 +1,188 @@
+"""What a lab consists of, every address and route worked out: the values that a topology file becomes.
+
+`schema.read` makes a Topology; `wiring` turns it into `ip` lines, `lab` into processes. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_interface, ip_network
+from typing import Literal
+
+from weft.model import IPAddress, IPInterface, IPNetwork
+
+EngineKind = Literal["docker", "none"]
+
+EVERYWHERE: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+"""Destination of a default route, by IP version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An Ethernet that hosts and routers are plugged into: a bridge in the lab's fabric namespace. `mtu` in octets."""
+
+    name: str
+    subnets: tuple[IPNetwork, ...]
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Where a host or a router is plugged in. `interface` is its name there: `eth0`, `eth1`, …"""
+
+    interface: str
+    segment: Segment
+    addresses: tuple[IPInterface, ...]
+
+    def address(self, version: int) -> IPAddress | None:
+        """The address of IP version 4 or 6, or None."""
+        return next((a.ip for a in self.addresses if a.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """An underlay route: `dst` through `via`, or straight out of `interface` where `via` is None."""
+
+    dst: IPNetwork
+    interface: str
+    via: IPAddress | None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of one network. Its address is known before it runs."""
+
+    name: str
+    addresses: tuple[IPInterface, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerNetwork:
+    """A Docker network, or with `engine: none` a bridge. `internal`: without a default route, as Docker means it."""
+
+    name: str
+    subnets: tuple[IPNetwork, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+    internal: bool = False
+    containers: tuple[Container, ...] = ()
+
+    @property
+    def gateways(self) -> tuple[IPInterface, ...]:
+        """The bridge's own addresses: the first of each subnet, as Docker does it."""
+        return tuple(nth(subnet, 1) for subnet in self.subnets)
+
+    def exposed(self, by_default: bool) -> bool:
+        """What the label `weft.expose` says, else the default."""
+        said = dict(self.labels).get("weft.expose")
+        return by_default if said is None else said.lower() in ("true", "1", "yes", "on")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine of the lab. `agent`: settings of its `weft agent` (name as in the settings file, value as text), or
+    None: it runs none."""
+
+    name: str
+    ports: tuple[Port, ...]
+    engine: EngineKind
+    networks: tuple[ContainerNetwork, ...]
+    agent: tuple[tuple[str, str], ...] | None
+
+    def containers(self) -> Iterator[tuple[ContainerNetwork, Container]]:
+        """All of its containers, each with the network that it is on."""
+        for network in self.networks:
+            for container in network.containers:
+                yield network, container
+
+    def exposes(self, network: ContainerNetwork) -> bool:
+        """Whether the agent here tells the other hosts about this network."""
+        return network.exposed(by_default=dict(self.agent or ()).get("expose", "all") != "labelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A plain router between segments: it forwards, and knows nothing of weft."""
+
+    name: str
+    ports: tuple[Port, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole lab."""
+
+    name: str
+    segments: tuple[Segment, ...]
+    routers: tuple[Router, ...]
+    hosts: tuple[Host, ...]
+
+    @property
+    def members(self) -> tuple[Host | Router, ...]:
+        """Everything that is plugged into a segment."""
+        return (*self.routers, *self.hosts)
+
+    def host(self, name: str) -> Host | None:
+        """The host of that name, or None."""
+        return next((host for host in self.hosts if host.name == name), None)
+
+    def hops(self, member: Host | Router) -> tuple[Hop, ...]:
+        """Underlay routes that this member needs: to every segment that a router leads to, and a default route.
+
+        A host without a router gets its default route straight out of its first interface, since real machines have
+        one and programs look for it."""
+        hops = [*far_segments(member, self.routers)]
+        if isinstance(member, Host):
+            hops += default_routes(member, self.routers)
+        return tuple(hops)
+
+
+def nth(subnet: IPNetwork, index: int) -> IPInterface:
+    """The subnet's address number `index`, with the subnet's prefix length. IndexError if it has none."""
+    if index >= subnet.num_addresses - (1 if subnet.version == 4 else 0):  # IPv4's last address is the broadcast
+        raise IndexError(f"{subnet} has no host number {index}")
+    address = subnet[index]
+    return ip_interface(f"{address}/{subnet.prefixlen}")
+
+
+def far_segments(member: Host | Router, routers: Sequence[Router]) -> Iterator[Hop]:
+    """Routes to the segments that `member` isn't plugged into, each over the fewest routers (breadth first)."""
+    seen = {port.segment.name for port in member.ports}
+    frontier: list[tuple[Segment, Mapping[int, Hop] | None]] = [(port.segment, None) for port in member.ports]
+    while frontier:
+        segment, through = frontier.pop(0)
+        for router in _on(segment, routers, but=member):
+            entry = through if through is not None else _entries(member, segment, router)
+            for port in router.ports:
+                if port.segment.name in seen:
+                    continue
+                seen.add(port.segment.name)
+                frontier.append((port.segment, entry))
+                for subnet in port.segment.subnets:
+                    if hop := entry.get(subnet.version):
+                        yield Hop(subnet, hop.interface, hop.via)
+
+
+def default_routes(host: Host, routers: Sequence[Router]) -> Iterator[Hop]:
+    """One default route per IP version that the host's first interface has an address of."""
+    if not host.ports:
+        return
+    first = host.ports[0]
+    router = next(iter(_on(first.segment, routers)), None)
+    entry = _entries(host, first.segment, router) if router else {}
+    for version in sorted({address.version for address in first.addresses}):
+        hop = entry.get(version)
+        yield Hop(EVERYWHERE[version], first.interface, hop.via if hop else None)
+
+
+def _on(segment: Segment, routers: Iterable[Router], but: Host | Router | None = None) -> Iterator[Router]:
+    for router in routers:
+        if router is not but and any(port.segment == segment for port in router.ports):
+            yield router
+
+
+def _entries(member: Host | Router, segment: Segment, router: Router) -> dict[int, Hop]:
+    """How `member` sends into `router` over the segment that they share, by IP version; `dst` is left at default."""
+    interface = next(port.interface for port in member.ports if port.segment == segment)
+    far = next(port for port in router.ports if port.segment == segment)
+    return {a.version: Hop(EVERYWHERE[a.version], interface, a.ip) for a in far.addresses}

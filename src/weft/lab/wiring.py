@@ -1,0 +1,173 @@
+"""The `ip` lines and the kernel settings that build a lab's underlay, and the names of everything in it. Pure.
+
+`lab.Lab` carries them out. The root namespace is never touched: each veth pair is made inside the namespaces that it
+connects, and the segments are bridges in a namespace of the lab's own, its fabric.
+
+    fabric   weft.<lab>                      s0, s1, …   one bridge per segment
+                                             m0p0, …     member 0's eth0, the far end: down = cut
+    host     weft.<lab>.<host>               eth0, …
+    container (engine none)
+             weft.<lab>.<host>.<container>   eth0
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from weft.lab.topology import Container, ContainerNetwork, Host, Port, Router, Topology
+
+PREFIX = "weft"
+INTERFACE_LENGTH = 15
+"""IFNAMSIZ − 1 (linux/if.h)."""
+
+
+def fabric(lab: str) -> str:
+    """The namespace of the lab's segments. All other namespaces of the lab begin with this name and a dot, which no
+    lab's name holds."""
+    return f"{PREFIX}.{lab}"
+
+
+def namespace(lab: str, host: str, container: str = "") -> str:
+    """The namespace of a host or router, or of a container where no engine runs."""
+    return ".".join(filter(None, (fabric(lab), host, container)))
+
+
+def belongs(namespace_name: str, lab: str) -> bool:
+    """Whether a namespace is this lab's."""
+    return namespace_name == fabric(lab) or namespace_name.startswith(fabric(lab) + ".")
+
+
+def lab_of(namespace_name: str) -> str | None:
+    """The lab that a namespace is part of, or None if it is no lab's."""
+    prefix, *rest = namespace_name.split(".")
+    return rest[0] if prefix == PREFIX and rest else None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What happens in one namespace: lines for `ip -batch`, and kernel settings (path under /proc/sys, value)."""
+
+    namespace: str
+    lines: tuple[str, ...]
+    sysctls: tuple[tuple[str, str], ...] = ()
+
+
+def cable(topology: Topology, member: str, segment: str) -> str:
+    """The fabric's end of the cable between a host or router and a segment. KeyError if there is none."""
+    for number, one in enumerate(topology.members):
+        for plugged, port in enumerate(one.ports):
+            if (one.name, port.segment.name) == (member, segment):
+                return f"m{number}p{plugged}"
+    raise KeyError((member, segment))
+
+
+def bridge(topology: Topology, segment: str) -> str:
+    """The bridge that is a segment, in the fabric."""
+    return f"s{[s.name for s in topology.segments].index(segment)}"
+
+
+def namespaces(topology: Topology) -> tuple[str, ...]:
+    """Every namespace of the lab, the fabric first."""
+    lab = topology.name
+    names = [fabric(lab)]
+    names += [namespace(lab, member.name) for member in topology.members]
+    names += [
+        namespace(lab, host.name, container.name)
+        for host in topology.hosts
+        if host.engine == "none"
+        for _, container in host.containers()
+    ]
+    return tuple(names)
+
+
+def underlay(topology: Topology) -> tuple[Batch, ...]:
+    """Segments and cables, in the order in which they can be made: bridges, members, and then the cables' far ends."""
+    return (
+        Batch(fabric(topology.name), tuple(_bridges(topology))),
+        *(_member(topology, member) for member in topology.members),
+        Batch(fabric(topology.name), tuple(_far_ends(topology))),
+    )
+
+
+def networks(topology: Topology, host: Host) -> tuple[Batch, ...]:
+    """The container networks of a host without an engine: a bridge each, a namespace per container."""
+    lines: list[str] = []
+    inside: list[Batch] = []
+    number = 0
+    for network in host.networks:
+        device = bridge_name(network.name)
+        lines += [f"link add {device} type bridge", f"link set {device} up"]
+        lines += [f"address add {gateway} dev {device} nodad" for gateway in network.gateways]
+        for container in network.containers:
+            where = namespace(topology.name, host.name, container.name)
+            port = f"veth{number}"
+            number += 1
+            lines.append(f"link add {port} type veth peer name eth0 netns {where}")
+            lines.append(f"link set {port} master {device} up alias {container.name}")
+            inside.append(Batch(where, tuple(_container(network, container)), _QUIET))
+    return (Batch(namespace(topology.name, host.name), tuple(lines)), *inside)
+
+
+def bridge_name(network: str) -> str:
+    """`br-web`; for a name that is too long, twelve hex digits as Docker has them."""
+    name = f"br-{network}"
+    return name if len(name) <= INTERFACE_LENGTH else "br-" + hashlib.sha256(network.encode()).hexdigest()[:12]
+
+
+_QUIET = (
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),  # addresses work at once, not a second later
+)
+_FORWARDS = (("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1"))
+_FORWARDS_NOT = (("net/ipv4/ip_forward", "0"), ("net/ipv6/conf/all/forwarding", "0"))
+"""A new namespace copies the machine's IPv4 settings; a lab's host starts as a fresh machine does."""
+
+
+def _bridges(topology: Topology) -> Iterator[str]:
+    for segment in topology.segments:
+        name = bridge(topology, segment.name)
+        # No querier is there: with snooping on, whether multicast arrives would depend on who joined last.
+        yield f"link add {name} mtu {segment.mtu} type bridge mcast_snooping 0"
+        yield f"link set {name} alias {segment.name} addrgenmode none up"
+
+
+def _far_ends(topology: Topology) -> Iterator[str]:
+    for member in topology.members:
+        for port in member.ports:
+            end = cable(topology, member.name, port.segment.name)
+            master = bridge(topology, port.segment.name)
+            yield f"link set {end} master {master} alias {member.name}/{port.segment.name} addrgenmode none up"
+
+
+def _member(topology: Topology, member: Host | Router) -> Batch:
+    lines = ["link set lo up"]
+    for port in member.ports:
+        lines += plug(topology, member, port)
+    for hop in topology.hops(member):
+        via = f"via {hop.via} " if hop.via else ""
+        lines.append(f"route add {hop.dst} {via}dev {hop.interface}")
+    forwards = _FORWARDS if isinstance(member, Router) else _FORWARDS_NOT
+    return Batch(namespace(topology.name, member.name), tuple(lines), (*_QUIET, *forwards))
+
+
+def plug(topology: Topology, member: Host | Router, port: Port) -> Iterator[str]:
+    """The cable from a member's interface to its segment, seen from the member."""
+    far = cable(topology, member.name, port.segment.name)
+    mtu = port.segment.mtu
+    yield f"link add {port.interface} mtu {mtu} type veth peer name {far} mtu {mtu} netns {fabric(topology.name)}"
+    yield f"link set {port.interface} alias {port.segment.name} up"
+    for address in port.addresses:
+        yield f"address add {address} dev {port.interface} nodad"
+
+
+def _container(network: ContainerNetwork, container: Container) -> Iterator[str]:
+    yield "link set lo up"
+    yield "link set eth0 up"
+    for address in container.addresses:
+        yield f"address add {address} dev eth0 nodad"
+    if not network.internal:
+        for gateway in network.gateways:
+            yield f"route add default via {gateway.ip} dev eth0"
