@@ -1,0 +1,246 @@
+"""The sockets of one multicast group on one interface, and the watch over that interface.
+
+`discovery/multicast.py` opens a `Group`, and opens another one when this one breaks. Every failure is a
+DiscoveryError that says what is wrong with the interface. Constants: <linux/in.h>, <linux/in6.h>, <linux/if.h>,
+<linux/rtnetlink.h>.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, ip_address
+
+from weft.discovery.options import MulticastSettings
+from weft.errors import DiscoveryError
+from weft.model import IPAddress
+
+MAX_PAYLOAD = 1400
+_HEADERS = {4: 28, 6: 48}
+"""Octets of the IP and UDP headers."""
+_RECEIVE_BUFFER = 4 << 20
+_SO_RCVBUFFORCE = 33
+_IP_MULTICAST_ALL = 49
+_IPV6_MULTICAST_ALL = 29
+_SIOCGIFFLAGS = 0x8913
+_SIOCGIFMTU = 0x8921
+_IFF_UP = 0x1
+_IFF_RUNNING = 0x40
+
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_NLMSG_HEADER = struct.Struct("=IHHII")
+_INDEX_AT = _NLMSG_HEADER.size + 4
+"""Both ifinfomsg and ifaddrmsg have the interface's index four octets behind the header."""
+_ADDRESS_MESSAGES = (20, 21)  # RTM_NEWADDR, RTM_DELADDR
+
+
+class Group:
+    """`ears` hears the group on this interface only; `mouth` sends from `source`, and hears what is sent there.
+
+    Every program on this host that listens gets each datagram of the group (SO_REUSEADDR; with SO_REUSEPORT alone the
+    kernel would give each to one of them).
+    """
+
+    def __init__(self, settings: MulticastSettings, source: IPAddress) -> None:
+        self._interface = settings.interface
+        self._family = socket.AF_INET if source.version == 4 else socket.AF_INET6
+        self._group, self._port, self._source = settings.group, settings.port, source
+        self._index = 0
+        with contextlib.ExitStack() as undo:
+            try:
+                self._index = socket.if_nametoindex(self._interface)
+                self.ears = undo.enter_context(self._socket())
+                self.mouth = undo.enter_context(self._socket())
+                self.check()
+                self._join()
+                self._aim(settings.ttl)
+            except OSError as error:
+                raise self._broken(error) from error
+            undo.pop_all()
+
+    def close(self) -> None:
+        self.ears.close()
+        self.mouth.close()
+
+    def _socket(self) -> socket.socket:
+        opened = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return opened
+
+    def _join(self) -> None:
+        try:
+            self.ears.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        except PermissionError:  # without CAP_NET_ADMIN there is net.core.rmem_max
+            self.ears.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        if self._family == socket.AF_INET:
+            self.ears.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+            self.ears.bind((str(self._group), self._port))
+        else:
+            self.ears.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            with contextlib.suppress(OSError):  # Linux 4.20; before, groups joined by other programs are heard too
+                self.ears.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+            self.ears.bind((str(self._group), self._port, 0, self._index))
+        self._member(socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP)
+
+    def _member(self, v4_option: int, v6_option: int) -> None:
+        if self._family == socket.AF_INET:
+            request = struct.pack("=4s4si", self._group.packed, bytes(4), self._index)  # ip_mreqn
+            self.ears.setsockopt(socket.IPPROTO_IP, v4_option, request)
+        else:
+            request = struct.pack("=16si", self._group.packed, self._index)  # ipv6_mreq
+            self.ears.setsockopt(socket.IPPROTO_IPV6, v6_option, request)
+
+    def renew(self) -> None:
+        """Leave the group and join it again: an interface that loses its last address forgets its groups, and the
+        socket isn't told."""
+        try:
+            with contextlib.suppress(OSError):  # the interface has forgotten it already
+                self._member(socket.IP_DROP_MEMBERSHIP, socket.IPV6_LEAVE_GROUP)
+            self._member(socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP)
+        except OSError as error:
+            raise self._broken(error) from error
+
+    def _aim(self, ttl: int) -> None:
+        """All that is sent leaves through the interface, with our endpoint as its source."""
+        if isinstance(self._source, IPv4Address):
+            request = struct.pack("=4s4si", bytes(4), self._source.packed, self._index)
+            self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
+            self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+            self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+            self.mouth.bind((str(self._source), self._port))
+        else:
+            self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._index)
+            self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
+            self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
+            scope = self._index if self._source.is_link_local else 0
+            self.mouth.bind((str(self._source), self._port, 0, scope))
+
+    # Using it. ------------------------------------------------------------------------------------------------
+
+    def send(self, datagram: bytes) -> None:
+        """To the group. DiscoveryError if the interface can't take it; a full queue drops it, as any network may."""
+        self._send(datagram, self._group)
+
+    def tell(self, datagram: bytes, host: IPAddress) -> None:
+        """To one host. That it can't be reached is no fault of the group: it is told again at the next turn."""
+        with contextlib.suppress(DiscoveryError):
+            self._send(datagram, host)
+
+    def _send(self, datagram: bytes, to: IPAddress) -> None:
+        local = to.is_multicast or to.is_link_local
+        target = (str(to), self._port) if to.version == 4 else (str(to), self._port, 0, self._index if local else 0)
+        try:
+            self.mouth.sendto(datagram, target)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise self._broken(error) from error
+
+    def receive(self, listener: socket.socket, at_most: int) -> Iterator[tuple[bytes, IPAddress]]:
+        """What one of the two sockets has heard, with its source address; ends when there is no more."""
+        for _ in range(at_most):
+            try:
+                datagram, source, *_ = listener.recvfrom(65535)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.ECONNREFUSED:  # a host that we told directly does not listen
+                    continue
+                raise self._broken(error) from error
+            yield datagram, _address(source[0])
+
+    def check(self) -> None:
+        """DiscoveryError unless this is still the interface, up, and with a cable in it."""
+        try:
+            if socket.if_nametoindex(self._interface) != self._index:
+                raise DiscoveryError(f"{self._interface} is another interface than before")
+            flags = self._ioctl(_SIOCGIFFLAGS) & 0xFFFF
+        except OSError as error:
+            raise self._broken(error) from error
+        if not flags & _IFF_UP:
+            raise DiscoveryError(f"{self._interface} is down; set it up")
+        if not flags & _IFF_RUNNING:
+            raise DiscoveryError(f"{self._interface} has no carrier; look at its cable and its switch port")
+
+    @property
+    def limit(self) -> int:
+        """Octets of a datagram that no link on the way has to fragment."""
+        try:
+            return min(MAX_PAYLOAD, self._ioctl(_SIOCGIFMTU) - _HEADERS[self._source.version])
+        except OSError as error:
+            raise self._broken(error) from error
+
+    def _ioctl(self, request: int) -> int:
+        """A number about the interface (struct ifreq)."""
+        answer = fcntl.ioctl(self.mouth, request, struct.pack("16s16x8x", self._interface.encode()))
+        return int(struct.unpack_from("=i", answer, 16)[0])
+
+    def _broken(self, error: OSError) -> DiscoveryError:
+        if error.errno == errno.EADDRNOTAVAIL:
+            why = f"{self._source} is not an address of this host (any more)"
+        elif error.errno in (errno.ENODEV, errno.ENXIO):
+            why = "there is no such interface"
+        elif error.errno in (errno.EPERM, errno.EACCES):
+            why = f"a firewall on this host forbids sending to UDP port {self._port}"
+        elif error.errno in (errno.ENETUNREACH, errno.ENETDOWN, errno.EINVAL):
+            why = f"it is down, or {self._source} is not its address any more"
+        else:
+            why = error.strerror or str(error)
+        return DiscoveryError(f"can't speak to {self._group} on {self._interface}: {why}")
+
+
+def _address(text: str) -> IPAddress:
+    return ip_address(text.partition("%")[0])
+
+
+class InterfaceWatch:
+    """Hears from the kernel that links or addresses changed: a hint to look, which may come too often."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self.socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def changed(self) -> tuple[bool, bool]:
+        """Read all that came: whether our link may have changed, and whether its addresses may have."""
+        link = addresses = False
+        ours = self._index()
+        while True:
+            try:
+                data = self.socket.recv(65536)
+            except BlockingIOError:
+                return link, addresses
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                link = addresses = True  # more came than fits: anything may have changed
+                continue
+            for kind, index in _messages(data):
+                addresses = addresses or (kind in _ADDRESS_MESSAGES and index == ours)
+                link = link or (kind not in _ADDRESS_MESSAGES and ours in (index, 0))
+
+    def _index(self) -> int:
+        """The interface's index, 0 while there is none."""
+        try:
+            return socket.if_nametoindex(self._interface)
+        except OSError:
+            return 0
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int]]:
+    """Type and interface index of each netlink message of a datagram."""
+    at = 0
+    while at + _INDEX_AT + 4 <= len(data):
+        length, kind, *_ = _NLMSG_HEADER.unpack_from(data, at)
+        if length < _NLMSG_HEADER.size:
+            return
+        yield kind, struct.unpack_from("=i", data, at + _INDEX_AT)[0]
+        at += (length + 3) & ~3

@@ -1,0 +1,293 @@
+"""The table of peers: who is believed, who is alive, and who is refused and why. Sans I/O; time is an argument.
+
+`discovery/conversation.py` feeds it with decoded messages, whose seals were judged before. The rules:
+
+    source address      must be one of the endpoints that the message claims
+    same instance       its `seq` only ever rises; a new endpoint is an address change
+    another instance    from the same endpoint: a restart, believed at once (with a key: if its epoch is newer);
+                        from elsewhere: a second host with that id, refused until the first falls silent or leaves
+    silence             after `timeout` seconds a peer is gone; what it said stays unrepeatable for MEMORY seconds more
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from weft.discovery.assembly import Assembler
+from weft.discovery.options import MulticastSettings
+from weft.discovery.tally import Complaints, Counters, Refused
+from weft.errors import WireError
+from weft.model import IPAddress, Node
+from weft.wire.hello import Goodbye, Hello, Stamp
+
+MEMORY = 3600.0
+"""Seconds for which a peer that left is remembered, so that its old datagrams are not believed again."""
+REORDER = 2.0
+"""An old datagram that comes this soon after a newer one has only been overtaken: dropped, and nothing to report."""
+_FORMER = 4
+
+
+@dataclass(slots=True)
+class _Past:
+    """What one node id has said so far. `former`: instances before this one, latest last."""
+
+    stamp: Stamp
+    at: float
+    former: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Peer:
+    node: Node
+    source: IPAddress
+    heard: float
+    size: int
+    past: _Past
+    direct: bool = False
+    told: int = 0
+    """The highest seq of which any part was heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """Where from, how many octets, when, and whether past the group."""
+
+    source: IPAddress
+    size: int
+    now: float
+    direct: bool
+
+
+class PeerTable:
+    """Holds the peers, sorted by id. `keyed`: datagrams are sealed, so their stamps can be trusted."""
+
+    def __init__(self, settings: MulticastSettings, counters: Counters, complaints: Complaints) -> None:
+        self._me = settings.node
+        self.source = settings.source
+        """Where this node is."""
+        self._timeout = settings.peer_timeout
+        self._limits = settings.limits
+        self._keyed = settings.key is not None
+        self._counters = counters
+        self._complaints = complaints
+        self._assembler = Assembler(settings.limits.assembly_octets)
+        self._alive: dict[str, _Peer] = {}  # in the order in which they were last heard
+        self._gone: dict[str, _Past] = {}  # in the order in which they went
+        self._ids: list[str] = []
+        self._nodes: list[Node] = []
+        self._octets = 0
+        self.version = 0
+        """Differs from before whenever `nodes` does."""
+        self.announcing = False
+        """This node tells others about itself: somebody else with its id is a problem."""
+
+    # What it knows. -------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All peers, sorted by id."""
+        return tuple(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._alive)
+
+    def heard(self) -> Iterator[tuple[str, float]]:
+        """Node id and when it was last heard."""
+        return ((node_id, peer.heard) for node_id, peer in self._alive.items())
+
+    def direct(self) -> Iterator[IPAddress]:
+        """Where the peers are that spoke to us alone, past the group: they may not hear the group either."""
+        return (peer.source for peer in self._alive.values() if peer.direct)
+
+    @property
+    def next_expiry(self) -> float:
+        """Nobody falls silent for too long before this."""
+        first = next(iter(self._alive.values()), None)
+        return first.heard + self._timeout if first else float("inf")
+
+    # What it hears. -------------------------------------------------------------------------------------------
+
+    def hello(self, hello: Hello, source: IPAddress, size: int, now: float, direct: bool = False) -> bool:
+        """Take a HELLO, or a part of one, of `size` octets; False if it was refused, or was nothing new."""
+        if not self.comes_from(hello.peer_id, hello.endpoints, source, now):
+            return False
+        if hello.peer_id == self._me:
+            return self._own_id(hello, source, now)
+        if hello.stamp is None:
+            return self._plain(hello, source, now)
+        if not self._believable(hello.peer_id, hello.stamp, source, now):
+            return False
+        peer = self._alive.get(hello.peer_id)
+        if peer and peer.past.stamp.instance == hello.stamp.instance and peer.told < hello.stamp.seq:
+            self._touch(hello.peer_id, peer, hello.stamp.seq, now)
+        try:
+            whole = self._assembler.add(hello, hello.stamp, size, now)
+        except WireError:
+            self._counters.refused[Refused.MALFORMED] += 1
+            return False
+        return whole is None or self._admit(whole[0], hello.stamp, _Arrival(source, whole[1], now, direct))
+
+    def goodbye(self, goodbye: Goodbye, source: IPAddress, now: float) -> None:
+        """A peer leaves. Only its own running instance can say so, and only from where it is."""
+        peer = self._alive.get(goodbye.peer_id)
+        if not self.comes_from(goodbye.peer_id, goodbye.endpoints, source, now) or peer is None or not goodbye.stamp:
+            return
+        if source not in peer.node.endpoints:
+            text = f"{source} says goodbye for {peer.node.id}, which is at {peer.source}: not believed"
+            self._refuse(Refused.SPOOFED, str(source), text, now)
+        elif goodbye.stamp.instance == peer.past.stamp.instance and self._believable(
+            goodbye.peer_id, goodbye.stamp, source, now
+        ):
+            peer.past = _Past(goodbye.stamp, now, peer.past.former)
+            self._leave(goodbye.peer_id, now)
+
+    def expire(self, now: float) -> None:
+        """Let go who has been silent for too long."""
+        while self.next_expiry <= now:
+            self._leave(next(iter(self._alive)), now)
+        while self._gone and next(iter(self._gone.values())).at + MEMORY <= now:
+            del self._gone[next(iter(self._gone))]
+
+    # The rules. -----------------------------------------------------------------------------------------------
+
+    def comes_from(self, peer_id: str, endpoints: tuple[IPAddress, ...], source: IPAddress, now: float) -> bool:
+        """Whether the sender is where it says it is; reported if not."""
+        if source in endpoints:
+            return True
+        claimed = " and ".join(map(str, endpoints))
+        text = (
+            f"a datagram from {source} claims to come from {peer_id} at {claimed}: refused; somebody pretends to be "
+            f"that host, or there is address translation between it and this one"
+        )
+        self._refuse(Refused.SPOOFED, str(source), text, now)
+        return False
+
+    def _own_id(self, hello: Hello, source: IPAddress, now: float) -> bool:
+        if source == self.source and (hello.stamp is None or not self.announcing):
+            return False  # our own RESPONSE; or the agent of this very host, heard by a dry run beside it
+        who = "another host" if source != self.source else "another weft on this host"
+        text = (
+            f"{who} uses this host's node id {self._me!r}: it is at {source}, this one at {self.source}; "
+            f"set another `node` on one of them"
+        )
+        self._refuse(Refused.DUPLICATE, self._me, text, now)
+        return False
+
+    def _plain(self, hello: Hello, source: IPAddress, now: float) -> bool:
+        if hello.peer_id not in self._alive:
+            text = (
+                f"{hello.peer_id} at {source} speaks the docker-router {hello.kind} without the MAC address of its "
+                f"tunnel end: listed, and not routed to; run weft there"
+            )
+            self._complaints.report("plain", hello.peer_id, text, now + self._timeout)
+        return True
+
+    def _believable(self, peer_id: str, stamp: Stamp, source: IPAddress, now: float) -> bool:
+        """Whether this stamp may follow what that id said before; reported if not."""
+        peer = self._alive.get(peer_id)
+        past = peer.past if peer else self._gone.get(peer_id)
+        if past is None:
+            return True
+        if stamp.instance == past.stamp.instance:
+            # Parts of the latest set all carry its seq: `_Peer` moves on to it only when the set is whole.
+            return stamp.seq > past.stamp.seq or self._overtaken(peer_id, past, source, now)
+        if peer and source not in peer.node.endpoints:
+            text = (
+                f"two hosts use the node id {peer_id!r}: one at {peer.source}, which was first, and one at {source}, "
+                f"which is refused until the first is silent for {self._timeout:g} s or leaves; "
+                f"set another `node` on one of them"
+            )
+            return self._refuse(Refused.DUPLICATE, peer_id, text, now)
+        if self._keyed and stamp.epoch <= past.stamp.epoch:
+            text = (
+                f"a datagram of {peer_id} from {source} is older than others of that host: refused as a replay. If the "
+                f"host was restarted and its clock went back, set its clock, restart weft there, or wait {MEMORY:g} s"
+            )
+            return self._refuse(Refused.REPLAYED, peer_id, text, now)
+        if peer and stamp.instance in past.former:
+            text = (
+                f"two programs on {source} use the node id {peer_id!r} in turn: stop one, or set another `node` there"
+            )
+            return self._refuse(Refused.DUPLICATE, peer_id, text, now)
+        return True
+
+    def _overtaken(self, peer_id: str, past: _Past, source: IPAddress, now: float) -> bool:
+        """An old datagram: a replay, unless it was only overtaken or came twice, by the group and directly."""
+        if now - past.at <= REORDER:
+            self._counters.refused[Refused.REPEATED] += 1
+            return False
+        text = f"an old datagram of {peer_id} was heard again, from {source}: refused as a replay"
+        return self._refuse(Refused.REPLAYED, peer_id, text, now)
+
+    def _refuse(self, why: Refused, subject: str, text: str, now: float) -> bool:
+        self._counters.refused[why] += 1
+        self._complaints.report(why, subject, text, now + self._timeout)
+        return False
+
+    # The table. -----------------------------------------------------------------------------------------------
+
+    def _admit(self, hello: Hello, stamp: Stamp, arrival: _Arrival) -> bool:
+        """Write a whole, believable HELLO into the table, if there is room for it."""
+        node, old = hello.node, self._alive.get(hello.peer_id)
+        if node is None or not self._room_for(hello, old, arrival):
+            return False
+        past = old.past if old else self._gone.pop(hello.peer_id, None)
+        former = past.former if past else ()
+        if past and past.stamp.instance != stamp.instance:
+            former = (*former, past.stamp.instance)[-_FORMER:]
+        self._octets += arrival.size - (old.size if old else 0)
+        self._alive.pop(node.id, None)
+        self._alive[node.id] = _Peer(
+            node=node,
+            source=arrival.source,
+            heard=arrival.now,
+            size=arrival.size,
+            past=_Past(stamp, arrival.now, former),
+            told=stamp.seq,
+            direct=arrival.direct or (old is not None and old.direct and old.source == arrival.source),
+        )
+        self._complaints.clear("plain", node.id)
+        if old is None or old.node != node:
+            self._list(node)
+        return True
+
+    def _room_for(self, hello: Hello, old: _Peer | None, arrival: _Arrival) -> bool:
+        limits = self._limits
+        if len(hello.subnets) > limits.subnets:
+            text = f"{hello.peer_id} announces {len(hello.subnets)} subnets, and {limits.subnets} is the limit: refused"
+            return self._refuse(Refused.LIMIT, hello.peer_id, text, arrival.now)
+        if old is None and len(self._alive) >= limits.peers:
+            text = f"there are {limits.peers} peers, which is the limit: more are refused"
+            return self._refuse(Refused.LIMIT, "multicast", text, arrival.now)
+        if self._octets + arrival.size - (old.size if old else 0) > limits.octets:
+            text = f"the peers' announcements take {limits.octets} octets, which is the limit: more are refused"
+            return self._refuse(Refused.LIMIT, "multicast", text, arrival.now)
+        return True
+
+    def _touch(self, peer_id: str, peer: _Peer, seq: int, now: float) -> None:
+        """It lives, even if the rest of this set gets lost: the last place in the order of silence."""
+        del self._alive[peer_id]
+        self._alive[peer_id] = peer
+        peer.heard, peer.told = now, seq
+
+    def _leave(self, peer_id: str, now: float) -> None:
+        peer = self._alive.pop(peer_id)
+        peer.past.at = now
+        self._gone[peer_id] = peer.past
+        if len(self._gone) > self._limits.peers:
+            del self._gone[next(iter(self._gone))]
+        self._octets -= peer.size
+        at = bisect_left(self._ids, peer_id)
+        del self._ids[at], self._nodes[at]
+        self.version += 1
+
+    def _list(self, node: Node) -> None:
+        at = bisect_left(self._ids, node.id)
+        if at < len(self._ids) and self._ids[at] == node.id:
+            self._nodes[at] = node
+        else:
+            self._ids.insert(at, node.id)
+            self._nodes.insert(at, node)
+        self.version += 1
