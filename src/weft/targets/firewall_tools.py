@@ -20,6 +20,8 @@ from pathlib import Path
 from weft.core.firewall import FAMILIES, Family, Ruleset, parse_save
 from weft.errors import DecodeError, FirewallError
 
+SBIN: tuple[str, ...] = ("/usr/sbin", "/sbin")
+"""Where the tools are, though a service's PATH often lacks them."""
 LOCK_WAIT = 5
 """Seconds that iptables-legacy waits for another program to let go of its lock."""
 TIMEOUT = 20.0
@@ -58,8 +60,7 @@ def find_backends() -> tuple[Backend, ...]:
 
 
 def _search() -> str:
-    """Where the tools are; a service's PATH often lacks the sbin folders."""
-    return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
 
 
 def _version() -> str:
