@@ -7,6 +7,7 @@ source does can stop the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
@@ -72,9 +73,22 @@ class Loop:
                 await self.step(full)
                 await self._sleep(last_full + self.interval)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self.stop()
+
+    def stop(self) -> None:
+        """End the sources' tasks."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def listen(self, seconds: float) -> View | None:
+        """Let the sources speak for so long, without a single cycle: the View that came of it, for a dry run."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await self._woken.wait()
+                    self._woken.clear()
+                    self._after(self.world.view())
+        return self.world.view()
 
     async def step(self, full: bool = False) -> Report | None:
         """One cycle with what the world knows now; None if nothing may be planned yet."""
@@ -86,8 +100,7 @@ class Loop:
                 report = await self.reconciler.cycle(self.view, full)
                 self._tell(report)
                 self.ready.set()
-        if self._after_cycle is not None:
-            self._after_cycle(self.view)
+        self._after(self.view)
         return report
 
     async def exclusively(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -95,15 +108,17 @@ class Loop:
         async with self._busy:
             return await work()
 
+    def _after(self, view: View | None) -> None:
+        if self._after_cycle is not None:
+            self._after_cycle(view)
+
     async def _sleep(self, next_full: float) -> None:
         now = self.reconciler.clock.now()
         retry = self.reconciler.next_retry()
         until = next_full if retry is None else min(next_full, retry)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(until - now, 0.001)):
                 await self._woken.wait()
-        except TimeoutError:
-            return
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work, name=name))

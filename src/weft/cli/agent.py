@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from weft.cli.client import as_json, ask, table
 from weft.errors import AgentUnreachable
@@ -64,7 +65,7 @@ def plan(config: Path | None, wait: float, json_: bool, **flags: str | None) -> 
     except AgentUnreachable:
         from weft.daemons.agent import dry_run
 
-        answer = asyncio.run(dry_run(settings, wait))
+        answer = msgspec.to_builtins(asyncio.run(dry_run(settings, wait)))
     if json_:
         as_json(answer)
     else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from weft.model import Known, Node
+from weft.model import IPAddress, Known, Node
+from weft.settings import Settings
 
 
 class Discovery(Protocol):
@@ -30,3 +32,39 @@ class Discovery(Protocol):
     async def close(self) -> None:
         """Say goodbye if there is a way to, and give up sockets."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a discovery speaks from: this host's id, its uplink and endpoint, a text that is new with each start of the
+    program, and the hosts' shared key."""
+
+    node: str
+    interface: str
+    source: IPAddress
+    instance: str
+    key: bytes | None = field(default=None, repr=False)
+
+
+def _multicast(settings: Settings, place: Place) -> Discovery:
+    from weft.discovery.multicast import Multicast
+    from weft.discovery.options import MulticastSettings, default_group
+
+    return Multicast(
+        MulticastSettings(
+            node=place.node,
+            interface=place.interface,
+            source=place.source,
+            instance=place.instance,
+            group=settings.multicast_group or default_group(place.source),
+            port=settings.discovery_port,
+            direct=settings.peers,
+            announce_interval=settings.announce_interval,
+            peer_timeout=settings.peer_timeout,
+            key=place.key,
+        )
+    )
+
+
+DISCOVERIES: dict[str, Callable[[Settings, Place], Discovery]] = {"multicast": _multicast}
+"""What the setting `discovery` may say → the discovery, made from the settings and the place."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -121,7 +121,7 @@ class ExplainAnswer(msgspec.Struct):
 class Api:
     """Answers from one running loop. `last_seen`: of the discovery."""
 
-    def __init__(self, loop: Loop, last_seen: Mapping[str, float]) -> None:
+    def __init__(self, loop: Loop, last_seen: Callable[[], Mapping[str, float]]) -> None:
         self._loop = loop
         self._last_seen = last_seen
         self._started = time.monotonic()
@@ -133,7 +133,8 @@ class Api:
         for problem in self._loop.world.problems():
             problems.setdefault(problem.subject, []).append(problem.message)
         claims = known.items if known is not None else ()
-        return [self._peer(node, node.id in routed, problems.get(node.id, [])) for node in claims]
+        seen = self._last_seen()
+        return [_peer(node, seen.get(node.id, 0.0), node.id in routed, problems.get(node.id, [])) for node in claims]
 
     def networks(self) -> list[NetworkRow]:
         engine = self._loop.world.engine
@@ -204,21 +205,6 @@ class Api:
         shown = [ExplainLine(s.text, s.why, self._status(s.key).state if s.key is not None else "") for s in said]
         return ExplainAnswer(asked, found, shown)
 
-    def _peer(self, node: Node, routed: bool, problems: list[str]) -> PeerRow:
-        return PeerRow(
-            node=node.id,
-            endpoints=[str(e) for e in node.endpoints],
-            networks=[str(s) for n in node.networks for s in n.subnets],
-            mac=mac_text(node.mac),
-            vni=node.vni,
-            mtu=node.mtu,
-            source=node.source,
-            version=node.version,
-            last_seen=self._last_seen.get(node.id, 0.0),
-            routed=routed,
-            problems=problems,
-        )
-
     def _status(self, key: Key) -> Status:
         return self._loop.reconciler.account.statuses.get(key) or Status("done", 0.0)
 
@@ -247,6 +233,22 @@ def answer(changes: Changes) -> PlanAnswer:
 def removed(ops: list[Op]) -> PlanAnswer:
     """The same shape for `weft cleanup`."""
     return PlanAnswer([line for op in ops for line in lines(op)], [], [])
+
+
+def _peer(node: Node, seen: float, routed: bool, problems: list[str]) -> PeerRow:
+    return PeerRow(
+        node=node.id,
+        endpoints=[str(e) for e in node.endpoints],
+        networks=[str(s) for n in node.networks for s in n.subnets],
+        mac=mac_text(node.mac),
+        vni=node.vni,
+        mtu=node.mtu,
+        source=node.source,
+        version=node.version,
+        last_seen=seen,
+        routed=routed,
+        problems=problems,
+    )
 
 
 def _network(network: Network) -> NetworkRow:

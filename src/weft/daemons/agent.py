@@ -1,0 +1,135 @@
+"""`weft agent`: engine and discovery → kernel and firewall. Wiring only; called by `cli/agent.py`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from weft import __version__
+from weft.agent.announcer import Announcer
+from weft.agent.loop import Loop
+from weft.agent.reconcile import Reconciler
+from weft.agent.world import World
+from weft.backends.tunnel import device_name, vtep_mac
+from weft.core.identity import Identity, Self
+from weft.daemons.process import log_to_stderr, run_until_signalled
+from weft.discovery import DISCOVERIES, Discovery, Place
+from weft.discovery.options import NO_KEY_WARNING
+from weft.engines import ENGINES, Engine
+from weft.errors import AgentUnreachable, DiscoveryError
+from weft.model import Host, Known, Network, Node, Profile, View
+from weft.settings import Settings, shared_key
+from weft.targets.firewall import FirewallTarget
+from weft.targets.kernel.host import HostFacts
+from weft.targets.kernel.target import KernelTarget
+from weft.web.api import Api, PlanAnswer, answer
+from weft.web.server import Server
+
+log = logging.getLogger("weft")
+
+ROLE = "agent"
+
+
+class Agent:
+    """The parts, and how they hang together."""
+
+    def __init__(self, settings: Settings, announcing: bool = True) -> None:
+        node = settings.node or socket.gethostname()
+        device = device_name(settings.vni)
+        underlay = {"auto": 0, "ipv4": 4, "ipv6": 6}[settings.underlay]
+        self.settings = settings
+        self.engine: Engine = ENGINES[settings.engine](settings)
+        self.kernel = KernelTarget(f"weft:{ROLE}:{node}", vtep_mac(node, settings.vni))
+        self.firewall = FirewallTarget(owns=lambda dev: dev == device)
+        self.world = World(
+            Identity(
+                id=node,
+                vni=settings.vni,
+                port=settings.port,
+                version=__version__,
+                interface=settings.interface,
+                endpoints=settings.endpoint,
+                underlay=underlay,
+                mtu=settings.mtu,
+                source=settings.discovery,
+            ),
+            Profile(ROLE, underlay or 4, settings.learning, settings.metric),
+            settings.allowed,
+        )
+        self.announcer = Announcer(self._discovery, announcing)
+        self.loop = Loop(self.world, Reconciler((self.kernel, self.firewall)), settings.interval, self._cycled)
+        self._key = shared_key(settings)
+        self._instance = secrets.token_hex(8)
+
+    async def start(self) -> None:
+        """Follow the sources. The firewall is read first: what it has decides which chains are planned."""
+        await self.firewall.read()
+        self.world.chains = self.firewall.chains
+        self.loop.follow("host", HostFacts().hosts, self._keep_host)
+        self.loop.follow("engine", self.engine.networks, self._keep_engine)
+        self.loop.follow("discovery", self.announcer.peers, self._keep_peers)
+
+    async def close(self) -> None:
+        await self.announcer.close()
+        await self.engine.close()
+        for target in self.loop.reconciler.targets:
+            target.close()
+
+    def _discovery(self, here: Self) -> Discovery:
+        source = here.node.endpoint(here.underlay) if here.node is not None else None
+        if source is None:
+            raise DiscoveryError(f"this host has no IPv{here.underlay} endpoint to speak from")
+        place = Place(self.world.identity.id, here.uplink, source, self._instance, self._key)
+        return DISCOVERIES[self.settings.discovery](self.settings, place)
+
+    def _keep_host(self, host: Host) -> None:
+        self.world.host = host
+
+    def _keep_engine(self, known: Known[Network]) -> None:
+        self.world.engine = known
+
+    def _keep_peers(self, known: Known[Node]) -> None:
+        self.world.peers = known
+
+    def _cycled(self, view: View | None) -> None:
+        """After each cycle: peers hear of a change, and foreign chains that came or went make a new plan."""
+        self.announcer.tell(self.world.me())
+        if self.world.chains != self.firewall.chains:
+            self.world.chains = self.firewall.chains
+            self.loop.wake()
+
+
+async def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; what was set up in the kernel stays. Raises WeftError if it can't start."""
+    log_to_stderr(settings.log_level)
+    agent = Agent(settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(agent.close)
+        server = Server(Api(agent.loop, agent.announcer.last_seen), Path(settings.socket))
+        await server.start()
+        stack.push_async_callback(server.stop)
+        log.info("weft %s agent, node %s; answering on %s", __version__, agent.world.identity.id, settings.socket)
+        if shared_key(settings) is None:
+            log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port))
+        await agent.start()
+        await run_until_signalled(agent.loop)
+    log.info("stopped; tunnels and routes stay up, `weft cleanup` removes them")
+    return 0
+
+
+async def dry_run(settings: Settings, seconds: float) -> PlanAnswer:
+    """What an agent would do now, after listening for so long; it tells nobody anything and changes nothing."""
+    agent = Agent(settings, announcing=False)
+    try:
+        await agent.start()
+        view = await agent.loop.listen(seconds)
+        if view is None:
+            reasons = "; ".join(p.message for p in agent.world.problems()) or "this host's networks can't be found out"
+            raise AgentUnreachable(f"no plan can be made: {reasons}")
+        return answer(await agent.loop.reconciler.preview(view))
+    finally:
+        agent.loop.stop()
+        await agent.close()

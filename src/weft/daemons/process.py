@@ -1,0 +1,53 @@
+"""What a daemon is to the system around it: log lines, signals, systemd. Called by every daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+
+from weft.agent.loop import Loop
+
+
+def log_to_stderr(level: str) -> None:
+    """One line per event; the time is left to journald where it reads us."""
+    under_journald = "JOURNAL_STREAM" in os.environ
+    form = "%(levelname)s %(message)s" if under_journald else "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format=form)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+
+
+async def run_until_signalled(loop: Loop) -> None:
+    """Run the loop until SIGTERM or SIGINT. Tells systemd READY after the first cycle (sd_notify(3))."""
+    running = asyncio.ensure_future(loop.run())
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    ready = asyncio.ensure_future(loop.ready.wait())
+    ready.add_done_callback(lambda done: done.cancelled() or notify(os.environ, "READY=1", "STATUS=running"))
+    stop = asyncio.ensure_future(asked.wait())
+    await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+    notify(os.environ, "STOPPING=1")
+    for task in (ready, stop, running):
+        task.cancel()
+    results = await asyncio.gather(running, return_exceptions=True)
+    for error in results:
+        if isinstance(error, Exception):
+            raise error
+
+
+def notify(environment: Mapping[str, str], *states: str) -> bool:
+    """Send states such as `READY=1` to $NOTIFY_SOCKET; False if there is none, or if its reader is gone."""
+    path = environment.get("NOTIFY_SOCKET", "")
+    if not path:
+        return False
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto("\n".join(states).encode(), address)
+        return True
+    return False
