@@ -207,6 +207,8 @@ def _container_names(value: object, network: str, where: str) -> list[str]:
 def _check_networks(host: Host, where: str) -> None:
     for one, other in combinations(host.networks, 2):
         _apart(one.subnets, other.subnets, f"{where}.networks.{other.name}", f"network {one.name}")
+    if host.engine == "none" and host.agent is not None and not any(map(host.exposes, host.networks)):
+        raise TopologyError(f"{where}: an agent with `engine: none` needs a network to tell about, or `agent: false`")
     for network in host.networks:
         here = f"{where}.networks.{network.name}"
         for port in host.ports:
