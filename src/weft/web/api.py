@@ -1,6 +1,6 @@
 """What a running agent tells about itself: values for `weft show`, `weft explain`, `weft plan`. Called by `server.py`.
 
-Every answer is a msgspec Struct that becomes JSON as it stands; docs/api.md shows them.
+Every answer is a msgspec Struct that becomes JSON as it stands (`weft show … --json`).
 """
 
 from __future__ import annotations
