@@ -1,0 +1,99 @@
+"""Labs for tests: up for the length of a `with`, gone at its end, and named so that test runs don't meet.
+
+with lab_up(example("plain")) as lab:
+    assert ping(lab) == []
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from weft.lab import matrix, removal, state
+from weft.lab.lab import Lab
+
+T = TypeVar("T")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PREFIX = "t"
+
+
+def do(work: Coroutine[Any, Any, T]) -> T:
+    """Run one of the lab's coroutines to its end."""
+    return asyncio.run(work)
+
+
+def example(file: str, /, **changes: Any) -> dict[str, Any]:
+    """The content of examples/<file>.yaml, with some top-level keys changed."""
+    content: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{file}.yaml").read_text())
+    return content | changes
+
+
+def without_agents(document: dict[str, Any]) -> dict[str, Any]:
+    """The same lab with no agent on any host."""
+    return document | {"hosts": {name: (host or {}) | {"agent": False} for name, host in document["hosts"].items()}}
+
+
+def unique(label: str) -> str:
+    """A lab's name that holds this process's pid: `t4711-plain`."""
+    return f"{PREFIX}{os.getpid()}-{label}"
+
+
+@contextlib.contextmanager
+def lab_up(document: dict[str, Any], label: str) -> Iterator[Lab]:
+    """The lab that the document describes, up and running."""
+    sweep()
+    name = unique(label)
+    lab = do(Lab.up(document | {"name": name}, name))
+    try:
+        yield lab
+    finally:
+        do(lab.down())
+
+
+def sweep() -> None:
+    """Remove labs of test runs that were killed."""
+    for name in state.labs():
+        pid = name.partition("-")[0].removeprefix(PREFIX)
+        if name.startswith(PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
+            do(removal.remove(name))
+
+
+def failing(lab: Lab, count: int = 2) -> list[str]:
+    """`a/web1 → b/web1` of every pair that loses a ping; and at least one pair was pinged."""
+    tallies = do(matrix.ping(lab, count=count, interval=0.05))
+    assert tallies
+    return [f"{tally.pair.source} → {tally.pair.target} {tally.pair.address}" for tally in tallies if not tally.ok]
+
+
+def settle(lab: Lab, patience: float = 30.0) -> None:
+    """Wait until every pair answers."""
+    assert do(matrix.settle(lab, patience)) is not None, f"no full connectivity within {patience} s: {failing(lab)}"
+
+
+def on(lab: Lab, where: str, command: str | Sequence[str], check: bool = True, timeout: float = 60.0) -> str:
+    """Run a command (a text is split at spaces) in `host` or `host/container`; its stdout."""
+    words = command.split() if isinstance(command, str) else list(command)
+    name, _, container = where.partition("/")
+    host = lab.host(name)
+    line = do(lab.container_command(host, container, words)) if container else host.inside(words)
+    done = subprocess.run(line, env=host.environment, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0 or not check, f"{where}: {' '.join(words)}: {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def ip_json(lab: Lab, host: str, arguments: str) -> Any:
+    """What `ip -j -d ARGUMENTS` tells on a host."""
+    return json.loads(on(lab, host, f"ip -j -d {arguments}") or "[]")
+
+
+def bridge_json(lab: Lab, host: str, arguments: str) -> Any:
+    """What `bridge -j ARGUMENTS` tells on a host."""
+    return json.loads(on(lab, host, f"bridge -j {arguments}") or "[]")

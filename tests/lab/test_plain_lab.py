@@ -1,0 +1,251 @@
+"""`weft lab` itself, without Docker and without agents: it builds what the file says and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.lab.harness import do, example, failing, ip_json, lab_up, on, settle, unique, without_agents
+from tests.support.eventually import until
+from tests.support.needs import needs_root
+from weft.errors import LabError
+from weft.lab import matrix, netns, removal, state, wiring
+from weft.lab.lab import Lab
+
+pytestmark = needs_root
+
+STATIC = {  # routes by hand, in place of agents
+    "a": ["10.2.1.0/24 via 192.168.77.12", "fd00:2:1::/64 via fd77::12", "fd00:2:6::/64 via fd77::12"],
+    "b": ["10.1.1.0/24 via 192.168.77.11", "fd00:1:1::/64 via fd77::11"],
+}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with lab_up(without_agents(example("plain")), "plain") as found:
+        yield found
+
+
+def weft_lab(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`weft lab …` as a user runs it."""
+    command = [sys.executable, "-m", "weft.cli.main", "lab", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def test_hosts_reach_each_other_over_the_segment(lab: Lab) -> None:
+    assert " 0% packet loss" in on(lab, "a", "ping -c1 -W2 192.168.77.12")
+    assert " 0% packet loss" in on(lab, "a", "ping -c1 -W2 fd77::13")
+
+
+def test_containers_reach_their_own_network_and_nothing_connects_the_hosts_yet(lab: Lab) -> None:
+    assert "a/shop → a/blog 10.1.1.3" not in failing(lab, count=1)
+    assert "a/shop → b/web1 10.2.1.2" in failing(lab, count=1)
+
+
+def test_a_host_does_not_forward_until_somebody_says_so(lab: Lab) -> None:
+    assert on(lab, "a", "cat /proc/sys/net/ipv4/ip_forward").strip() == "0"
+
+
+def test_with_routes_by_hand_the_containers_of_two_hosts_answer(lab: Lab) -> None:
+    for host, routes in STATIC.items():
+        netns.set_sysctls(
+            lab.host(host).namespace, [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]
+        )
+        for route in routes:
+            on(lab, host, f"ip route add {route}")
+    try:
+        assert [line for line in failing(lab) if " c/" not in line and not line.startswith("c/")] == []
+    finally:
+        for host, routes in STATIC.items():
+            for route in routes:
+                on(lab, host, f"ip route del {route}")
+
+
+def test_a_command_runs_in_the_namespaces_of_its_host_with_its_exit_code(lab: Lab) -> None:
+    assert on(lab, "a", "cat /proc/sys/kernel/hostname") == "a\n"
+    assert [link["ifname"] for link in ip_json(lab, "a/shop", "link")] == ["lo", "eth0"]
+    done = weft_lab("exec", "--lab", lab.name, "b", "--", "sh", "-c", "echo $WEFT_SOCKET; exit 7")
+    assert (done.returncode, done.stdout) == (7, f"/run/weft-lab/{lab.name}/b/agent.sock\n")
+
+
+def test_the_matrix_as_json_says_what_fails_and_the_exit_code_is_one(lab: Lab) -> None:
+    done = weft_lab("ping", "--lab", lab.name, "--count", "1", "--timeout", "0.3", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert not told["ok"]
+    pair = next(p for p in told["pairs"] if (p["source"], p["target"]) == ("a/shop", "a/blog"))
+    assert (pair["sent"], pair["answered"], pair["loss"]) == (1, 1, 0)
+    assert pair["rtt_ms"] > 0
+    lost = next(p for p in told["pairs"] if (p["source"], p["target"]) == ("a/shop", "c/db1"))
+    assert (lost["answered"], lost["loss"], lost["rtt_ms"]) == (0, 1, None)
+
+
+@pytest.mark.parametrize("keep_carrier", [False, True])
+def test_a_cut_cable_carries_nothing_until_it_is_healed(lab: Lab, keep_carrier: bool) -> None:
+    do(lab.cut("b", "lan", keep_carrier))
+    assert do(lab.cables_cut()) == {("b", "lan")}
+    assert on(lab, "b", "cat /sys/class/net/eth0/carrier").strip() == str(int(keep_carrier))
+    assert "100% packet loss" in on(lab, "a", "ping -c1 -W1 192.168.77.12", check=False)
+    do(lab.heal("b", "lan"))
+    assert do(lab.cables_cut()) == set()
+    answers = lambda: " 0% packet loss" in on(lab, "a", "ping -c1 -W1 192.168.77.12", check=False)  # noqa: E731
+    until(answers, "b to answer again")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("exec", "d", "--", "true"), "there is no host 'd'"),
+        (("exec", "a/shp", "--", "true"), "there is no container 'shp' on host a; did you mean 'shop'?"),
+        (("cut", "a", "wan"), "a is not on segment 'wan'"),
+        (("cut", "x", "lan"), "there is no host or router 'x'"),
+        (("start", "a", "docker"), "host a has `engine: none`"),
+        (("start", "a", "agent"), "host a has `agent: false`"),
+        (("kill", "a", "agent"), "agent does not run on a"),
+    ],
+)
+def test_what_can_not_be_done_is_said_with_what_there_is(lab: Lab, arguments: tuple[str, ...], message: str) -> None:
+    verb, *rest = arguments
+    done = weft_lab(verb, "--lab", lab.name, *rest)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_second_lab_runs_beside_it_and_takes_nothing_along(lab: Lab) -> None:
+    with lab_up(without_agents(example("plain")), "beside") as other:
+        assert lab.name in state.labs()
+        assert other.name in state.labs()
+        assert " 0% packet loss" in on(other, "a", "ping -c1 -W2 192.168.77.13")
+        with pytest.raises(LabError, match="is up already"):
+            do(Lab.up(example("plain", name=other.name), other.name))
+    assert other.name not in state.labs()
+    assert " 0% packet loss" in on(lab, "a", "ping -c1 -W2 192.168.77.13")
+
+
+def test_the_machines_own_network_stays_as_it_was() -> None:
+    before = machine()
+    with lab_up(without_agents(example("two-segments")), "trace") as lab:
+        assert machine() == before
+        assert failing(lab)
+    assert machine() == before
+    assert leftovers(lab.name) == []
+
+
+def test_a_router_says_that_a_packet_is_too_big_for_the_narrow_segment() -> None:
+    with lab_up(without_agents(example("two-segments")), "router") as lab:
+        said = on(lab, "a", "ping -c2 -M do -s 1450 192.168.2.11", check=False)
+        assert "Frag needed and DF set (mtu = 1400)" in said or "mtu=1400" in said
+        assert " 0% packet loss" in on(lab, "a", "ping -c1 -M do -s 1372 192.168.2.11")
+
+
+def test_an_interrupt_undoes_what_up_has_done(tmp_path: Path) -> None:
+    name = unique("interrupt")
+    file = tmp_path / "lab.yaml"
+    file.write_text(yaml.safe_dump(slow(name)))
+    process = begin_up(file)
+    try:
+        until(lambda: netns.path(wiring.namespace(name, "h39")).exists(), "the namespaces")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert leftovers(name) == []
+    finally:
+        finish(process, name)
+
+
+def test_down_removes_what_a_killed_up_left(tmp_path: Path) -> None:
+    name = unique("killed")
+    file = tmp_path / "lab.yaml"
+    file.write_text(yaml.safe_dump(slow(name)))
+    process = begin_up(file)
+    try:
+        until(lambda: netns.path(wiring.namespace(name, "h39")).exists(), "the namespaces")
+        process.kill()
+        process.wait(30)
+        assert leftovers(name)
+        assert name in weft_lab("list").stdout
+        done = weft_lab("down", name)
+        assert (done.returncode, done.stdout) == (0, f"lab {name} is gone\n")
+        assert leftovers(name) == []
+    finally:
+        finish(process, name)
+
+
+def test_down_ends_processes_that_nobody_knows_of() -> None:
+    with lab_up(without_agents(example("plain")), "strays") as lab:
+        line = ["nsenter", f"--net={netns.path(lab.host('a').namespace)}", "sleep", "1000"]  # outside of its pid space
+        stray = subprocess.Popen(line, start_new_session=True)
+        until(lambda: netns.is_in(stray.pid, lab.host("a").namespace), "the stray to enter")
+        (state.folder(lab.name) / "state.json").unlink()
+        do(removal.remove(lab.name))
+        assert stray.wait(5) == -signal.SIGKILL
+        assert leftovers(lab.name) == []
+
+
+def test_settling_gives_up_at_its_deadline(lab: Lab) -> None:
+    assert do(matrix.settle(lab, 0.1)) is None
+    with pytest.raises(AssertionError, match="no full connectivity"):
+        settle(lab, 0.1)
+
+
+# -- helpers --------------------------------------------------------------------------------------------------------
+
+
+def slow(name: str) -> dict[str, Any]:
+    """A lab that takes a while to come up."""
+    return {"name": name, "engine": "none", "agent": False, "hosts": {f"h{n}": None for n in range(40)}}
+
+
+def begin_up(file: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "weft.cli.main", "lab", "up", str(file)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], name: str) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+    do(removal.remove(name))
+
+
+def leftovers(lab: str) -> list[str]:
+    """Everything that still bears the lab's name."""
+    found = [name for name in netns.names() if wiring.belongs(name, lab)]
+    found += [str(top) for top in (state.folder(lab), state.data(lab)) if top.exists()]
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/weft-lab/{lab}")]
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the machine's own network namespace holds: links, addresses, routes, rules, settings."""
+    told: dict[str, Any] = {}
+    for what in ("link", "address", "route", "-6 route", "rule", "neighbour"):
+        told[what] = ip_machine(what)
+    with contextlib.suppress(FileNotFoundError):  # no nft: then no rules of it either
+        told["rules"] = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    for family in ("ipv4", "ipv6"):
+        for path in sorted(Path(f"/proc/sys/net/{family}").rglob("*forward*")):
+            told[str(path)] = path.read_text()
+        for path in sorted(Path(f"/proc/sys/net/{family}/conf").rglob("*")):
+            if path.is_file() and os.access(path, os.R_OK) and path.name != "stable_secret":
+                told[str(path)] = path.read_text()
+    return told
+
+
+def ip_machine(what: str) -> list[Any]:
+    words = what.split()
+    options, object_ = words[:-1], words[-1]
+    done = subprocess.run(["ip", *options, "-j", object_, "show"], capture_output=True, text=True, check=True)
+    found: list[Any] = json.loads(done.stdout or "[]")
+    if object_ == "neighbour":
+        return sorted((entry["dst"], entry["dev"]) for entry in found)  # their states change by themselves
+    return found
