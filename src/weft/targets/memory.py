@@ -8,7 +8,8 @@ goes down, say, is what Linux does:
   routes, and keeps its IPv4 addresses and its FDB; a link with a new MAC loses its neighbours;
 - a next-hop object takes the routes on it along; an address the routes whose preferred source it is, unless another
   link has it too;
-- next hops and routes are refused while their link is down.
+- next hops and routes are refused while their link is down;
+- a sysctl is never reverted: one that is removed is only no longer reported.
 """
 
 from __future__ import annotations
@@ -212,10 +213,7 @@ class MemoryTarget:
             self._drop(lambda o: isinstance(o, Neighbour) and o.dev == thing.name)
 
     def _remove(self, key: Key) -> None:
-        thing = self._objects.get(key)
-        if thing is None or isinstance(thing, Sysctl):
-            return  # gone already; and a sysctl is never reverted
-        del self._objects[key]
+        thing = self._objects.pop(key, None)
         if isinstance(thing, Link):
             self._drop(lambda o: _on(o, thing.name))
         elif isinstance(thing, NextHop | Chain):

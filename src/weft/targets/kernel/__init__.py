@@ -1,0 +1,14 @@
+"""The Linux kernel as a target, over netlink. `KernelTarget` carries a plan out, `HostFacts` tells what it depends on.
+
+constants          the kernel's numbers
+codec              framing, attributes, acknowledgements
+links entries hops objects ↔ messages;  bulk: thousands at once
+netns socket bpf   sockets in a namespace, and what the listening one hears
+mirror reading     what the kernel holds: followed, and read anew
+devices writing    ops → requests → failures;  sysctl, words
+target host        what others use
+"""
+
+from weft.targets.kernel.target import KernelTarget
+
+__all__ = ["KernelTarget"]

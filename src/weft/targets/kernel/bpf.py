@@ -1,0 +1,88 @@
+"""The filter of the listening socket: a classic BPF program that the kernel runs before it queues a notification.
+
+It drops the echoes of our own requests and other people's routes, neighbours and FDB entries, so that neither ten
+thousand routes of ours nor somebody's BGP table make this process busy. FRR's zebra does the same with its own echoes.
+What passes is looked at again in `mirror.py`: the filter spares work, nothing depends on it.
+
+BPF reads words as big-endian; netlink is in the machine's order. So every constant is swapped as the machine would.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from weft.targets.kernel.constants import (
+    NLM_F_REPLACE,
+    PROTOCOL,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+)
+
+# linux/filter.h, linux/bpf_common.h
+_WORD, _HALF, _BYTE = 0x20, 0x28, 0x30
+_EQUAL, _BITS = 0x15, 0x45
+_RETURN = 0x06
+_INSTRUCTION = struct.Struct("=HBBI")
+"""sock_filter: code, jump if true, jump if false, operand."""
+
+# Where things stand in a message: nlmsghdr, then rtmsg's protocol or ndmsg's index.
+_TYPE, _FLAGS, _PORT, _RT_PROTOCOL, _ND_INDEX = 4, 6, 12, 16 + 5, 16 + 4
+
+Line = tuple[int, int, str]
+"""Code, operand, and the label to go to if a comparison holds ("" for none)."""
+
+
+def listening_filter(port: int, ifindexes: Iterable[int]) -> tuple[bytes, int]:
+    """The program and its number of instructions. `port`: of the socket whose echoes are dropped; `ifindexes`: of the
+    links whose neighbours and FDB entries are heard."""
+    lines: list[Line | str] = [
+        (_WORD, _PORT, ""),
+        (_EQUAL, _swap32(port), "drop"),
+        (_HALF, _TYPE, ""),
+        (_EQUAL, _swap16(RTM_NEWROUTE), "new route"),
+        (_EQUAL, _swap16(RTM_DELROUTE), "route"),
+        (_EQUAL, _swap16(RTM_NEWNEIGH), "entry"),
+        (_EQUAL, _swap16(RTM_DELNEIGH), "entry"),
+        (_RETURN, 0xFFFFFFFF, ""),
+        "new route",  # a route that somebody puts in the place of ours is announced with this flag, and only so
+        (_HALF, _FLAGS, ""),
+        (_BITS, _swap16(NLM_F_REPLACE), "accept"),
+        "route",
+        (_BYTE, _RT_PROTOCOL, ""),
+        (_EQUAL, PROTOCOL, "accept"),
+        (_RETURN, 0, ""),
+        "entry",
+        (_WORD, _ND_INDEX, ""),
+        *((_EQUAL, _swap32(ifindex), "accept") for ifindex in ifindexes),
+        "drop",
+        (_RETURN, 0, ""),
+        "accept",
+        (_RETURN, 0xFFFFFFFF, ""),
+    ]
+    return _assemble(lines)
+
+
+def _assemble(lines: list[Line | str]) -> tuple[bytes, int]:
+    labels: dict[str, int] = {}
+    code: list[Line] = []
+    for line in lines:
+        if isinstance(line, str):
+            labels[line] = len(code)
+        else:
+            code.append(line)
+    program = b"".join(
+        _INSTRUCTION.pack(operation, labels[label] - at - 1 if label else 0, 0, operand)
+        for at, (operation, operand, label) in enumerate(code)
+    )
+    return program, len(code)
+
+
+def _swap32(value: int) -> int:
+    return int.from_bytes(struct.pack("=I", value), "big")
+
+
+def _swap16(value: int) -> int:
+    return int.from_bytes(struct.pack("=H", value), "big")

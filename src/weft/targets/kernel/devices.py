@@ -1,0 +1,86 @@
+"""Links made, changed and removed, one at a time. Used by `target.py`: there is one device to a daemon, so what counts
+here is that none of somebody else's is touched and that a kill at any moment leaves a device that is recognised."""
+
+from __future__ import annotations
+
+import errno
+
+from weft.errors import KernelError
+from weft.objects import Failure, Link, Op
+from weft.targets.kernel.codec import Answer
+from weft.targets.kernel.constants import RTM_GETLINK
+from weft.targets.kernel.links import (
+    IFINFO,
+    LinkState,
+    decode_link,
+    encode_link_add,
+    encode_link_change,
+    encode_link_remove,
+)
+from weft.targets.kernel.mirror import Mirror
+from weft.targets.kernel.socket import NetlinkSocket
+from weft.targets.kernel.words import asked
+
+FIRST_INDEX = 1 << 16
+"""Links of ours get interface indexes from here on, above those that the kernel gives out by itself."""
+
+
+class Devices:
+    """Writes links through `socket` and files what became of them in `mirror`."""
+
+    def __init__(self, socket: NetlinkSocket, mirror: Mirror) -> None:
+        self._socket = socket
+        self._mirror = mirror
+
+    def apply(self, op: Op, link: Link) -> Failure | None:
+        """Carry out one op. Raises KernelError if the kernel's answers were lost."""
+        foreign = self._mirror.foreign.get(link.key)
+        if foreign is not None and op.action != "remove":
+            return Failure(f"{asked(op)}: {foreign} has this name; it was left alone", conflict=True)
+        ifindex = self._mirror.indexes.get(link.name)
+        if op.action == "remove":
+            return self._remove(op, ifindex)
+        now = None if ifindex is None else self._mirror.links[ifindex]
+        return self._add(op, link) if now is None else self._change(op, link, now)
+
+    def _add(self, op: Op, link: Link) -> Failure | None:
+        ifindex = max(FIRST_INDEX, *(taken + 1 for taken in self._mirror.links), 0)
+        failures = self._socket.send([encode_link_add(link, ifindex, 1)], last=2)
+        self._refresh(ifindex)
+        if not failures:
+            return None
+        self._mirror.doubtful = True  # if the name is taken, the mirror did not know of it
+        return _failure(op, failures[0])
+
+    def _change(self, op: Op, link: Link, now: LinkState) -> Failure | None:
+        if link.vxlan != now.vxlan:
+            return Failure(f"{asked(op)}: these can't change while a device lives, and it has {now.vxlan}")
+        self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up)
+        failures = self._socket.send([encode_link_change(link, now, 1)], last=1)
+        self._refresh(now.ifindex)
+        return _failure(op, failures[0]) if failures else None
+
+    def _remove(self, op: Op, ifindex: int | None) -> Failure | None:
+        if ifindex is None:
+            return None
+        failures = self._socket.send([encode_link_remove(ifindex, 1)], last=1)
+        if failures and failures[0].number != errno.ENODEV:
+            return _failure(op, failures[0])
+        self._mirror.drop_link(ifindex)
+        self._mirror.doubtful = True
+        return None
+
+    def _refresh(self, ifindex: int) -> None:
+        """File the link as the kernel has it now."""
+        try:
+            message = self._socket.ask(RTM_GETLINK, IFINFO.pack(0, 0, ifindex, 0, 0))
+        except KernelError as error:
+            if error.number != errno.ENODEV:
+                raise
+            self._mirror.drop_link(ifindex)
+        else:
+            self._mirror.put_link(decode_link(message))
+
+
+def _failure(op: Op, answer: Answer) -> Failure:
+    return Failure(str(KernelError(answer.number, asked(op), answer.text)))

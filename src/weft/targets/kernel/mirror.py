@@ -1,0 +1,232 @@
+"""What the kernel target knows of the kernel: our objects and all links, kept by notifications. Used by `target.py`.
+
+The mirror is filled by a full reading (`reading.py`), and from then on follows what we do ourselves and what the kernel
+tells on the listening socket. Whatever can't be followed exactly makes it doubtful, and a doubtful mirror is read anew:
+
+- what the kernel takes along without a word: routes and neighbours when a link goes down or away, or gets another MAC;
+  routes when their next-hop object or their preferred source goes;
+- a change by somebody else at the moment when we were writing: the order of the two is not known;
+- lost notifications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weft.model import IPAddress, Mac
+from weft.objects import Address, Fdb, Key, Link, NextHop, Object, Op, Route
+from weft.targets.kernel.codec import Message
+from weft.targets.kernel.constants import (
+    AF_BRIDGE,
+    RT_SCOPE_LINK,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELNEXTHOP,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWNEXTHOP,
+    RTM_NEWROUTE,
+)
+from weft.targets.kernel.entries import decode_entry
+from weft.targets.kernel.hops import decode_hop, decode_route
+from weft.targets.kernel.links import LinkState, decode_address, decode_link
+
+
+class Mirror:
+    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac`: of our VTEP, by which a link is recognised that
+    was not marked yet, or that was marked before the host got another name."""
+
+    def __init__(self, owner: str, mac: Mac | None) -> None:
+        self._owner = owner
+        self._role = owner.rpartition(":")[0] + ":"
+        self._mac = mac
+        self._raced = False
+        self._echoes: set[bytes] = set()
+        self._dropped_hops: set[int] = set()
+        self.objects: dict[Key, Object] = {}
+        self.foreign: dict[Key, str] = {}
+        self.links: dict[int, LinkState] = {}
+        self.names: dict[int, str] = {}
+        self.indexes: dict[str, int] = {}
+        self.hops: dict[int, str] = {}
+        self.sources: set[IPAddress] = set()
+        self.touched: set[Key] = set()
+        self.doubtful = True
+
+    # Links: ours and everybody's.
+
+    def is_ours(self, link: LinkState) -> bool:
+        if link.vxlan is None:
+            return False
+        if link.alias == self._owner:
+            return True
+        return link.mac == self._mac and (not link.alias or link.alias.startswith(self._role))
+
+    def set_links(self, links: Iterable[LinkState]) -> None:
+        """All links there are, as a full reading found them."""
+        self.links = {link.ifindex: link for link in links}
+        self.names, self.indexes, self.foreign = {}, {}, {}
+        for link in self.links.values():
+            self._file(link)
+
+    def put_link(self, link: LinkState) -> None:
+        """A link is as `link` says: filed anew."""
+        self.drop_link(link.ifindex)
+        self.links[link.ifindex] = link
+        self._file(link)
+
+    def drop_link(self, ifindex: int) -> None:
+        old = self.links.pop(ifindex, None)
+        if old is None:
+            return
+        self.foreign.pop(("link", old.name), None)
+        if ifindex in self.names:
+            del self.names[ifindex]
+            self.indexes.pop(old.name, None)
+            self.objects.pop(("link", old.name), None)
+
+    def _file(self, link: LinkState) -> None:
+        key = ("link", link.name)
+        if link.vxlan is None or not self.is_ours(link):
+            self.foreign[key] = f"a {link.kind or 'device'} without weft's mark"
+            return
+        self.names[link.ifindex] = link.name
+        self.indexes[link.name] = link.ifindex
+        self.objects[key] = Link(link.name, Mac(link.mac), link.mtu, link.vxlan, link.alias, link.up)
+
+    # Our own changes.
+
+    def begin_writing(self) -> None:
+        """From here to `caught_up`, a change by somebody else can't be put in order with ours."""
+        self._raced = True
+
+    def caught_up(self) -> None:
+        """Every notification that there is has been heard."""
+        self._raced = False
+        self._echoes.clear()
+
+    def wrote(self, op: Op, request: bytes) -> None:
+        """The kernel carried out this op."""
+        thing = op.object
+        if op.action == "remove":
+            self.drop(thing)
+        else:
+            self.objects[thing.key] = thing
+            if type(thing) is NextHop:
+                self.hops[thing.id] = thing.dev
+            elif type(thing) is Route and thing.src is not None:
+                self.sources.add(thing.src)
+        if type(thing) is Fdb:
+            self._echoes.add(request[4:6] + request[16:])
+
+    def drop(self, thing: Object) -> None:
+        """This is gone by our own doing."""
+        self.objects.pop(thing.key, None)
+        if isinstance(thing, NextHop):
+            self.hops.pop(thing.id, None)
+            self._dropped_hops.add(thing.id)
+        elif isinstance(thing, Address) and thing.address.ip in self.sources:
+            self.doubtful = True
+
+    def check_hops(self) -> None:
+        """After a round of ops: if a route was left on a next-hop object that we removed, the kernel took it along."""
+        gone, self._dropped_hops = self._dropped_hops, set()
+        if gone and any(type(thing) is Route and thing.nexthop in gone for thing in self.objects.values()):
+            self.doubtful = True
+
+    def is_echo(self, received: bytes) -> bool:
+        """Is this what the kernel tells of a change of the FDB that we made? VXLAN's notifications don't say whose
+        request they come from (vxlan_fdb_notify); ours are known by their content: as requested, plus an
+        NDA_CACHEINFO of 20 octets."""
+        return bool(self._echoes) and received[4:6] + received[16:-20] in self._echoes
+
+    # What the kernel tells.
+
+    def hear(self, message: Message) -> None:
+        """Follow one notification. Raises NetlinkDecodeError."""
+        kind = message.kind
+        if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+            self._hear_entry(message)
+        elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            self._hear_route(message)
+        elif kind in (RTM_NEWNEXTHOP, RTM_DELNEXTHOP):
+            self._hear_hop(message)
+        elif kind in (RTM_NEWLINK, RTM_DELLINK):
+            self._hear_link(message)
+        elif kind in (RTM_NEWADDR, RTM_DELADDR):
+            self._hear_address(message)
+
+    def _hear_link(self, message: Message) -> None:
+        if message.body[:1] == bytes([AF_BRIDGE]):
+            return  # a bridge port's state
+        link = decode_link(message)
+        was_ours = link.ifindex in self.names
+        if message.kind == RTM_DELLINK:
+            self.drop_link(link.ifindex)
+            self.doubtful |= was_ours
+            return
+        old = self.links.get(link.ifindex)
+        if old == link:
+            return
+        self.put_link(link)
+        if old is None or not was_ours or link.ifindex not in self.names:
+            self.doubtful |= was_ours or link.ifindex in self.names
+            return
+        if old.name != link.name or old.mac != link.mac or (old.up and not link.up):
+            self.doubtful = True
+        self.touched.add(("link", link.name))
+
+    def _hear_address(self, message: Message) -> None:
+        state = decode_address(message)
+        name = self.names.get(state.ifindex)
+        added = message.kind == RTM_NEWADDR
+        if not added and state.address.ip in self.sources:
+            self.doubtful = True
+        if name is not None and not is_kernels_own(state.scope, state.address.version):
+            thing = Address(name, state.address)
+            self._follow(thing.key, thing if added else None)
+
+    def _hear_entry(self, message: Message) -> None:
+        found = decode_entry(message, self.names)
+        if found is None:
+            return
+        key, entry = found
+        self._follow(key, entry if message.kind == RTM_NEWNEIGH else None)
+
+    def _hear_hop(self, message: Message) -> None:
+        state = decode_hop(message, self.names)
+        key = ("nexthop", state.id)
+        if message.kind == RTM_NEWNEXTHOP and state.ours and state.hop is not None:
+            self._follow(key, state.hop)
+            self.hops[state.id] = state.hop.dev
+        elif key in self.objects:
+            self.doubtful = True
+
+    def _hear_route(self, message: Message) -> None:
+        state = decode_route(message, self.names, self.hops)
+        if state is None:
+            return
+        if state.ours and state.route is not None:
+            self._follow(state.key, state.route if message.kind == RTM_NEWROUTE else None)
+            if state.route.src is not None:
+                self.sources.add(state.route.src)
+        elif message.kind == RTM_NEWROUTE and state.key in self.objects:
+            self._follow(state.key, None)  # somebody put another route in the place of ours
+
+    def _follow(self, key: Key, thing: Object | None) -> None:
+        if self.objects.get(key) == thing:
+            return
+        self.doubtful |= self._raced
+        if thing is None:
+            del self.objects[key]
+        else:
+            self.objects[key] = thing
+        self.touched.add(key)
+
+
+def is_kernels_own(scope: int, version: int) -> bool:
+    """The link-local address that the kernel gives to every IPv6 link."""
+    return version == 6 and scope == RT_SCOPE_LINK

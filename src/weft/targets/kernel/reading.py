@@ -1,0 +1,147 @@
+"""The full reading: everything of ours, dumped and decoded into a Mirror. Called by `target.py` alone.
+
+Dumps are filtered in the kernel, by device or by protocol, so a host with a BGP table costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
+
+from weft.errors import KernelError, TargetError
+from weft.objects import Address, Key, NextHop, Object, Route
+from weft.targets.kernel.bulk import Addresses, Bulk, Unlike
+from weft.targets.kernel.codec import Message
+from weft.targets.kernel.constants import (
+    AF_INET,
+    AF_INET6,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETNEXTHOP,
+    RTM_GETROUTE,
+)
+from weft.targets.kernel.entries import decode_entry, fdb_of, neighbours_of
+from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, routes_of
+from weft.targets.kernel.links import ALL_ADDRESSES, ALL_LINKS, decode_address, decode_link
+from weft.targets.kernel.mirror import Mirror, is_kernels_own
+from weft.targets.kernel.socket import BUFFERS_A_SLICE, DUMP_BUFFER, DumpInterrupted, NetlinkSocket, complete
+
+Result = TypeVar("Result")
+
+TRIES = 10
+"""A dump under which the table changed is made again this many times."""
+ABSENT = frozenset({errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EINVAL, errno.ENODEV})
+"""How a kernel answers that has no next-hop objects, or no IPv6; or the device went meanwhile."""
+
+
+class FullReading:
+    """One reading of everything, into `mirror`."""
+
+    def __init__(self, netns: str | None, mirror: Mirror) -> None:
+        self._socket = NetlinkSocket(netns, DUMP_BUFFER)
+        self._mirror = mirror
+        self._found: dict[Key, Object] = {}
+        self._addresses = Addresses()
+
+    async def run(self) -> None:
+        """Fill the mirror. Raises TargetError if the kernel can't be read.
+
+        The socket lives for one reading: the rest of a dump that was cut short would stand in the way of the next."""
+        with contextlib.closing(self._socket):
+            await self._read_all()
+
+    async def _read_all(self) -> None:
+        links = await self._dump(RTM_GETLINK, ALL_LINKS, lambda buffer: [decode_link(m) for m in complete(buffer)])
+        old = self._mirror.objects
+        self._mirror.objects = self._found
+        self._mirror.set_links(link for part in links for link in part)
+        for ifindex, name in self._mirror.names.items():
+            await self._read_device(Bulk(ifindex, name, self._addresses, self._found), ifindex)
+        await self._dump(RTM_GETADDR, ALL_ADDRESSES, self._each(self._read_address))
+        self._mirror.hops = {o.id: o.dev for o in self._found.values() if type(o) is NextHop}
+        self._mirror.sources = {o.src for o in self._found.values() if type(o) is Route and o.src is not None}
+        self._keep(old)
+
+    async def _read_device(self, bulk: Bulk, ifindex: int) -> None:
+        """Everything on one device of ours; routes last, since they may need the next hops to find their device."""
+        await self._dump(RTM_GETNEIGH, fdb_of(ifindex), self._fast(bulk.fdb, self._read_entry))
+        await self._dump(RTM_GETNEXTHOP, hops_of(ifindex), self._fast(bulk.hops, self._read_hop))
+        for version, family in ((4, AF_INET), (6, AF_INET6)):
+            neighbours = self._fast(partial(bulk.neighbours, version), self._read_entry)
+            await self._dump(RTM_GETNEIGH, neighbours_of(family, ifindex), neighbours)
+            routes = self._fast(partial(bulk.routes, version), self._read_route)
+            await self._dump(RTM_GETROUTE, routes_of(family, ifindex), routes)
+
+    async def _dump(self, kind: int, body: bytes, read: Callable[[bytes], Result]) -> list[Result]:
+        """What `read` makes of each buffer of a dump; nothing if this kernel has no such objects."""
+        for _ in range(TRIES):
+            try:
+                buffers = await self._socket.dump(kind, body)
+            except DumpInterrupted:
+                continue
+            except KernelError as error:
+                if error.number in ABSENT:
+                    return []
+                raise
+            with contextlib.suppress(DumpInterrupted):  # the loop asks again
+                return [await self._slice(read, at, buffer) for at, buffer in enumerate(buffers) if buffer]
+        raise TargetError("the kernel's tables change faster than they can be read; it is tried again")
+
+    async def _slice(self, read: Callable[[bytes], Result], at: int, buffer: bytes) -> Result:
+        if at % BUFFERS_A_SLICE == BUFFERS_A_SLICE - 1:
+            await asyncio.sleep(0)
+        return read(buffer)
+
+    def _each(self, read: Callable[[Message], None]) -> Callable[[bytes], None]:
+        def read_buffer(buffer: bytes) -> None:
+            for message in complete(buffer):
+                read(message)
+
+        return read_buffer
+
+    def _fast(self, fast: Callable[[bytes], None], slow: Callable[[Message], None]) -> Callable[[bytes], None]:
+        """Decode a buffer by its layout, else message by message."""
+
+        each = self._each(slow)
+
+        def read(buffer: bytes) -> None:
+            try:
+                fast(buffer)
+            except Unlike:
+                each(buffer)
+
+        return read
+
+    def _read_entry(self, message: Message) -> None:
+        found = decode_entry(message, self._mirror.names)
+        if found is not None and found[1] is not None:
+            self._found[found[0]] = found[1]
+
+    def _read_hop(self, message: Message) -> None:
+        state = decode_hop(message, self._mirror.names)
+        if state.ours and state.hop is not None:
+            self._found["nexthop", state.id] = state.hop
+
+    def _read_route(self, message: Message) -> None:
+        state = decode_route(message, self._mirror.names, {})
+        if state is not None and state.ours and state.route is not None:
+            self._found[state.key] = state.route
+
+    def _read_address(self, message: Message) -> None:
+        state = decode_address(message)
+        name = self._mirror.names.get(state.ifindex)
+        if name is not None and not is_kernels_own(state.scope, state.address.version):
+            thing = Address(name, state.address)
+            self._found[thing.key] = thing
+
+    def _keep(self, old: Mapping[Key, Object]) -> None:
+        """Where an object is as it was, keep the one that was there: the plan holds it too, and one is enough."""
+        for key, thing in self._found.items():
+            before = old.get(key)
+            if before is not None and before == thing:
+                self._found[key] = before

@@ -1,0 +1,183 @@
+"""Netlink sockets: one for requests, one for dumps, one to listen on. Used by the kernel target and the host facts.
+
+Three sockets, because a second dump on a socket where one runs is EBUSY, and because an unread listener overflows.
+The kernel carries a request out inside send(): when that returns, every answer is there to be read. So a request takes
+no waiting, and the messages of one send can't be torn apart by the end of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+
+from weft.errors import KernelError, TargetError
+from weft.targets.kernel.codec import U32, Answer, Message, align, answer, messages, request
+from weft.targets.kernel.constants import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_CAP_ACK,
+    NETLINK_EXT_ACK,
+    NETLINK_GET_STRICT_CHK,
+    NETLINK_ROUTE,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    SO_ATTACH_FILTER,
+    SO_RCVBUFFORCE,
+    SO_SNDBUFFORCE,
+    SOL_NETLINK,
+)
+from weft.targets.kernel.netns import inside
+
+BATCH = 200
+"""Messages per send: full speed, under 1 ms, and even 200 failures fit a receive buffer."""
+SEND_BUFFER = 1 << 18
+ANSWER_BUFFER = 1 << 20
+DUMP_BUFFER = 1 << 18
+LISTEN_BUFFER = 1 << 23
+RECEIVE = 1 << 16
+"""Octets for one recv(): the kernel fills a dump's buffer up to 32 KiB."""
+BUFFERS_A_SLICE = 8
+"""A dump lets the event loop run after this many buffers: about 2,000 objects."""
+_FLAGS = struct.Struct("=H")
+_KIND = struct.Struct("=H")
+_DONE = struct.Struct("=IHHIIi")
+"""nlmsghdr and the outcome of the dump, negative for an error."""
+_FPROG = struct.Struct("@HP")
+"""sock_fprog (filter.h): number of instructions, where they are."""
+
+
+class NetlinkSocket:
+    """One NETLINK_ROUTE socket in the network namespace `netns` (a path; None: the current one)."""
+
+    def __init__(self, netns: str | None, receive_buffer: int, groups: Iterable[int] = ()) -> None:
+        self._socket = inside(netns, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
+            self._socket.setsockopt(SOL_NETLINK, option, 1)
+        with contextlib.suppress(OSError):  # Linux before 4.20: filters are then not checked, and ours check again
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        for group in groups:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        self._socket.bind((0, 0))
+        self._socket.setblocking(False)
+
+    @property
+    def port(self) -> int:
+        """The kernel's name for this socket: what a notification holds that a request of this socket caused."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def receive(self) -> bytes | None:
+        """What one recv() gives; None if there is nothing. Raises KernelError ENOBUFS once messages were lost."""
+        try:
+            return self._socket.recv(RECEIVE)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise KernelError(error.errno or 0, "reading netlink messages") from error
+
+    def attach_filter(self, program: bytes, length: int) -> None:
+        """Attach a classic BPF program of `length` instructions: what it drops is never queued."""
+        held = ctypes.create_string_buffer(program, len(program))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _FPROG.pack(length, ctypes.addressof(held)))
+
+    def send(self, parts: Sequence[bytes], last: int) -> list[Answer]:
+        """Send whole messages as one; ask for an answer to the last one only, whose sequence number is `last`: each
+        message that fails answers anyway. Returns the failures. Raises KernelError if answers were lost."""
+        data = bytearray(b"".join(parts))
+        at = _last_message(data, len(data) - len(parts[-1])) + 6
+        _FLAGS.pack_into(data, at, _FLAGS.unpack_from(data, at)[0] | NLM_F_ACK)
+        self._socket.send(data)
+        failures: list[Answer] = []
+        while True:
+            received = self.receive()
+            if received is None:
+                raise KernelError(errno.EAGAIN, "reading the kernel's answers to a batch of requests")
+            for message in messages(received):
+                if message.kind != NLMSG_ERROR:
+                    continue
+                told = answer(message)
+                if told.number:
+                    failures.append(told)
+                if told.sequence == last:
+                    return failures
+
+    def ask(self, kind: int, body: bytes) -> Message:
+        """Ask for one object. Raises KernelError if the kernel has none."""
+        self._socket.send(request(kind, 0, 1, body))
+        received = self.receive()
+        for message in messages(received or b""):
+            if message.kind != NLMSG_ERROR:
+                return message
+            told = answer(message)
+            raise KernelError(told.number, "asking for one object", told.text)
+        raise KernelError(errno.EAGAIN, "asking for one object")
+
+    async def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """All objects of a kind, as the buffers that recv() gave, without the end mark. Raises KernelError if the
+        kernel refuses. Lets the event loop run in between. The caller looks for NLM_F_DUMP_INTR (`complete` below)."""
+        self._socket.send(request(kind, NLM_F_DUMP, 1, body))
+        buffers: list[bytes] = []
+        while True:
+            received = self.receive()
+            if received is None:
+                raise KernelError(errno.EAGAIN, "reading a dump")
+            if _ends(received):
+                buffers.append(received[: -_DONE.size])
+                return buffers
+            if len(received) >= 36 and _KIND.unpack_from(received, 4)[0] == NLMSG_ERROR:
+                told = answer(next(messages(received)))
+                raise KernelError(told.number, "asking for a dump", told.text)
+            buffers.append(received)
+            if len(buffers) % BUFFERS_A_SLICE == 0:
+                await asyncio.sleep(0)
+
+
+class DumpInterrupted(TargetError):
+    """The kernel's table changed while it was dumped: some object may be missing or twice in what came."""
+
+
+def complete(buffer: bytes) -> Iterator[Message]:
+    """The messages of one of a dump's buffers. Raises DumpInterrupted."""
+    for message in messages(buffer):
+        if message.flags & NLM_F_DUMP_INTR:
+            raise DumpInterrupted("a kernel table changed while it was read")
+        yield message
+
+
+def _ends(buffer: bytes) -> bool:
+    """The last message is NLMSG_DONE: 20 octets, more only if there is an error text with it."""
+    at = len(buffer) - _DONE.size
+    if at < 0:
+        return False
+    length, kind, flags, _, _, code = _DONE.unpack_from(buffer, at)
+    if length != _DONE.size or kind != NLMSG_DONE:
+        return False
+    if code:
+        raise KernelError(-code, "reading a dump")
+    if flags & NLM_F_DUMP_INTR:
+        raise DumpInterrupted("a kernel table changed while it was read")
+    return True
+
+
+def _last_message(data: bytes | bytearray, at: int) -> int:
+    """Where the last message starts that begins at or after `at`."""
+    while True:
+        following = at + align(U32.unpack_from(data, at)[0])
+        if following >= len(data):
+            return at
+        at = following

@@ -1,0 +1,58 @@
+"""Kernel settings under /proc/sys, of one network namespace. Used by the kernel target alone."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from weft.objects import Failure, Key, Object, Op, Sysctl
+from weft.targets.kernel.netns import inside
+from weft.targets.kernel.words import asked
+
+ROOT = Path("/proc/sys")
+
+
+class Sysctls:
+    """The settings that were asked for: they are read back, and set again when somebody changes them.
+
+    The kernel doesn't tell of changes: they show at the next reading. A removal forgets a setting and leaves its value.
+    """
+
+    def __init__(self, netns: str | None) -> None:
+        self._netns = netns
+        self._paths: dict[str, str | None] = {}
+
+    def read(self, objects: dict[Key, Object]) -> set[Key]:
+        """Put the settings' values into `objects`; the keys of those that changed since the last time."""
+        if not self._paths:
+            return set()
+        values = inside(self._netns, lambda: {path: _value(path) for path in self._paths})
+        changed: set[Key] = {("sysctl", path) for path, value in values.items() if self._paths[path] != value}
+        self._paths = values
+        for path, value in values.items():
+            objects.pop(("sysctl", path), None)
+            if value is not None:
+                objects["sysctl", path] = Sysctl(path, value)
+        return changed
+
+    def apply(self, op: Op, thing: Sysctl, objects: dict[Key, Object]) -> Failure | None:
+        if op.action == "remove":
+            self._paths.pop(thing.path, None)
+            objects.pop(thing.key, None)
+            return None
+        if ".." in PurePosixPath(thing.path).parts or thing.path.startswith("/"):
+            return Failure(f"{asked(op)}: {thing.path!r} is not a path under {ROOT}")
+        try:
+            inside(self._netns, lambda: (ROOT / thing.path).write_text(thing.value + "\n"))
+        except OSError as error:
+            return Failure(f"{asked(op)}: {error.strerror}: {ROOT / thing.path}")
+        self._paths[thing.path] = thing.value
+        objects[thing.key] = thing
+        return None
+
+
+def _value(path: str) -> str | None:
+    """None: there is no such setting, or it can't be read."""
+    try:
+        return (ROOT / path).read_text().strip()
+    except OSError:
+        return None

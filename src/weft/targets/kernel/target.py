@@ -1,0 +1,194 @@
+"""The kernel target: links, addresses, neighbours, FDB, next hops, routes and sysctls of one network namespace.
+
+Called by the reconciler through the Target protocol. Reading is answered from the mirror (`mirror.py`), which
+notifications keep; writing is done in batches of 200 requests, each one send() and one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Sequence
+
+from weft.errors import KernelError, NetlinkDecodeError, TargetError
+from weft.model import Mac
+from weft.objects import Address, Failure, Fdb, Link, Neighbour, NextHop, Object, Op, Route, Sysctl
+from weft.targets import Reading
+from weft.targets.kernel.bpf import listening_filter
+from weft.targets.kernel.codec import messages
+from weft.targets.kernel.constants import (
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_NEXTHOP,
+)
+from weft.targets.kernel.devices import Devices
+from weft.targets.kernel.mirror import Mirror
+from weft.targets.kernel.reading import FullReading
+from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, LISTEN_BUFFER, NetlinkSocket
+from weft.targets.kernel.sysctl import Sysctls
+from weft.targets.kernel.writing import BATCHED, Batch
+
+GROUPS = (
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_NEXTHOP,
+)
+KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, Route)
+
+
+class KernelTarget:
+    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac`: our VTEP's, by which a link is recognised whose
+    making was cut short. `netns`: path of a network namespace, None for the current one. Raises TargetError if that
+    can't be entered."""
+
+    def __init__(self, owner: str, mac: Mac | None = None, netns: str | None = None) -> None:
+        self._netns = netns
+        self._mirror = Mirror(owner, mac)
+        self._sysctls = Sysctls(netns)
+        self._requests = NetlinkSocket(netns, ANSWER_BUFFER)
+        self._listener = NetlinkSocket(netns, LISTEN_BUFFER, GROUPS)
+        self._devices = Devices(self._requests, self._mirror)
+        self._heard: frozenset[int] | None = None
+        self._busy = False
+        self._wake: Callable[[], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def name(self) -> str:
+        return "kernel"
+
+    @property
+    def kinds(self) -> tuple[type[Object], ...]:
+        return KINDS
+
+    async def read(self, full: bool = False) -> Reading:
+        mirror = self._mirror
+        self._listen()
+        everything = full or mirror.doubtful
+        if everything:
+            await self._read_everything()
+        changed = self._sysctls.read(mirror.objects)
+        touched = None if everything else frozenset(mirror.touched | changed)
+        mirror.touched.clear()
+        return Reading(mirror.objects, mirror.foreign, touched)
+
+    async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        if self._heard is None:
+            await self.read()
+        results: list[Failure | None] = []
+        self._busy = True
+        try:
+            while len(results) < len(ops):
+                self._mirror.begin_writing()
+                results += self._some(ops, len(results))
+                self._listen()
+                await asyncio.sleep(0)
+        finally:
+            self._busy = False
+        self._mirror.check_hops()
+        return results
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._listener.fileno(), self._on_notification)
+
+    def close(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._listener.fileno())
+        self._wake = self._loop = None
+        self._requests.close()
+        self._listener.close()
+
+    def _some(self, ops: Sequence[Op], start: int) -> list[Failure | None]:
+        """Carry out the op at `start`, and as many behind it as one batch takes."""
+        op = ops[start]
+        thing = op.object
+        if isinstance(thing, Sysctl):
+            return [self._sysctls.apply(op, thing, self._mirror.objects)]
+        if isinstance(thing, Link):
+            return [self._apply_link(op, thing)]
+        if type(thing) not in BATCHED:
+            return [Failure(f"{op.action} {thing.key}: the kernel target doesn't take a {type(thing).__name__}")]
+        end = start
+        while end < len(ops) and end - start < BATCH and type(ops[end].object) in BATCHED:
+            end += 1
+        return Batch(self._requests, self._mirror).apply(ops[start:end])
+
+    def _apply_link(self, op: Op, link: Link) -> Failure | None:
+        try:
+            failure = self._devices.apply(op, link)
+        except (KernelError, NetlinkDecodeError) as error:
+            self._mirror.doubtful = True
+            return Failure(str(error))
+        self._set_filter()
+        return failure
+
+    async def _read_everything(self) -> None:
+        """Fill the mirror. The listener's queue is emptied first: what is told from here on comes after the dumps, or
+        is in them already."""
+        self._busy = True
+        self._mirror.doubtful = True
+        try:
+            self._discard()
+            await FullReading(self._netns, self._mirror).run()
+            if self._heard is not None and not self._heard.issuperset(self._mirror.names):
+                self._set_filter()  # links that were not listened to: read again, now that they are
+                await FullReading(self._netns, self._mirror).run()
+            self._set_filter()
+        except (NetlinkDecodeError, OSError) as error:
+            raise TargetError(f"the kernel's tables can't be read: {error}") from error
+        finally:
+            self._busy = False
+        self._mirror.doubtful = False
+        self._mirror.touched.clear()
+        self._mirror.caught_up()
+
+    def _set_filter(self) -> None:
+        """Hear the neighbours and FDB entries of our links, and of no others."""
+        ours = frozenset(self._mirror.names)
+        if ours != self._heard:
+            self._listener.attach_filter(*listening_filter(self._requests.port, sorted(ours)))
+            self._heard = ours
+
+    def _on_notification(self) -> None:
+        if self._busy:
+            return  # read() or apply() is under way and listens itself
+        self._listen()
+        if self._wake is not None and (self._mirror.touched or self._mirror.doubtful):
+            self._wake()
+
+    def _listen(self) -> None:
+        """Follow every notification that there is."""
+        mirror = self._mirror
+        while (received := self._receive()) is not None:
+            if mirror.is_echo(received):
+                continue
+            try:
+                for message in messages(received):
+                    mirror.hear(message)
+            except NetlinkDecodeError:
+                mirror.doubtful = True
+        mirror.caught_up()
+
+    def _receive(self) -> bytes | None:
+        """The next notification. Lost ones make the mirror doubtful."""
+        while True:
+            try:
+                return self._listener.receive()
+            except KernelError as error:
+                if error.number != errno.ENOBUFS:
+                    raise
+                self._mirror.doubtful = True
+
+    def _discard(self) -> None:
+        while self._receive() is not None:
+            continue
