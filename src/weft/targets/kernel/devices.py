@@ -46,7 +46,7 @@ class Devices:
     def _add(self, op: Op, link: Link) -> Failure | None:
         ifindex = max(FIRST_INDEX, *(taken + 1 for taken in self._mirror.links), 0)
         failures = self._socket.send([encode_link_add(link, ifindex, 1)], last=2)
-        self._refresh(ifindex)
+        self._mirror.written_links.add(ifindex)
         if not failures:
             return None
         self._mirror.doubtful = True  # if the name is taken, the mirror did not know of it
@@ -57,7 +57,7 @@ class Devices:
             return Failure(f"{asked(op)}: these can't change while a device lives, and it has {now.vxlan}")
         self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up)
         failures = self._socket.send([encode_link_change(link, now, 1)], last=1)
-        self._refresh(now.ifindex)
+        self._mirror.written_links.add(now.ifindex)
         return _failure(op, failures[0]) if failures else None
 
     def _remove(self, op: Op, ifindex: int | None) -> Failure | None:
@@ -70,8 +70,13 @@ class Devices:
         self._mirror.doubtful = True
         return None
 
+    def settle(self) -> None:
+        """File the links that were written as the kernel has them now. To be called once the notifications of that
+        have been heard (and passed over, for they tell of each step on the way)."""
+        while self._mirror.written_links:
+            self._refresh(self._mirror.written_links.pop())
+
     def _refresh(self, ifindex: int) -> None:
-        """File the link as the kernel has it now."""
         try:
             message = self._socket.ask(RTM_GETLINK, IFINFO.pack(0, 0, ifindex, 0, 0))
         except KernelError as error:

@@ -52,6 +52,7 @@ class Mirror:
         self.names: dict[int, str] = {}
         self.indexes: dict[str, int] = {}
         self.hops: dict[int, str] = {}
+        self.written_links: set[int] = set()
         self.sources: set[IPAddress] = set()
         self.touched: set[Key] = set()
         self.doubtful = True
@@ -163,6 +164,8 @@ class Mirror:
         if message.body[:1] == bytes([AF_BRIDGE]):
             return  # a bridge port's state
         link = decode_link(message)
+        if link.ifindex in self.written_links:
+            return
         was_ours = link.ifindex in self.names
         if message.kind == RTM_DELLINK:
             self.drop_link(link.ifindex)

@@ -64,9 +64,10 @@ class NetlinkSocket:
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         with contextlib.suppress(OSError):  # Linux before 4.20: filters are then not checked, and ours check again
             self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-        for group in groups:
-            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         self._socket.bind((0, 0))
+        for group in groups:  # after bind(), which sets the groups too
+            with contextlib.suppress(OSError):  # Linux before 5.3 has no group of next-hop objects, nor those
+                self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         self._socket.setblocking(False)
 
     @property

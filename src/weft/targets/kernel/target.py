@@ -126,6 +126,8 @@ class KernelTarget:
     def _apply_link(self, op: Op, link: Link) -> Failure | None:
         try:
             failure = self._devices.apply(op, link)
+            self._listen()
+            self._devices.settle()
         except (KernelError, NetlinkDecodeError) as error:
             self._mirror.doubtful = True
             return Failure(str(error))
