@@ -3,5 +3,7 @@
     eventually      until(condition), soon(condition): wait for a condition with a deadline, never for a time
     namespace       namespace(): a network namespace for the length of a `with`; veth(): a cable between two
     docker_engine   docker_engine(ns): a real Docker Engine in a namespace, gone for certain at the end of the `with`
+    sets            reading(source): what an Engine or a Discovery yields, and waiting for a set that fits
+    fake_docker     FakeDocker: a small Docker Engine in this process, with the ways in which engines misbehave
     needs           needs_root, needs_docker: marks that skip a test where it can't run, and say why
 """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from weft.model import Known, Network
+from weft.settings import Settings
 
 
 class Engine(Protocol):
@@ -21,3 +22,19 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def _docker(settings: Settings) -> Engine:
+    from weft.engines.docker import Docker
+
+    return Docker(settings.docker_host, settings.expose)
+
+
+def _static(settings: Settings) -> Engine:
+    from weft.engines.static import Static
+
+    return Static(settings.networks)
+
+
+ENGINES: dict[str, Callable[[Settings], Engine]] = {"docker": _docker, "static": _static}
+"""What the setting `engine` may say → the engine, made from the settings."""
