@@ -9,6 +9,7 @@ devices writing    ops → requests → failures;  sysctl, words
 target host        what others use
 """
 
+from weft.targets.kernel.host import HostFacts, read_host
 from weft.targets.kernel.target import KernelTarget
 
-__all__ = ["KernelTarget"]
+__all__ = ["HostFacts", "KernelTarget", "read_host"]

@@ -28,8 +28,8 @@ _RETURN = 0x06
 _INSTRUCTION = struct.Struct("=HBBI")
 """sock_filter: code, jump if true, jump if false, operand."""
 
-# Where things stand in a message: nlmsghdr, then rtmsg's protocol or ndmsg's index.
-_TYPE, _FLAGS, _PORT, _RT_PROTOCOL, _ND_INDEX = 4, 6, 12, 16 + 5, 16 + 4
+# Where things stand in a message: nlmsghdr, then rtmsg's prefix length and protocol, or ndmsg's index.
+_TYPE, _FLAGS, _PORT, _RT_LENGTH, _RT_PROTOCOL, _ND_INDEX = 4, 6, 12, 16 + 1, 16 + 5, 16 + 4
 
 Line = tuple[int, int, str]
 """Code, operand, and the label to go to if a comparison holds ("" for none)."""
@@ -60,6 +60,23 @@ def listening_filter(port: int, ifindexes: Iterable[int]) -> tuple[bytes, int]:
         "drop",
         (_RETURN, 0, ""),
         "accept",
+        (_RETURN, 0xFFFFFFFF, ""),
+    ]
+    return _assemble(lines)
+
+
+def facts_filter() -> tuple[bytes, int]:
+    """For the host facts: of routes, default routes only."""
+    lines: list[Line | str] = [
+        (_HALF, _TYPE, ""),
+        (_EQUAL, _swap16(RTM_NEWROUTE), "route"),
+        (_EQUAL, _swap16(RTM_DELROUTE), "route"),
+        (_RETURN, 0xFFFFFFFF, ""),
+        "route",
+        (_BYTE, _RT_LENGTH, ""),
+        (_EQUAL, 0, "zero"),
+        (_RETURN, 0, ""),
+        "zero",
         (_RETURN, 0xFFFFFFFF, ""),
     ]
     return _assemble(lines)

@@ -160,22 +160,24 @@ def _vxlan(vxlan: Vxlan) -> bytes:
 
 
 class AddressState(NamedTuple):
-    """An address on any link; `scope` as in rtnetlink.h (253: link-local)."""
+    """An address on any link; `scope` as in rtnetlink.h (253: link-local), `flags` as in if_addr.h."""
 
     ifindex: int
     scope: int
+    flags: int
     address: IPInterface
 
 
 def decode_address(message: Message) -> AddressState:
     """IFA_LOCAL is the address itself; IPv6 has only IFA_ADDRESS (if_addr.h)."""
     with decoding("an address"):
-        _, length, _, scope, index = IFADDR.unpack_from(message.body)
+        _, length, few, scope, index = IFADDR.unpack_from(message.body)
         found = attributes(message.body, IFADDR.size)
         packed = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS)
         if packed is None:
             raise NetlinkDecodeError("an address message from the kernel holds no address")
-        return AddressState(index, scope, ip_interface((address(packed), length)))
+        flags = number(found[IFA_FLAGS]) if IFA_FLAGS in found else few
+        return AddressState(index, scope, flags, ip_interface((address(packed), length)))
 
 
 def encode_address(action: str, thing: Address, index: int, sequence: int) -> bytes:

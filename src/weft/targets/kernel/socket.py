@@ -128,24 +128,30 @@ class NetlinkSocket:
             raise KernelError(told.number, "asking for one object", told.text)
         raise KernelError(errno.EAGAIN, "asking for one object")
 
-    async def dump(self, kind: int, body: bytes) -> list[bytes]:
+    def buffers(self, kind: int, body: bytes) -> Iterator[bytes]:
         """All objects of a kind, as the buffers that recv() gave, without the end mark. Raises KernelError if the
-        kernel refuses. Lets the event loop run in between. The caller looks for NLM_F_DUMP_INTR (`complete` below)."""
+        kernel refuses. The caller looks for NLM_F_DUMP_INTR (`complete` below)."""
         self._socket.send(request(kind, NLM_F_DUMP, 1, body))
-        buffers: list[bytes] = []
         while True:
             received = self.receive()
             if received is None:
                 raise KernelError(errno.EAGAIN, "reading a dump")
             if _ends(received):
-                buffers.append(received[: -_DONE.size])
-                return buffers
+                yield received[: -_DONE.size]
+                return
             if len(received) >= 36 and _KIND.unpack_from(received, 4)[0] == NLMSG_ERROR:
                 told = answer(next(messages(received)))
                 raise KernelError(told.number, "asking for a dump", told.text)
-            buffers.append(received)
+            yield received
+
+    async def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The same, all at once; the event loop runs in between."""
+        buffers: list[bytes] = []
+        for buffer in self.buffers(kind, body):
+            buffers.append(buffer)
             if len(buffers) % BUFFERS_A_SLICE == 0:
                 await asyncio.sleep(0)
+        return buffers
 
 
 class DumpInterrupted(TargetError):

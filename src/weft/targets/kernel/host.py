@@ -1,0 +1,213 @@
+"""What a plan depends on in this host's kernel: its uplinks, and whether it has next-hop objects.
+
+`daemons/` follow `HostFacts.hosts` as a source. It listens on a socket of its own, so that it works without a target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import struct
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+
+from weft.errors import KernelError, NetlinkDecodeError, TargetError
+from weft.model import Host, IPInterface, Uplink
+from weft.targets.kernel.bpf import facts_filter
+from weft.targets.kernel.codec import Message, attributes, decoding, number, u32
+from weft.targets.kernel.constants import (
+    AF_INET,
+    AF_INET6,
+    IFA_F_DADFAILED,
+    IFA_F_DEPRECATED,
+    IFA_F_SECONDARY,
+    IFA_F_TEMPORARY,
+    IFA_F_TENTATIVE,
+    RT_SCOPE_HOST,
+    RT_TABLE_MAIN,
+    RTA_MULTIPATH,
+    RTA_OIF,
+    RTA_TABLE,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETROUTE,
+    RTN_UNICAST,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_LINK,
+)
+from weft.targets.kernel.hops import RTMSG, hop_of
+from weft.targets.kernel.links import (
+    ALL_ADDRESSES,
+    ALL_LINKS,
+    AddressState,
+    LinkState,
+    decode_address,
+    decode_link,
+)
+from weft.targets.kernel.mirror import is_kernels_own
+from weft.targets.kernel.netns import inside
+from weft.targets.kernel.socket import DUMP_BUFFER, DumpInterrupted, NetlinkSocket, complete
+
+GROUPS = (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE)
+SETTLE = 0.005
+"""Seconds from the first notification to the reading: one `docker run` makes a dozen of them."""
+OURS = "weft:"
+PORTS_OF = frozenset({"bridge", "bond", "team", "openvswitch"})
+"""A link whose master is of these kinds carries packets for that one; containers' veths are such."""
+TRIES = 10
+UNFIT = IFA_F_TEMPORARY | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE
+"""IPv6 addresses that a tunnel can't end on: not theirs yet, or not for long."""
+NEXT_HOP_NEVER_USED = 0x6FFFFFFF
+_PATH = struct.Struct("=HBBi")
+"""rtnexthop (rtnetlink.h): length, flags, hops, index."""
+
+
+class HostFacts:
+    """The host's facts as a source of full sets. `netns`: path of a network namespace, None for the current one."""
+
+    def __init__(self, netns: str | None = None) -> None:
+        self._netns = netns
+
+    async def hosts(self) -> AsyncIterator[Host]:
+        """Yield the facts at start and each time that they changed; never ends by itself. Raises TargetError."""
+        listener = NetlinkSocket(self._netns, DUMP_BUFFER, GROUPS)
+        listener.attach_filter(*facts_filter())
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        loop.add_reader(listener.fileno(), told.set)
+        last: Host | None = None
+        try:
+            while True:
+                _discard(listener)
+                told.clear()
+                host = read_host(self._netns)
+                if host != last:
+                    last = host
+                    yield host
+                await told.wait()
+                await asyncio.sleep(SETTLE)
+        finally:
+            loop.remove_reader(listener.fileno())
+            listener.close()
+
+
+def read_host(netns: str | None = None) -> Host:
+    """The facts now, without firewall chains (the firewall target knows those). Raises TargetError."""
+    for _ in range(TRIES):
+        with (
+            contextlib.closing(NetlinkSocket(netns, DUMP_BUFFER)) as socket,
+            contextlib.suppress(DumpInterrupted),  # something changed meanwhile: read again
+        ):
+            return _read(socket, netns)
+    raise TargetError("this host's interfaces change faster than they can be read; it is tried again")
+
+
+def _read(socket: NetlinkSocket, netns: str | None) -> Host:
+    try:
+        links = [decode_link(message) for message in _dump(socket, RTM_GETLINK, ALL_LINKS)]
+        addresses = [decode_address(message) for message in _dump(socket, RTM_GETADDR, ALL_ADDRESSES)]
+        defaults = {4: _default_links(socket, AF_INET), 6: _default_links(socket, AF_INET6)}
+    except NetlinkDecodeError as error:
+        raise TargetError(f"this host's interfaces can't be read: {error}") from error
+    found = list(_uplinks(links, addresses, defaults))
+    takes_ra = inside(netns, lambda: {uplink.name for uplink in found if _accepts_ra(uplink.name)})
+    uplinks = [Uplink(u.name, u.mtu, u.addresses, u.default_for, u.name in takes_ra) for u in found]
+    return Host(tuple(sorted(uplinks, key=lambda uplink: uplink.name)), _has_nexthop_objects(socket))
+
+
+def _dump(socket: NetlinkSocket, kind: int, body: bytes) -> Iterator[Message]:
+    for buffer in socket.buffers(kind, body):
+        yield from complete(buffer)
+
+
+def _uplinks(
+    links: Iterable[LinkState], addresses: Iterable[AddressState], defaults: dict[int, set[int]]
+) -> Iterator[Uplink]:
+    kinds = {link.ifindex: link.kind for link in links}
+    on_link: dict[int, list[AddressState]] = {}
+    for state in addresses:
+        if _is_usable(state):
+            on_link.setdefault(state.ifindex, []).append(state)
+    for link in links:
+        if link.alias.startswith(OURS) or kinds.get(link.master) in PORTS_OF:
+            continue
+        default_for = frozenset(version for version, indexes in defaults.items() if link.ifindex in indexes)
+        own = on_link.get(link.ifindex, [])
+        if own or default_for:
+            yield Uplink(link.name, link.mtu, tuple(_sorted(own)), default_for)
+
+
+def _is_usable(state: AddressState) -> bool:
+    version = state.address.version
+    if state.scope == RT_SCOPE_HOST or is_kernels_own(state.scope, version):
+        return False
+    return not (version == 6 and state.flags & UNFIT)
+
+
+def _sorted(states: list[AddressState]) -> list[IPInterface]:
+    """IPv4 first, a family's primary addresses before its secondary ones: the same set gives the same tuple."""
+    in_order = sorted(states, key=lambda s: (s.address.version, s.flags & IFA_F_SECONDARY, int(s.address.ip)))
+    return [state.address for state in in_order]
+
+
+def _default_links(socket: NetlinkSocket, family: int) -> set[int]:
+    """Indexes of the links that default routes of the main table go out of; none if the kernel lacks the family."""
+    body = RTMSG.pack(family, 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(RTA_TABLE, RT_TABLE_MAIN)
+    found: set[int] = set()
+    try:
+        for message in _dump(socket, RTM_GETROUTE, body):
+            with decoding("a route"):
+                _, length, _, _, table, _, _, kind, _ = RTMSG.unpack_from(message.body)
+                if length == 0 and table == RT_TABLE_MAIN and kind == RTN_UNICAST:
+                    found.update(_outgoing(attributes(message.body, RTMSG.size)))
+    except KernelError as error:
+        if error.number not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):
+            raise
+    return found
+
+
+def _outgoing(route: dict[int, bytes]) -> Iterator[int]:
+    if RTA_OIF in route:
+        yield number(route[RTA_OIF])
+    paths = route.get(RTA_MULTIPATH, b"")
+    while paths:
+        length, _, _, index = _PATH.unpack_from(paths)
+        if length < _PATH.size:
+            raise NetlinkDecodeError(f"a route's path says it has {length} octets")
+        yield index
+        paths = paths[(length + 3) & ~3 :]
+
+
+def _has_nexthop_objects(socket: NetlinkSocket) -> bool:
+    """Linux before 5.3 doesn't know the request; later ones know it and have no object of this id."""
+    try:
+        socket.ask(*hop_of(NEXT_HOP_NEVER_USED))
+    except KernelError as error:
+        return error.number != errno.EOPNOTSUPP
+    return True
+
+
+def _accepts_ra(name: str) -> bool:
+    """Router advertisements are taken with accept_ra 2, and with 1 as long as the interface doesn't forward
+    (Documentation/networking/ip-sysctl). An interface name may hold anything but "/"."""
+    folder = Path("/proc/sys/net/ipv6/conf", name)
+    try:
+        accept = (folder / "accept_ra").read_text().strip()
+        return accept == "2" or (accept == "1" and (folder / "forwarding").read_text().strip() == "0")
+    except OSError:
+        return False  # no IPv6 on this interface, or it has just gone
+
+
+def _discard(listener: NetlinkSocket) -> None:
+    """Empty the queue: what it tells is only that something changed, and so does losing some of it."""
+    while True:
+        try:
+            if listener.receive() is None:
+                return
+        except KernelError as error:
+            if error.number != errno.ENOBUFS:
+                raise
