@@ -45,7 +45,7 @@ class Conversation:
 
     def __init__(self, settings: MulticastSettings, epoch: int, random: Random) -> None:
         self._settings = settings
-        self._stamp = Stamp(settings.instance, epoch, 0)
+        self._stamp = Stamp(f"{settings.instance}.{epoch:x}", epoch, 0)  # a second one in this program counts anew
         self._key = None if settings.key is None else derive_key(settings.key)
         self._schedule = Schedule(settings.announce_interval, random)
         self._me: Node | None = None

@@ -110,7 +110,7 @@ class PeerTable:
     # What it hears. -------------------------------------------------------------------------------------------
 
     def hello(self, hello: Hello, source: IPAddress, size: int, now: float, direct: bool = False) -> bool:
-        """Take a HELLO, or a part of one, of `size` octets; False if it was refused, or was nothing new."""
+        """Take a HELLO, or a part of one, of `size` octets; False if it deserves no answer."""
         if not self.comes_from(hello.peer_id, hello.endpoints, source, now):
             return False
         if hello.peer_id == self._me:
@@ -173,7 +173,7 @@ class PeerTable:
             f"set another `node` on one of them"
         )
         self._refuse(Refused.DUPLICATE, self._me, text, now)
-        return False
+        return True  # if it asks, it gets its answer: so it learns of the clash as well
 
     def _plain(self, hello: Hello, source: IPAddress, now: float) -> bool:
         if hello.peer_id not in self._alive:
