@@ -7,13 +7,12 @@ two nodes that claim overlapping subnets, the claim that is older holds, on ever
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import NamedTuple
 
-from weft.model import IPAddress, IPNetwork, Mac, Network, Node, Problem, Uplink
+from weft.model import IPNetwork, Network, Node, Problem, Uplink
 
 NEVER = tuple(
     ip_network(n)
@@ -37,11 +36,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one node's claims came to, judged by themselves."""
+    """What one node's claims came to, judged by themselves. `claims` and `marks` are what is left to compare with other
+    nodes': its subnets, and its endpoints and MAC as numbers that are quick to hash."""
 
     claim: Node
     node: Node | None
     problems: tuple[Problem, ...]
+    claims: tuple[_Claim, ...] = ()
+    marks: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +57,24 @@ class Accepted:
 
 
 class _Claim(NamedTuple):
-    """One subnet of one node: its first and last address as numbers, and since when the node has it."""
+    """One subnet of one node; sorts by address, larger subnets first. `last` is negated for that."""
 
     version: int
     first: int
-    last: int
+    negated_last: int
     since: float
     node: str
     network: str
     subnet: IPNetwork
+
+    @classmethod
+    def of(cls, node: Node) -> Iterator[_Claim]:
+        for network in node.networks:
+            since = network.since if network.since >= 0 else float("inf")
+            for subnet in network.subnets:
+                first = int(subnet.network_address)
+                last = first + (1 << (subnet.max_prefixlen - subnet.prefixlen)) - 1
+                yield cls(subnet.version, first, -last, since, node.id, network.name, subnet)
 
 
 def accept(claims: Sequence[Node], policy: Policy, previous: Accepted | None = None) -> Accepted:
@@ -72,12 +83,13 @@ def accept(claims: Sequence[Node], policy: Policy, previous: Accepted | None = N
     verdicts: dict[str, Verdict] = {}
     for claim in sorted(claims, key=lambda n: n.id):
         verdict = known.get(claim.id)
-        fresh = verdict is None or not (verdict.claim is claim or verdict.claim == claim)
-        verdicts[claim.id] = _judge(claim, policy) if fresh or verdict is None else verdict
-    problems = [p for v in verdicts.values() for p in v.problems]
-    nodes = [v.node for v in verdicts.values() if v.node is not None]
-    nodes, twice = _unique_tunnels(nodes)
-    nodes, disputed = _settle(nodes)
+        if verdict is None or (verdict.claim is not claim and verdict.claim != claim):
+            verdict = _judge(claim, policy)
+        verdicts[claim.id] = verdict
+    problems = [problem for verdict in verdicts.values() for problem in verdict.problems]
+    routable = [verdict for verdict in verdicts.values() if verdict.node is not None]
+    routable, twice = _unique_tunnels(routable)
+    nodes, disputed = _settle(routable)
     return Accepted(policy, tuple(nodes), (*problems, *twice, *disputed), verdicts)
 
 
@@ -100,7 +112,8 @@ def _judge(claim: Node, policy: Policy) -> Verdict:
         if good:
             networks.append(network if len(good) == len(network.subnets) else replace(network, subnets=tuple(good)))
     node = claim if not problems else replace(claim, networks=tuple(networks))
-    return Verdict(claim, node, tuple(problems))
+    marks = (*((a.version, int(a)) for a in node.endpoints), (0, int.from_bytes(node.mac, "big")))
+    return Verdict(claim, node, tuple(problems), tuple(_Claim.of(node)), marks)
 
 
 def _unreachable(claim: Node, policy: Policy) -> str:
@@ -156,28 +169,32 @@ def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
     return one.version == other.version and one.overlaps(other)
 
 
-def _unique_tunnels(nodes: Iterable[Node]) -> tuple[list[Node], list[Problem]]:
+def _unique_tunnels(verdicts: list[Verdict]) -> tuple[list[Verdict], list[Problem]]:
     """Refuse a node that has an earlier node's endpoint or VTEP MAC: two can't be told apart on the wire."""
-    kept: list[Node] = []
+    marks = [mark for verdict in verdicts for mark in verdict.marks]
+    if len(set(marks)) == len(marks):
+        return verdicts, []
+    kept: list[Verdict] = []
     problems: list[Problem] = []
-    owners: dict[IPAddress | Mac, str] = {}
-    for node in nodes:
-        marks: tuple[IPAddress | Mac, ...] = (*node.endpoints, node.mac)
-        other = next((owners[m] for m in marks if m in owners), None)
+    owners: dict[tuple[int, int], str] = {}
+    for verdict in verdicts:
+        name = verdict.claim.id
+        other = next((owners[mark] for mark in verdict.marks if mark in owners), None)
         if other is not None:
-            text = f"node {node.id} is not routed to: node {other} has the same endpoint or VTEP MAC"
-            problems.append(Problem(node.id, text))
+            text = f"node {name} is not routed to: node {other} has the same endpoint or VTEP MAC"
+            problems.append(Problem(name, text))
             continue
-        owners.update(dict.fromkeys(marks, node.id))
-        kept.append(node)
+        owners.update(dict.fromkeys(verdict.marks, name))
+        kept.append(verdict)
     return kept, problems
 
 
-def _settle(nodes: list[Node]) -> tuple[list[Node], list[Problem]]:
+def _settle(verdicts: list[Verdict]) -> tuple[list[Node], list[Problem]]:
     """Between nodes: no subnet may hold a tunnel's endpoint (the outer packets would be routed into the tunnel), and of
     subnets that overlap the older claim holds."""
-    claims = sorted(_claims(nodes), key=lambda c: (c.version, c.first, -c.last))
-    refused = dict(_swallowing(claims, nodes))
+    nodes = [verdict.node for verdict in verdicts if verdict.node is not None]
+    claims = sorted(claim for verdict in verdicts for claim in verdict.claims)
+    refused = dict(_swallowing(claims, verdicts))
     for cluster in _clusters(claims):
         held: list[_Claim] = []
         for claim in sorted((c for c in cluster if c not in refused), key=lambda c: (c.since, c.node, c.network)):
@@ -196,27 +213,15 @@ def _settle(nodes: list[Node]) -> tuple[list[Node], list[Problem]]:
     return [_without(node, gone) for node in nodes], problems
 
 
-def _claims(nodes: list[Node]) -> Iterator[_Claim]:
-    for node in nodes:
-        for network in node.networks:
-            since = network.since if network.since >= 0 else float("inf")
-            for subnet in network.subnets:
-                first = int(subnet.network_address)
-                last = first + (1 << (subnet.max_prefixlen - subnet.prefixlen)) - 1
-                yield _Claim(subnet.version, first, last, since, node.id, network.name, subnet)
-
-
-def _swallowing(claims: list[_Claim], nodes: list[Node]) -> Iterator[tuple[_Claim, str]]:
-    endpoints = {4: sorted(_endpoints(nodes, 4)), 6: sorted(_endpoints(nodes, 6))}
+def _swallowing(claims: list[_Claim], verdicts: list[Verdict]) -> Iterator[tuple[_Claim, str]]:
+    """Claims that hold a node's endpoint. Both lists are walked once, side by side."""
+    points = sorted((*mark, verdict.claim.id) for verdict in verdicts for mark in verdict.marks if mark[0])
+    at = 0
     for claim in claims:
-        points = endpoints[claim.version]
-        at = bisect_left(points, (claim.first, ""))
-        if at < len(points) and points[at][0] <= claim.last:
-            yield claim, f"it holds the endpoint of node {points[at][1]}"
-
-
-def _endpoints(nodes: list[Node], version: int) -> Iterator[tuple[int, str]]:
-    return ((int(a), node.id) for node in nodes for a in node.endpoints if a.version == version)
+        while at < len(points) and points[at][:2] < claim[:2]:
+            at += 1
+        if at < len(points) and points[at][0] == claim.version and points[at][1] <= -claim.negated_last:
+            yield claim, f"it holds the endpoint of node {points[at][2]}"
 
 
 def _clusters(claims: list[_Claim]) -> Iterator[list[_Claim]]:
@@ -224,12 +229,12 @@ def _clusters(claims: list[_Claim]) -> Iterator[list[_Claim]]:
     group: list[_Claim] = []
     version, end = 0, -1
     for claim in claims:
-        if claim.version != version or claim.first > end:
+        if claim.first > end or claim.version != version:
             if len(group) > 1 and len({c.node for c in group}) > 1:
                 yield group
             group, version, end = [], claim.version, -1
         group.append(claim)
-        end = max(end, claim.last)
+        end = max(end, -claim.negated_last)
     if len(group) > 1 and len({c.node for c in group}) > 1:
         yield group
 

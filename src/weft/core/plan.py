@@ -15,7 +15,7 @@ from zlib import crc32
 from weft.backends import BACKENDS, vxlan
 from weft.backends.tunnel import SLOTS, Tunnel
 from weft.core.firewall import wanted as firewall
-from weft.model import Host, Network, Node, Profile, View
+from weft.model import Host, Node, View
 from weft.objects import Address, Key, Object, Sysctl, Why
 
 HERE = ""
@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
 class Part(NamedTuple):
     """What one node (or this host) asks for. `made_from`: equal means that the part would come out the same."""
 
-    made_from: object
+    made_from: tuple[object, ...]
     wanted: dict[Key, Wanted]
 
 
@@ -42,33 +42,25 @@ class Plan:
 
     parts: Mapping[str, Part] = field(default_factory=dict)
     wanted: Mapping[Key, Wanted] = field(default_factory=dict)
-
-
-class _Here(NamedTuple):
-    """What this host's own part is made from."""
-
-    me: Node
-    networks: tuple[Network, ...]
-    host: Host
-    profile: Profile
-
-
-class _There(NamedTuple):
-    """What a peer's part is made from."""
-
-    node: Node
-    tunnel: Tunnel
-    slot: int
+    tunnel: Tunnel | None = None
 
 
 def plan(view: View, previous: Plan | None = None) -> Plan:
     """The objects that `view` demands. Raises ValueError if this host has no endpoint of the underlay's family."""
     old = previous if previous is not None else Plan()
-    parts = {HERE: _part(old.parts.get(HERE), _Here(view.me, view.networks, view.host, view.profile))}
     tunnel = Tunnel.of(view)
+    if old.tunnel == tunnel:
+        tunnel = old.tunnel  # the same object: comparing 10,000 parts is then comparing pointers
+    here = (view.me, view.networks, view.host, view.profile)
+    before = old.parts.get(HERE)
+    parts = {HERE: before if before is not None and before.made_from == here else _part(here, _here(view))}
     for node, slot in _slots(view.nodes):
-        parts[node.id] = _part(old.parts.get(node.id), _There(node, tunnel, slot))
-    return Plan(parts, _index(parts, old))
+        there = (node, tunnel, slot)
+        before = old.parts.get(node.id)
+        if before is None or before.made_from != there:
+            before = _part(there, BACKENDS[node.backend].reach(node, tunnel, slot))
+        parts[node.id] = before
+    return Plan(parts, _index(parts, old), tunnel)
 
 
 def changed(old: Plan, new: Plan) -> set[Key]:
@@ -85,39 +77,33 @@ def changed(old: Plan, new: Plan) -> set[Key]:
     return keys
 
 
-def _part(old: Part | None, made_from: _Here | _There) -> Part:
-    if old is not None and old.made_from == made_from:
-        return old
-    asked = _here(made_from) if isinstance(made_from, _Here) else _there(made_from)
+def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) -> Part:
     wanted: dict[Key, Wanted] = {}
     for thing, why in asked:
         wanted.setdefault(thing.key, Wanted(thing, why))
     return Part(made_from, wanted)
 
 
-def _there(peer: _There) -> Iterable[tuple[Object, Why]]:
-    return BACKENDS[peer.node.backend].reach(peer.node, peer.tunnel, peer.slot)
-
-
-def _here(here: _Here) -> Iterator[tuple[Object, Why]]:
+def _here(view: View) -> Iterator[tuple[Object, Why]]:
     """Forwarding, the device, this host's addresses on it, the firewall."""
-    view = View(here.me, here.networks, host=here.host, profile=here.profile)
-    subnets = vxlan.subnets(here.networks)
-    why = Why("settings", here.me.id, "this host's end of the overlay")
-    yield from ((sysctl, why) for sysctl in _forwarding(here, {subnet.version for subnet in subnets}))
+    subnets = vxlan.subnets(view.networks)
+    settings = Why("settings", view.me.id, "this host's end of the overlay")
+    source = Why("engine", view.me.id, "source of this host's own packets")
+    exposed = Why("engine", view.me.id, "the exposed networks of this host")
+    for sysctl in _forwarding(view.host, {subnet.version for subnet in subnets}):
+        yield sysctl, settings
     device = vxlan.device(view)
-    yield device, why
-    for address in here.me.overlay:
-        own = Why("engine", here.me.id, "source of this host's own packets")
-        yield Address(device.name, ip_interface(address)), own
-    for thing in firewall(device.name, subnets, here.host.chains):
-        yield thing, Why("engine", here.me.id, "the exposed networks of this host")
+    yield device, settings
+    for address in view.me.overlay:
+        yield Address(device.name, ip_interface(address)), source
+    for thing in firewall(device.name, subnets, view.host.chains):
+        yield thing, exposed
 
 
-def _forwarding(here: _Here, versions: set[int]) -> Iterator[Sysctl]:
+def _forwarding(host: Host, versions: set[int]) -> Iterator[Sysctl]:
     yield Sysctl("net/ipv4/ip_forward", "1")
     if 6 in versions:
-        for uplink in here.host.uplinks:
+        for uplink in host.uplinks:
             # With forwarding on, a host forgets its router-advertised default route unless accept_ra is 2.
             if uplink.accepts_ra:
                 yield Sysctl(f"net/ipv6/conf/{uplink.name}/accept_ra", "2")
@@ -137,21 +123,27 @@ def _slots(nodes: Iterable[Node]) -> Iterator[tuple[Node, int]]:
 
 def _index(parts: Mapping[str, Part], old: Plan) -> dict[Key, Wanted]:
     """All parts' objects in one dict, from the old plan's where few parts changed (copying needs no hashing)."""
-    stale = [name for name, part in old.parts.items() if parts.get(name) is not part]
-    fresh = [name for name, part in parts.items() if old.parts.get(name) is not part]
-    overlapping = sum(len(part.wanted) for part in old.parts.values()) != len(old.wanted)
-    if overlapping or len(stale) + len(fresh) > len(parts) // 2:
-        stale, fresh, index = [], list(parts), {}
-    else:
-        index = dict(old.wanted)
-    for name in stale:
-        for key in old.parts[name].wanted:
+    stale = [part for name, part in old.parts.items() if parts.get(name) is not part]
+    fresh = [part for name, part in parts.items() if old.parts.get(name) is not part]
+    disputed = sum(len(part.wanted) for part in old.parts.values()) != len(old.wanted)
+    if disputed or len(stale) + len(fresh) > len(parts) // 2:
+        return _joined(parts)
+    index = dict(old.wanted)
+    for part in stale:
+        for key in part.wanted:
             del index[key]
-    before = len(index)
-    for name in fresh:
-        index.update(parts[name].wanted)
-    if len(index) != before + sum(len(parts[name].wanted) for name in fresh):
-        index = {}
-        for name in sorted(parts, reverse=True):
-            index.update(parts[name].wanted)
+    for part in fresh:
+        before = len(index)
+        index.update(part.wanted)
+        if len(index) != before + len(part.wanted):
+            return _joined(parts)
+    return index
+
+
+def _joined(parts: Mapping[str, Part]) -> dict[Key, Wanted]:
+    """All parts' objects; of two for one key, the part's that sorts first."""
+    index: dict[Key, Wanted] = {}
+    for name in sorted(parts):
+        for key, want in parts[name].wanted.items():
+            index.setdefault(key, want)
     return index

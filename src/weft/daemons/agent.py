@@ -15,7 +15,7 @@ from weft.agent.reconcile import Reconciler
 from weft.agent.world import World
 from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.identity import Identity, Self
-from weft.daemons.process import log_to_stderr, run_until_signalled
+from weft.daemons.process import log_to_stderr, run_until_signalled, spare_the_collector
 from weft.discovery import DISCOVERIES, Discovery, Place
 from weft.discovery.options import NO_KEY_WARNING
 from weft.engines import ENGINES, Engine
@@ -33,16 +33,26 @@ log = logging.getLogger("weft")
 ROLE = "agent"
 
 
+def node_id(settings: Settings) -> str:
+    """This host's id: as set, else its host name."""
+    return settings.node or socket.gethostname()
+
+
+def mark(settings: Settings) -> str:
+    """What stands in the ifalias of this agent's device."""
+    return f"weft:{ROLE}:{node_id(settings)}"
+
+
 class Agent:
     """The parts, and how they hang together."""
 
     def __init__(self, settings: Settings, announcing: bool = True) -> None:
-        node = settings.node or socket.gethostname()
+        node = node_id(settings)
         device = device_name(settings.vni)
         underlay = {"auto": 0, "ipv4": 4, "ipv6": 6}[settings.underlay]
         self.settings = settings
         self.engine: Engine = ENGINES[settings.engine](settings)
-        self.kernel = KernelTarget(f"weft:{ROLE}:{node}", vtep_mac(node, settings.vni))
+        self.kernel = KernelTarget(mark(settings), vtep_mac(node, settings.vni))
         self.firewall = FirewallTarget(owns=lambda dev: dev == device)
         self.world = World(
             Identity(
@@ -105,6 +115,7 @@ class Agent:
 async def run(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; what was set up in the kernel stays. Raises WeftError if it can't start."""
     log_to_stderr(settings.log_level)
+    spare_the_collector()
     agent = Agent(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.close)

@@ -18,7 +18,7 @@ from weft.core.commands import lines, text
 from weft.core.diff import Changes
 from weft.core.explain import explain
 from weft.model import Network, Node, mac_text
-from weft.objects import Key, Op, Route
+from weft.objects import Key, Route
 
 
 class PeerRow(msgspec.Struct):
@@ -228,11 +228,6 @@ def answer(changes: Changes) -> PlanAnswer:
         held=[line for op in changes.held for line in lines(op)],
         conflicts=[f"{' '.join(str(part) for part in key)}: {who}" for key, who in changes.conflicts.items()],
     )
-
-
-def removed(ops: list[Op]) -> PlanAnswer:
-    """The same shape for `weft cleanup`."""
-    return PlanAnswer([line for op in ops for line in lines(op)], [], [])
 
 
 def _peer(node: Node, seen: float, routed: bool, problems: list[str]) -> PeerRow:

@@ -1,0 +1,48 @@
+"""`weft cleanup`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import click
+
+from weft.cli.client import as_json, ask
+from weft.core.commands import lines
+from weft.errors import AgentUnreachable, WeftError
+from weft.settings import load
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Print what would be removed; remove nothing.")
+@click.option("--json", "json_", is_flag=True, help="Print as JSON.")
+def cleanup(dry_run: bool, json_: bool) -> int:
+    """Remove everything of weft's from this host, and nothing else.
+
+    That is: the VXLAN devices that weft made, its routes, next hops, neighbours and forwarding entries, its firewall
+    chains. Sysctls (net.ipv4.ip_forward) stay. Exit code 1 if something could not be removed, or an agent is running.
+    """
+    from weft.daemons.cleanup import cleanup as remove
+
+    if not dry_run:
+        _refuse_while_running()
+    removals = asyncio.run(remove(load(os.environ), dry_run))
+    failures = [r.failure.message for r in removals if r.failure is not None]
+    if json_:
+        removed = [line for r in removals if r.failure is None for line in lines(r.op)]
+        as_json({"removed": removed, "dry_run": dry_run, "failures": failures})
+        return int(bool(failures))
+    for removal in removals:
+        for line in lines(removal.op):
+            click.echo(f"{line}" + (f"   # failed: {removal.failure.message}" if removal.failure else ""))
+    if not removals:
+        click.echo("nothing of weft's is here")
+    return int(bool(failures))
+
+
+def _refuse_while_running() -> None:
+    try:
+        node = ask("status")["node"]
+    except AgentUnreachable:
+        return
+    raise WeftError(f"the agent of node {node} is running and would put everything back; stop it first")

@@ -1,0 +1,41 @@
+"""Remove everything of weft's from this host: `weft cleanup`. The plan is empty, the diff does the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft.backends.tunnel import vtep_mac
+from weft.core.diff import Facts, diff
+from weft.daemons.agent import mark, node_id
+from weft.objects import Failure, Op
+from weft.settings import Settings
+from weft.targets import Target
+from weft.targets.firewall import FirewallTarget
+from weft.targets.kernel.owners import owners
+from weft.targets.kernel.target import KernelTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One thing of weft's, and how its removal went (None: well, or not tried)."""
+
+    op: Op
+    failure: Failure | None = None
+
+
+async def cleanup(settings: Settings, dry_run: bool) -> list[Removal]:
+    """Every device, route, next hop and firewall chain of any weft daemon. Routes go first, devices last. Sysctls stay
+    as they are. Raises TargetError if the kernel or the firewall can't be read."""
+    done: list[Removal] = []
+    own = mark(settings)
+    kernels: list[Target] = [KernelTarget(owner) for owner in await owners() if owner != own]
+    kernels.append(KernelTarget(own, vtep_mac(node_id(settings), settings.vni)))
+    for target in [*kernels, FirewallTarget()]:
+        try:
+            reading = await target.read(full=True)
+            ops = diff({}, Facts(reading.objects), synced=True).ops
+            answers = [None] * len(ops) if dry_run else await target.apply(ops)
+            done.extend(Removal(op, failure) for op, failure in zip(ops, answers, strict=True))
+        finally:
+            target.close()
+    return done
