@@ -56,7 +56,7 @@ def tallies_lines(topology: Topology, tallies: Sequence[Tally]) -> Iterator[str]
             reason = f": {tally.refusal}" if tally.refusal else ""
             lost = f"{tally.sent - len(tally.rtts)} of {tally.sent} lost"
             yield f"! {tally.pair.source} → {tally.pair.target} ({tally.pair.address}): {lost}{reason}"
-    yield _summary(tallies)
+    yield summary(tallies)
 
 
 def _cell(tally: Tally) -> str:
@@ -74,7 +74,8 @@ def _table(names: list[str], cells: dict[tuple[str, str], str]) -> Iterator[str]
         yield f"{number:>2}  {source:<{first - 4}}{row}"
 
 
-def _summary(tallies: Sequence[Tally]) -> str:
+def summary(tallies: Sequence[Tally]) -> str:
+    """`24 of 24 pairs answer; round trip 0.31 ms median, 1.20 ms worst`."""
     if not tallies:
         return "there is no pair to ping: the lab has fewer than two containers that may reach each other"
     good = [tally for tally in tallies if tally.ok]
