@@ -212,6 +212,20 @@ async def test_an_administrators_drop_in_docker_user_wins(wire: Wire, load: Load
     assert seen_as(wire.red, wire.blue, BLUE) == ""
 
 
+async def test_others_use_the_overlay_by_an_administrators_leave(wire: Wire, load: Loader) -> None:
+    """The example of docs/firewall.md, with the network that isn't exposed in the place of VPN clients."""
+    load(DOCKER_28)
+    await install(wire)
+    load(
+        f"*filter\n-I DOCKER-USER -i br-grey -o {DEV} -j ACCEPT\n-I DOCKER-USER -i {DEV} -o br-grey -j ACCEPT\nCOMMIT\n"
+    )
+    load(f"*nat\n-I POSTROUTING -s 172.19.0.0/16 -o {DEV} -j SNAT --to-source 172.18.0.1\nCOMMIT\n")
+    await install(wire)
+    assert seen_as(wire.grey, wire.red, RED) == "172.18.0.1"
+    assert reaches(wire.grey, RED)
+    assert seen_as(wire.blue, wire.red, RED) == BLUE
+
+
 async def test_our_chain_serves_while_docker_user_is_cut_off(wire: Wire, load: Loader) -> None:
     """Engine 20.10 takes the jump to DOCKER-USER out and in again each time that it makes a network."""
     load(DOCKER_20)

@@ -17,6 +17,7 @@ from weft.core.firewall import JUMP, parse_save, wanted
 from weft.errors import FirewallError
 from weft.objects import Chain, Jump, Key, Object, Op, Why
 from weft.targets.firewall import FirewallTarget
+from weft.targets.firewall_watch import Watch
 
 DEV = "vxlan4096"
 SUBNETS = (ip_network("172.18.0.0/16"), ip_network("fd00:1::/64"))
@@ -122,6 +123,12 @@ async def install(target: FirewallTarget) -> Plan:
 
 def keys(ops: Iterable[Op]) -> set[Key]:
     return {op.object.key for op in ops}
+
+
+def fake(folder: Path, tool: str, script: str) -> None:
+    path = folder / tool
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
 
 
 pytestmark = needs_root
@@ -266,6 +273,7 @@ async def test_our_own_changes_wake_nobody(tables: Tables, open_target: Open) ->
     plan = await install(target)
     await converge(target, {})
     await converge(target, plan)
+    tables.ns.run("nft", "add", "table", "inet", "somebody")  # a change, but not one of iptables'
     assert woken == []
     tables.iptables("-N SOMEBODY")
     await soon(lambda: woken, "the kernel to tell of somebody else's change")
@@ -286,6 +294,54 @@ async def test_without_news_nothing_is_read(tables: Tables, open_target: Open, m
         assert (await target.read()).objects == plan
         assert (await target.read(full=True)).objects == {}
         assert target.chains == frozenset()
+
+
+async def test_lost_news_is_news_of_everything(tables: Tables) -> None:
+    """More notifications than the socket's buffer holds: the kernel says ENOBUFS once."""
+    if tables.backend != "nft":
+        pytest.skip("iptables-legacy tells of no change")
+    heard: list[frozenset[int]] = []
+    watch = Watch(tables.ns.name, (), heard.append)
+    rules = "".join(f"-A FORWARD -s 10.{high}.{low}.0/24 -j DROP\n" for high in range(20) for low in range(100))
+    tables.load(f"*filter\n{rules}COMMIT\n")
+    await soon(lambda: frozenset((4, 6)) in heard, "the loss to be told")
+    watch.close()
+
+
+async def test_what_iptables_says_it_did_but_did_not_is_seen(tables: Tables, open_target: Open, tmp_path: Path) -> None:
+    target = open_target()
+    target.watch(lambda: None)
+    plan = await plan_of(target)
+    fake(tmp_path, f"iptables-{tables.backend}-restore", "exec cat >/dev/null")
+    await converge(target, plan)
+    (tmp_path / f"iptables-{tables.backend}-restore").unlink()
+    assert (await target.read()).touched == frozenset(key for key in plan if key[1] == 4)
+    await converge(target, plan)
+    assert (await target.read(full=True)).objects == plan
+
+
+async def test_a_tool_that_hangs_is_killed(
+    tables: Tables, open_target: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = tmp_path / "pid"
+    for family in ("", "6"):
+        fake(tmp_path, f"ip{family}tables-{tables.backend}-save", f"echo $$ >{pid}; exec tail -f /dev/null")
+    for backend in {"nft", "legacy"} - {tables.backend}:
+        for family in ("", "6"):
+            fake(tmp_path, f"ip{family}tables-{backend}-save", "exit 1")
+    monkeypatch.setattr("weft.targets.firewall_tools.TIMEOUT", 0.3)
+    with pytest.raises(FirewallError, match=r"-save did not end within|ended with 1"):
+        await open_target().read()
+    assert not Path("/proc", pid.read_text().strip()).exists()
+
+
+async def test_a_namespace_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    target = FirewallTarget("weft-no-such-namespace")
+    target.watch(lambda: None)
+    assert "can't be heard of" in caplog.text
+    with pytest.raises(FirewallError, match="weft-no-such-namespace"):
+        await target.read()
+    target.close()
 
 
 async def test_docker_coming_up_changes_the_chains(tables: Tables, open_target: Open) -> None:
@@ -352,12 +408,6 @@ async def test_a_chain_that_somebody_else_uses_says_so(tables: Tables, open_targ
     answers = await target.apply(removals)
     assert [op.object for op, failure in zip(removals, answers, strict=True) if failure] == [chain]
     assert tables.rules("filter", "FORWARD") == (f"-i wg0 -j WEFT-{DEV}-FWD",)
-
-
-def fake(folder: Path, tool: str, script: str) -> None:
-    path = folder / tool
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
 
 
 async def test_a_table_that_the_kernel_lacks_is_wanted_no_more(
