@@ -183,7 +183,7 @@ class Group:
     def _broken(self, error: OSError) -> DiscoveryError:
         if error.errno == errno.EADDRNOTAVAIL:
             why = f"{self._source} is not an address of this host (any more)"
-        elif error.errno in (errno.ENODEV, errno.ENXIO):
+        elif error.errno in (None, errno.ENODEV, errno.ENXIO):  # None: as if_nametoindex says it
             why = "there is no such interface"
         elif error.errno in (errno.EPERM, errno.EACCES):
             why = f"a firewall on this host forbids sending to UDP port {self._port}"
