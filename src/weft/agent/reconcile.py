@@ -168,12 +168,12 @@ class Reconciler:
             before = self.account.statuses.get(key)
             after = next_status(before, failure, wall, now)
             if failure is None:
-                if before is not None and before.state != "done":
+                if before is not None and before.told:
                     recovered.append(key)
                 self.account.statuses.pop(key, None)
                 continue
             self.account.statuses[key] = after
-            if before is None or (before.state, before.message) != (after.state, after.message):
+            if after.told and (before is None or not before.told or before.message != after.message):
                 newly[key] = failure.message
         self._forget(changes, tried.keys())
         self.account.events.extend(Event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])

@@ -25,10 +25,16 @@ class Status:
     message: str = ""
     retry_at: float = 0.0
 
+    @property
+    def told(self) -> bool:
+        """Whether it is worth a line in the log: not what one more attempt mends."""
+        return self.state == "conflict" or self.attempts > 1
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one cycle did. `failed` and `recovered`: objects whose state changed in it, for the log."""
+    """What one cycle did. `failed`: objects that began to fail, told when the second attempt failed too; `recovered`:
+    those of them that are right again."""
 
     done: tuple[Op, ...] = ()
     failed: Mapping[Key, str] = field(default_factory=dict)
@@ -55,11 +61,12 @@ class Report:
 
 
 def next_status(before: Status | None, failure: Failure | None, wall: float, now: float) -> Status:
-    """The status after an attempt: errors and conflicts are retried after 0.1 s, doubling up to 30 s."""
+    """The status after an attempt. What failed is tried again at once (a device that goes takes a request along that was
+    under way to it, and the second cycle knows), then after 0.1 s, doubling up to 30 s."""
     if failure is None:
         return Status("done", wall)
     state: State = "conflict" if failure.conflict else "error"
     attempts = (before.attempts if before is not None else 0) + 1
     since = before.since if before is not None and before.state == state else wall
-    delay = min(FIRST_RETRY * 2 ** min(attempts - 1, 20), LAST_RETRY)
+    delay = min(FIRST_RETRY * 2 ** min(attempts - 2, 20), LAST_RETRY) if attempts > 1 else 0.0
     return Status(state, since, attempts, failure.message, now + delay)

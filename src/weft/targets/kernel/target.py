@@ -94,6 +94,7 @@ class KernelTarget:
         finally:
             self._busy = False
         self._mirror.check_hops()
+        self._tell()  # what others did meanwhile was heard here, so no notification is left to wake anybody
         return results
 
     def watch(self, wake: Callable[[], None]) -> None:
@@ -165,6 +166,9 @@ class KernelTarget:
         if self._busy:
             return  # read() or apply() is under way and listens itself
         self._listen()
+        self._tell()
+
+    def _tell(self) -> None:
         if self._wake is not None and (self._mirror.touched or self._mirror.doubtful):
             self._wake()
 
