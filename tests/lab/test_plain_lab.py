@@ -191,6 +191,18 @@ def test_down_ends_processes_that_nobody_knows_of() -> None:
         assert leftovers(lab.name) == []
 
 
+def test_a_namespace_of_somebody_elses_keeps_its_name_and_is_not_taken_for_a_lab() -> None:
+    name = unique("foreign")
+    subprocess.run(["ip", "netns", "add", wiring.fabric(name)], check=True)
+    try:
+        assert name not in state.labs()
+        with pytest.raises(LabError, match="is there already and no lab's"):
+            do(Lab.up(without_agents(example("plain", name=name)), name))
+        assert wiring.fabric(name) in netns.names()
+    finally:
+        subprocess.run(["ip", "netns", "delete", wiring.fabric(name)], check=True)
+
+
 def test_settling_gives_up_at_its_deadline(lab: Lab) -> None:
     assert do(matrix.settle(lab, 0.1)) is None
     with pytest.raises(AssertionError, match="no full connectivity"):

@@ -227,9 +227,8 @@ def test_every_namespace_of_a_lab_is_known_by_its_name_and_no_other_labs_is() ->
     topology = read("{engine: none, hosts: {a: {networks: {web: }}}}")
     names = wiring.namespaces(topology)
     assert names == ("weft.lab", "weft.lab.a", "weft.lab.a.web1")
-    assert all(wiring.belongs(name, "lab") and wiring.lab_of(name) == "lab" for name in names)
+    assert all(wiring.belongs(name, "lab") for name in names)
     assert not any(wiring.belongs(name, "la") or wiring.belongs(name, "lab-2") for name in names)
-    assert wiring.lab_of("wefttest-1-2") is None
 
 
 def test_no_two_things_in_one_namespace_have_one_name() -> None:

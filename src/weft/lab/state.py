@@ -70,10 +70,9 @@ def need_root() -> None:
 
 
 def labs() -> list[str]:
-    """Every lab that anything is left of: a folder, data, a namespace."""
-    found = {entry.name for top in (RUN, DATA) if top.is_dir() for entry in top.iterdir()}
-    found |= {lab for name in netns.names() if (lab := wiring.lab_of(name))}
-    return sorted(found)
+    """Every lab that is up or that something is left of. `up` makes the folder first and `down` removes it last, so
+    there is no lab without one; a namespace alone, whatever its name, is somebody else's."""
+    return sorted({entry.name for top in (RUN, DATA) if top.is_dir() for entry in top.iterdir()})
 
 
 def create(topology: Topology, document: object, file: str) -> None:
@@ -84,6 +83,8 @@ def create(topology: Topology, document: object, file: str) -> None:
             f"a lab {topology.name!r} is up already, or left over: `weft lab down {topology.name}` removes it,"
             f" `weft lab up FILE --name OTHER` brings one up beside it"
         )
+    for foreign in (name for name in netns.names() if wiring.belongs(name, topology.name)):
+        raise LabError(f"a namespace {foreign!r} is there already and no lab's: choose another name with --name")
     RUN.mkdir(exist_ok=True)
     try:
         folder(topology.name).mkdir()

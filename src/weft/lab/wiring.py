@@ -39,12 +39,6 @@ def belongs(namespace_name: str, lab: str) -> bool:
     return namespace_name == fabric(lab) or namespace_name.startswith(fabric(lab) + ".")
 
 
-def lab_of(namespace_name: str) -> str | None:
-    """The lab that a namespace is part of, or None if it is no lab's."""
-    prefix, *rest = namespace_name.split(".")
-    return rest[0] if prefix == PREFIX and rest else None
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What happens in one namespace: lines for `ip -batch`, and kernel settings (path under /proc/sys, value)."""
