@@ -118,11 +118,11 @@ def hop_of(hop_id: int) -> tuple[int, bytes]:
     return RTM_GETNEXTHOP, NHMSG.pack(0, 0, 0, 0) + u32(NHA_ID, hop_id)
 
 
-def route_to(dst: IPNetwork, table: int) -> tuple[int, bytes]:
+def route_to(dst: IPNetwork) -> tuple[int, bytes]:
     """Type and body of a request for the route that a packet to the first address of `dst` would take."""
     packed = dst.network_address.packed
     rtmsg = RTMSG.pack(FAMILIES[dst.version], len(packed) * 8, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
-    return RTM_GETROUTE, rtmsg + attribute(RTA_DST, packed) + u32(RTA_TABLE, table)
+    return RTM_GETROUTE, rtmsg + attribute(RTA_DST, packed)
 
 
 def encode_hop_remove(hop_id: int, sequence: int) -> bytes:

@@ -5,15 +5,26 @@ This is the hot path of a cold start: 40,000 objects with 10,000 peers.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, cast
 
 from weft.errors import KernelError, NetlinkDecodeError
 from weft.objects import Address, Failure, Fdb, Neighbour, NextHop, Object, Op, Route
-from weft.targets.kernel.codec import Answer, Message
+from weft.targets.kernel.codec import Answer, messages
+from weft.targets.kernel.constants import RTM_GETROUTE
 from weft.targets.kernel.entries import encode_fdb, encode_neighbour
-from weft.targets.kernel.hops import decode_hop, decode_route, encode_hop, encode_route, hop_of, route_to
+from weft.targets.kernel.hops import (
+    FAMILIES,
+    decode_hop,
+    decode_route,
+    encode_hop,
+    encode_route,
+    hop_of,
+    route_to,
+    routes_of,
+)
 from weft.targets.kernel.links import encode_address
 from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.socket import NetlinkSocket
@@ -117,14 +128,22 @@ class Batch:
             hop = decode_hop(self._socket.ask(*hop_of(thing.id)), names)
             return "" if hop.ours and hop.hop is not None else f"a next hop of protocol {hop.protocol}"
         if isinstance(thing, Route):
-            return self._whose_route(thing, self._socket.ask(*route_to(thing.dst, thing.table)))
+            return self._whose_route(thing)
         return ""
 
-    def _whose_route(self, route: Route, message: Message) -> str:
-        found = decode_route(message, self._mirror.names, self._mirror.hops)
-        if found is None or found.key != route.key:
-            return "another route with this destination, table and metric"
-        if found.ours:
-            return ""
-        link = self._mirror.links.get(found.ifindex)
-        return f"a route of protocol {found.protocol} out of {link.name if link else 'another device'}"
+    def _whose_route(self, route: Route) -> str:
+        """The kernel can be asked for the route that packets would take, which is nearly always the one. Else it is
+        hidden behind another or in another table: it is looked for among ours, and if it isn't there, not named."""
+        names, hops = self._mirror.names, self._mirror.hops
+        with contextlib.suppress(KernelError):  # packets would not take any
+            found = decode_route(self._socket.ask(*route_to(route.dst)), names, hops)
+            if found is not None and found.key == route.key:
+                link = self._mirror.links.get(found.ifindex)
+                device = link.name if link else "another device"
+                return "" if found.ours else f"a route of protocol {found.protocol} out of {device}"
+        body = routes_of(FAMILIES[route.dst.version], self._mirror.indexes[route.dev])
+        for buffer in self._socket.buffers(RTM_GETROUTE, body):
+            ours = (decode_route(message, names, hops) for message in messages(buffer))
+            if any(state is not None and state.ours and state.key == route.key for state in ours):
+                return ""
+        return "another route with this destination, table and metric"
