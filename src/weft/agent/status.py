@@ -61,8 +61,8 @@ class Report:
 
 
 def next_status(before: Status | None, failure: Failure | None, wall: float, now: float) -> Status:
-    """The status after an attempt. What failed is tried again at once (a device that goes takes a request along that was
-    under way to it, and the second cycle knows), then after 0.1 s, doubling up to 30 s."""
+    """The status after an attempt. What failed is tried again at once (a device that goes takes a request along that
+    was under way to it, and the second cycle knows), then after 0.1 s, doubling up to 30 s."""
     if failure is None:
         return Status("done", wall)
     state: State = "conflict" if failure.conflict else "error"
