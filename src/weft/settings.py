@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     discovery: Annotated[Literal["multicast"], Doc(description="How the hosts find each other.")] = "multicast"
     multicast_group: Annotated[
-        IPAddress | None, Doc(description="Group for HELLOs; default 239.1.1.1, ff02::4790 on an IPv6 underlay.")
+        IPAddress | None, Doc(description="Group for HELLOs; default 239.1.1.1, ff12::4790 on an IPv6 underlay.")
     ] = None
     discovery_port: Annotated[int, Doc(ge=1, le=65535, description="UDP port of the HELLOs.")] = 4790
     peers: Annotated[

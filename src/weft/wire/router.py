@@ -65,11 +65,7 @@ def _plain(raw: schema.Hello) -> Hello:
 
 
 def _full(raw: schema.Hello, details: schema.Details) -> Hello:
-    endpoints = tuple(map(_endpoint, details.endpoints))
-    if not endpoints or raw.host_ip != details.endpoints[0]:
-        raise ValueError("host_ip is not the first of the endpoints")
-    if len({a.version for a in endpoints}) != len(endpoints):
-        raise ValueError("more than one endpoint of one family")
+    endpoints = _endpoints(raw.host_ip, details.endpoints)
     if details.part > details.parts:
         raise ValueError(f"part {details.part} of {details.parts}")
     subnets: tuple[IPNetwork, ...] = tuple(map(_subnet, raw.networks))
@@ -102,6 +98,15 @@ def _full(raw: schema.Hello, details: schema.Details) -> Hello:
         query=details.query,
         open_ended=open_ended,
     )
+
+
+def _endpoints(host_ip: str, texts: list[str]) -> tuple[IPAddress, ...]:
+    endpoints = tuple(map(_endpoint, texts))
+    if not endpoints or host_ip != texts[0]:
+        raise ValueError("host_ip is not the first of the endpoints")
+    if len({address.version for address in endpoints}) != len(endpoints):
+        raise ValueError("more than one endpoint of one family")
+    return endpoints
 
 
 def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tuple[tuple[Network, ...], bool]:
@@ -137,7 +142,6 @@ def _subnet(text: str) -> IPNetwork:
     return ip_network(text)
 
 
-@lru_cache(maxsize=1 << 15)
 def _address(text: str) -> IPAddress:
     if "%" in text:
         raise ValueError(f"{text!r} is an address with a zone, which means nothing to another host")
