@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from tests.support.eventually import soon
 from tests.support.fake_docker import FakeDocker, listed
 from tests.support.sets import Sets, reading
-
 from weft.engines import docker
 from weft.engines.docker import Docker
 from weft.errors import EngineError
@@ -211,12 +211,36 @@ async def test_a_wrong_answer_is_told(engine: Docker, path: Path, refuse: str, b
 
 async def test_close_ends_the_source_also_in_the_middle_of_a_wait(engine: Docker, path: Path) -> None:
     fake = FakeDocker()
-    async with fake.serving(path), reading(engine.networks()) as sets:
-        await settled(fake, sets)
+    seen: list[Known[Network]] = []
+
+    async def collect() -> None:
+        async for known in engine.networks():
+            seen.append(known)
+
+    async with fake.serving(path):
+        task = asyncio.create_task(collect())
+        await soon(lambda: seen and fake.listening == 1, "the first set and the event stream")
         await engine.close()
-        await soon(lambda: sets.ended, "the source to end")
+        await asyncio.wait_for(task, 5)
         await soon(lambda: fake.listening == 0, "the event stream to be given up")
-    assert [names(k) for k in sets.seen] == [["bridge"]]
+    assert [names(k) for k in seen] == [["bridge"]]
+
+
+@pytest.mark.parametrize("steps", range(20))
+async def test_who_reads_can_be_cancelled_at_any_moment(engine: Docker, path: Path, steps: int) -> None:
+    """An event that comes with the cancellation must not swallow it (as wait_for of Python 3.11 would)."""
+    fake = FakeDocker()
+    source = engine.networks()
+    async with fake.serving(path):
+        await anext(source)
+        waiting = asyncio.ensure_future(anext(source))
+        await soon(lambda: fake.listening == 1, "the event stream")
+        fake.add(listed("blue", ["10.1.0.0/24"]))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        cancelled = waiting.cancel()
+        await asyncio.wait({waiting}, timeout=5)
+        assert waiting.cancelled() is cancelled
 
 
 async def test_close_ends_the_source_also_in_the_middle_of_a_pause(

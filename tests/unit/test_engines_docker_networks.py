@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
-from tests.support.fake_docker import Json, builtin, listed
 
+from tests.support.fake_docker import Json, builtin, listed
 from weft.engines.docker_networks import Expose, read_networks
 from weft.errors import EngineError
 from weft.model import Network, Problem

@@ -8,8 +8,8 @@ import sys
 from ipaddress import ip_network
 
 import pytest
-from tests.support.sets import reading
 
+from tests.support.sets import reading
 from weft.engines import ENGINES
 from weft.engines.docker import Docker
 from weft.engines.static import Static

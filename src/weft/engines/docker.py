@@ -93,7 +93,8 @@ class Docker:
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):  # the pause is over
-            await asyncio.wait_for(self._closing.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
 
 class _Outage:
@@ -154,7 +155,8 @@ class _Line:
         if not self.proven:
             within = min(within, SETTLED)
         try:
-            event = await asyncio.wait_for(self._events.get(), within)
+            async with asyncio.timeout(within):  # not wait_for: in Python 3.11 an event in time swallows a cancellation
+                event = await self._events.get()
         except TimeoutError:
             return False
         while event is not None and not self._events.queue.empty():
@@ -171,11 +173,14 @@ class _Line:
             await self._client.close()
 
     async def _end(self) -> EngineError:
-        try:
-            await self._stream
-        except _trouble() as error:
+        """Why the event stream ended."""
+        await asyncio.wait({self._stream})
+        error = None if self._stream.cancelled() else self._stream.exception()
+        if error is None:
+            return EngineError("it ended the stream of events")
+        if isinstance(error, _trouble()):
             return EngineError(_reason(error))
-        return EngineError("it ended the stream of events")
+        raise error
 
 
 def _client(url: str) -> Client:
@@ -204,7 +209,7 @@ def _trouble() -> tuple[type[Exception], ...]:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     import aiodocker
     import aiohttp
 
