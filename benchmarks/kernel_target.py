@@ -1,0 +1,222 @@
+"""The kernel target alone: writing and reading the objects of many peers, next to iproute2 in the same run.
+
+Each peer is a neighbour, an FDB entry, a next-hop object and a route; every round works in fresh namespaces. Figures
+are the best of a few rounds of each side: what else runs on the machine can only make them worse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from pathlib import Path
+
+from benchmarks import Benchmark, Result
+from benchmarks.namespace import namespace
+from weft.daemons.process import spare_the_collector
+from weft.model import Mac, mac_text
+from weft.objects import Fdb, Link, Neighbour, NextHop, Object, Op, Route, Vxlan, Why
+from weft.targets.kernel import KernelTarget
+
+DEV = "vxlan4096"
+OWNER = "weft:agent:bench"
+MAC = Mac(b"\x02\x00\x00\x00\x00\x01")
+LINK = Link(DEV, MAC, 1450, Vxlan(4096, 4789, ip_address("192.0.2.1")), OWNER)
+WHY = Why("bench", "bench", "bench")
+HOP = 0x70000000
+METRIC = 100
+ROUNDS = 5
+LONG_ROUNDS = 3
+
+
+def endpoint(i: int) -> IPv4Address:
+    """In 198.18.0.0/15 (RFC 2544)."""
+    return IPv4Address(0xC6120000 + i)
+
+
+def peer_mac(i: int) -> Mac:
+    return Mac(b"\x02\x01" + i.to_bytes(4, "big"))
+
+
+def subnet(i: int) -> IPv4Network:
+    return IPv4Network((0x0A000000 + 256 * i, 24))
+
+
+def entries(count: int) -> list[Object]:
+    neighbours: list[Object] = [Neighbour(DEV, endpoint(i), peer_mac(i)) for i in range(count)]
+    return neighbours + [Fdb(DEV, peer_mac(i), endpoint(i)) for i in range(count)]
+
+
+def our_layout(count: int) -> list[Object]:
+    """By rank, as the diff would order them."""
+    hops: list[Object] = [NextHop(HOP + i, DEV, endpoint(i)) for i in range(count)]
+    routes = [Route(subnet(i), DEV, nexthop=HOP + i, metric=METRIC) for i in range(count)]
+    return entries(count) + hops + routes
+
+
+def gateway_layout(count: int) -> list[Object]:
+    """Without next-hop objects: a gateway of its own for each route, all of one metric."""
+    return entries(count) + [Route(subnet(i), DEV, via=endpoint(i), onlink=True) for i in range(count)]
+
+
+@contextmanager
+def device() -> Iterator[str]:
+    """The path of a new namespace with our VXLAN device in it."""
+    with namespace("kernel") as netns:
+        asyncio.run(_apply(netns, [LINK]))
+        yield netns
+
+
+async def _apply(netns: str, things: Sequence[Object]) -> float:
+    """Seconds that a target takes from ops to the kernel's last answer."""
+    target = KernelTarget(OWNER, MAC, netns)
+    try:
+        await target.read()
+        ops = [Op("add", thing, WHY) for thing in things]
+        gc.collect()
+        started = time.perf_counter()
+        answers = await target.apply(ops)
+        seconds = time.perf_counter() - started
+        failures = [answer.message for answer in answers if answer is not None]
+        if failures:
+            raise RuntimeError(f"{len(failures)} ops failed, the first: {failures[0]}")
+        if len((await target.read(full=True)).objects) < len(things):
+            raise RuntimeError("not everything is in the kernel")
+        return seconds
+    finally:
+        target.close()
+
+
+async def _read(netns: str, expected: int) -> float:
+    """Seconds that a target without memory takes to read everything into objects."""
+    target = KernelTarget(OWNER, MAC, netns)
+    try:
+        gc.collect()
+        started = time.perf_counter()
+        reading = await target.read()
+        seconds = time.perf_counter() - started
+        if len(reading.objects) != expected:
+            raise RuntimeError(f"{len(reading.objects)} objects read, not {expected}")
+        return seconds
+    finally:
+        target.close()
+
+
+def iproute2_apply(netns: str, count: int) -> float:
+    """Seconds of `ip -batch` and `bridge -batch` for our layout."""
+    ip, bridge = [], []
+    for i in range(count):
+        gateway, mac = endpoint(i), mac_text(peer_mac(i))
+        ip.append(f"neigh replace {gateway} lladdr {mac} dev {DEV} nud permanent")
+        bridge.append(f"fdb replace {mac} dst {gateway} dev {DEV}")
+    ip += [f"nexthop add id {HOP + i} via {endpoint(i)} dev {DEV} onlink proto 76" for i in range(count)]
+    ip += [f"route add {subnet(i)} nhid {HOP + i} metric {METRIC} proto 76" for i in range(count)]
+    with tempfile.TemporaryDirectory(prefix="weft-bench-") as folder:
+        seconds = 0.0
+        for tool, lines in (("ip", ip), ("bridge", bridge)):
+            batch = Path(folder, tool)
+            batch.write_text("\n".join(lines) + "\n")
+            seconds += _timed(lambda tool=tool, batch=batch: _run(netns, tool, "-batch", str(batch)))  # type: ignore[misc]
+    return seconds
+
+
+def iproute2_read(netns: str, count: int) -> float:
+    """Seconds of `ip -j` and `bridge -j` for the same objects, with json.loads; the tools filter as weft does."""
+    commands = (
+        ("ip", "-j", "neigh", "show", "dev", DEV),
+        ("bridge", "-j", "fdb", "show", "dev", DEV),
+        ("ip", "-j", "nexthop", "show", "dev", DEV),
+        ("ip", "-j", "route", "show", "proto", "76"),
+    )
+    gc.collect()
+    seconds = 0.0
+    for command in commands:
+        started = time.perf_counter()
+        found = json.loads(_run(netns, *command))
+        seconds += time.perf_counter() - started
+        if len(found) < count:
+            raise RuntimeError(f"{' '.join(command)} shows {len(found)} objects, not {count}")
+    return seconds
+
+
+def _run(netns: str, *command: str) -> bytes:
+    return subprocess.run(["nsenter", f"--net={netns}", *command], check=True, capture_output=True).stdout
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _shown(seconds: Sequence[float]) -> str:
+    return f"{min(seconds):.3f} s (of {len(seconds)} rounds, median {sorted(seconds)[len(seconds) // 2]:.3f})"
+
+
+def _our_apply(count: int) -> float:
+    with device() as netns:
+        return asyncio.run(_apply(netns, our_layout(count)))
+
+
+@cache
+def _apply_10k() -> tuple[list[float], list[float], list[float]]:
+    """Seconds of weft, of iproute2, and of weft with the gateway layout, in turn."""
+    spare_the_collector()
+    ours: list[float] = []
+    theirs: list[float] = []
+    gateways: list[float] = []
+    for _ in range(ROUNDS):
+        ours.append(_our_apply(10_000))
+        with device() as netns:
+            theirs.append(iproute2_apply(netns, 10_000))
+        if len(gateways) < LONG_ROUNDS:
+            with device() as netns:
+                gateways.append(asyncio.run(_apply(netns, gateway_layout(10_000))))
+    return ours, theirs, gateways
+
+
+def apply_versus_iproute2() -> Result:
+    ours, theirs, _ = _apply_10k()
+    detail = f"weft {_shown(ours)}, ip and bridge -batch {_shown(theirs)}"
+    return Result("kernel.apply.10k.vs-ip-batch", min(theirs) / min(ours), "x", 2.5, "higher", detail)
+
+
+def apply_versus_gateways() -> Result:
+    ours, _, gateways = _apply_10k()
+    detail = f"next-hop objects {_shown(ours)}, a gateway per route {_shown(gateways)}"
+    return Result("kernel.apply.10k.vs-gateway-layout", min(gateways) / min(ours), "x", 10.0, "higher", detail)
+
+
+def apply_50k() -> Result:
+    spare_the_collector()
+    seconds = [_our_apply(50_000) for _ in range(LONG_ROUNDS)]
+    return Result("kernel.apply.50k", min(seconds), "s", 0.7, "lower", f"200,000 objects: {_shown(seconds)}")
+
+
+def dump_50k() -> Result:
+    spare_the_collector()
+    count = 50_000
+    ours: list[float] = []
+    theirs: list[float] = []
+    with device() as netns:
+        asyncio.run(_apply(netns, our_layout(count)))
+        for _ in range(ROUNDS):
+            ours.append(asyncio.run(_read(netns, 4 * count + 1)))
+            theirs.append(iproute2_read(netns, count))
+    detail = f"weft {_shown(ours)}, ip and bridge -j with json.loads {_shown(theirs)}"
+    return Result("kernel.dump.50k.vs-ip-json", min(ours) / min(theirs), "x", 0.8, "lower", detail)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "kernel.apply.10k.vs-ip-batch": apply_versus_iproute2,
+    "kernel.apply.10k.vs-gateway-layout": apply_versus_gateways,
+    "kernel.apply.50k": apply_50k,
+    "kernel.dump.50k.vs-ip-json": dump_50k,
+}
