@@ -296,6 +296,15 @@ async def test_without_news_nothing_is_read(tables: Tables, open_target: Open, m
         assert target.chains == frozenset()
 
 
+async def test_what_happened_before_the_watch_is_seen(tables: Tables, open_target: Open) -> None:
+    target = open_target()
+    await install(target)
+    await target.read()
+    flush(tables)
+    target.watch(lambda: None)
+    assert (await target.read()).touched == {("chain", 4, "filter", f"WEFT-{DEV}-FWD")}
+
+
 async def test_lost_news_is_news_of_everything(tables: Tables) -> None:
     """More notifications than the socket's buffer holds: the kernel says ENOBUFS once."""
     if tables.backend != "nft":
