@@ -1,7 +1,7 @@
 """What DESIGN.md and docs/performance.md claim about speed, one module per group; run by `scripts/bench`.
 
-A module has BENCHMARKS: name → a function that measures and returns one Result. They compare side by side in one run where
-a figure is a ratio, and need root: they work in network namespaces of their own.
+A module has BENCHMARKS: name → a function that measures and returns one Result. They compare side by side in one run
+where a figure is a ratio, and need root: they work in network namespaces of their own.
 """
 
 from __future__ import annotations

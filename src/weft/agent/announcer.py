@@ -35,27 +35,36 @@ class Announcer:
             self._discovery.announce(here.node)
 
     async def peers(self) -> AsyncIterator[Known[Node]]:
-        """Full sets of peers, from one discovery after the other. Ends when the uplink changed: call again."""
+        """Full sets of peers. Ends when the uplink changed: call again for the next place's.
+
+        The old discovery is closed after the new one has spoken: its goodbye is older by then, and no peer heeds it."""
         await self._moved.wait()
         self._moved.clear()
         if self._here is None or self._here.node is None:
             return
-        await self._hang_up()
-        discovery = self._discovery = self._make(self._here)
+        old, self._discovery = self._discovery, self._make(self._here)
         if self._announcing:
-            discovery.announce(self._here.node)
+            self._discovery.announce(self._here.node)
+        if old is not None:
+            await old.close()
+        async for known in self._until_moved(self._discovery):
+            yield known
+
+    async def _until_moved(self, discovery: Discovery) -> AsyncIterator[Known[Node]]:
         source = discovery.peers()
         moved = asyncio.ensure_future(self._moved.wait())
-        try:
-            while True:
-                following = asyncio.ensure_future(anext(source))
+        while True:
+            following = asyncio.ensure_future(anext(source, None))
+            try:
                 await asyncio.wait({following, moved}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
                 if not following.done():
                     following.cancel()
-                    return
-                yield following.result()
-        finally:
-            moved.cancel()
+                    moved.cancel()
+            known = following.result() if following.done() and not following.cancelled() else None
+            if known is None:
+                return
+            yield known
 
     def last_seen(self) -> Mapping[str, float]:
         """Node id → seconds since 1970."""
@@ -63,9 +72,6 @@ class Announcer:
 
     async def close(self) -> None:
         """Say goodbye to the peers."""
-        await self._hang_up()
-
-    async def _hang_up(self) -> None:
         discovery, self._discovery = self._discovery, None
         if discovery is not None:
             await discovery.close()
