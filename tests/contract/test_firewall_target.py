@@ -302,7 +302,7 @@ async def test_what_happened_before_the_watch_is_seen(tables: Tables, open_targe
     await target.read()
     flush(tables)
     target.watch(lambda: None)
-    assert (await target.read()).touched == {("chain", 4, "filter", f"WEFT-{DEV}-FWD")}
+    assert (await target.read()).touched == frozenset({("chain", 4, "filter", f"WEFT-{DEV}-FWD")})
 
 
 async def test_lost_news_is_news_of_everything(tables: Tables) -> None:
@@ -335,11 +335,8 @@ async def test_a_tool_that_hangs_is_killed(
     pid = tmp_path / "pid"
     for family in ("", "6"):
         fake(tmp_path, f"ip{family}tables-{tables.backend}-save", f"echo $$ >{pid}; exec tail -f /dev/null")
-    for backend in {"nft", "legacy"} - {tables.backend}:
-        for family in ("", "6"):
-            fake(tmp_path, f"ip{family}tables-{backend}-save", "exit 1")
     monkeypatch.setattr("weft.targets.firewall_tools.TIMEOUT", 0.3)
-    with pytest.raises(FirewallError, match=r"-save did not end within|ended with 1"):
+    with pytest.raises(FirewallError, match="-save did not end within"):
         await open_target().read()
     assert not Path("/proc", pid.read_text().strip()).exists()
 
@@ -355,16 +352,12 @@ async def test_a_namespace_that_is_not_there(caplog: pytest.LogCaptureFixture) -
 
 async def test_docker_coming_up_changes_the_chains(tables: Tables, open_target: Open) -> None:
     target = open_target()
-    woken: list[bool] = []
-    target.watch(lambda: woken.append(True))
     await install(target)
     assert (4, "filter", "DOCKER-USER") not in target.chains
     assert (6, "filter", "FORWARD") in target.chains
     tables.load(DOCKER_20)
-    woken.clear()
     await target.read(full=True)
     assert (4, "filter", "DOCKER-USER") in target.chains
-    assert woken, "new chains change the plan, so the loop must run once more"
     await install(target)
     assert tables.rules("filter", "DOCKER-USER") == (f"{JUMP}WEFT-{DEV}-FWD", "-j RETURN")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, parents, script
 from weft.errors import FirewallError
@@ -19,7 +20,8 @@ from weft.targets.firewall_watch import Watch
 
 log = logging.getLogger("weft")
 
-Held = dict[Key, Chain | Jump]
+At: TypeAlias = tuple[Backend, Family]
+Held: TypeAlias = dict[Key, Chain | Jump]
 
 
 def _every(device: str) -> bool:
@@ -32,14 +34,14 @@ class FirewallTarget:
 
     def __init__(self, netns: str | None = None, owns: Callable[[str], bool] = _every) -> None:
         self.chains: frozenset[Parent] = frozenset()
-        """Foreign chains to hook into, as of the last reading; for `model.Host.chains`. When a reading finds others
-        than before, it wakes the loop once more, for they change the plan."""
+        """Foreign chains to hook into, as of the last reading; for `model.Host.chains`. If a reading finds others than
+        before, the plan changes."""
         self._owns = owns
         self._netns = netns
         self._tools = Tools(netns)
-        self._backends: tuple[Backend, ...] = ()
-        self._rulesets: dict[tuple[Backend, Family], Ruleset] = {}
-        """The first backend's, and any other's that may hold something of ours."""
+        self._chosen: Backend | None = None
+        self._rulesets: dict[At, Ruleset] = {}
+        """The chosen backend's, and any other's, which may hold something of ours."""
         self._missing: set[tuple[Family, str]] = set()
         """Tables that this kernel doesn't have."""
         self._objects: Held | None = None
@@ -62,7 +64,7 @@ class FirewallTarget:
             await self._survey()
         else:
             await self._refresh()
-        self._tell_chains()
+        self.chains = self._foreign()
         self._objects = now = self._ours()
         if full or before is None:
             return Reading(now)
@@ -100,41 +102,44 @@ class FirewallTarget:
 
     async def _survey(self) -> None:
         """Read every implementation and choose: the one with Docker's chains, else the one that `iptables` means."""
-        self._stale.clear()
         found = await asyncio.to_thread(find_backends)
-        self._rulesets = await self._save([(b, family) for b in found for family in b.families()])
-        docker = {backend for (backend, _), ruleset in self._rulesets.items() if has_docker(ruleset)}
-        self._backends = tuple(sorted(found, key=lambda backend: backend not in docker))
+        answers = await self._save([(b, family) for b in found for family in b.families()])
+        rulesets = {at: answer for at, answer in answers.items() if isinstance(answer, Ruleset)}
+        docker = {backend for (backend, _), ruleset in rulesets.items() if has_docker(ruleset)}
+        chosen = next(iter(sorted(found, key=lambda backend: backend not in docker)), None)
+        self._check({at: answer for at, answer in answers.items() if at[0] == chosen})
+        self._chosen, self._rulesets = chosen, rulesets
 
     async def _refresh(self) -> None:
         """Read the chosen implementation; where the kernel tells of changes, only what it told of."""
-        told = self._watch is not None and self._backends[:1] and self._backends[0].notifies
-        which = [
-            (backend, family)
-            for backend, family in self._rulesets
-            if backend == self._backends[0] and (family in self._stale or not told)
-        ]
-        self._stale.clear()
-        found = await self._save(which)
-        self._rulesets = {key: old for key, old in self._rulesets.items() if key not in which} | found
-
-    async def _save(self, which: Sequence[tuple[Backend, Family]]) -> dict[tuple[Backend, Family], Ruleset]:
-        """What can be read of these; FirewallError if nothing can."""
-        asked = (self._tools.save(*one) for one in which)
-        found: dict[tuple[Backend, Family], Ruleset] = {}
-        failed: list[FirewallError] = []
-        for one, answer in zip(which, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        told = self._watch is not None and self._chosen is not None and self._chosen.notifies
+        stale = [at for at in self._rulesets if at[0] == self._chosen and (at[1] in self._stale or not told)]
+        answers = await self._save(stale)
+        self._check(answers)
+        for at, answer in answers.items():
             if isinstance(answer, Ruleset):
-                found[one] = answer
-            elif isinstance(answer, FirewallError):
-                failed.append(answer)
+                self._rulesets[at] = answer
             else:
+                del self._rulesets[at]
+
+    async def _save(self, which: Sequence[At]) -> dict[At, Ruleset | FirewallError]:
+        """What each of these holds, or why it can't be read. What is heard while this goes on counts for the next."""
+        self._stale.clear()
+        answers: dict[At, Ruleset | FirewallError] = {}
+        asked = (self._tools.save(*at) for at in which)
+        for at, answer in zip(which, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, FirewallError):
                 raise answer
-        if failed and not found:
-            self._stale.update(family for _, family in which)
+            answers[at] = answer
+        return answers
+
+    def _check(self, answers: Mapping[At, Ruleset | FirewallError]) -> None:
+        """Raise the first error if there is nothing else; one family that can't be read doesn't stop the other."""
+        failed = [answer for answer in answers.values() if isinstance(answer, FirewallError)]
+        if failed and len(failed) == len(answers):
+            self._stale.update(family for _, family in answers)
             raise failed[0]
         self._complain(failed)
-        return found
 
     def _complain(self, failed: Sequence[FirewallError]) -> None:
         """One line for the first time that something can't be read; the rest of the firewall is looked after."""
@@ -149,24 +154,19 @@ class FirewallTarget:
         held: Held = {}
         for (backend, _), ruleset in self._rulesets.items():
             found = objects(ruleset, self._owns)
-            if backend == self._backends[0]:
-                held |= found
-            else:
-                held |= {key: _wrong(thing) for key, thing in found.items()}
+            held |= found if backend == self._chosen else {key: _wrong(thing) for key, thing in found.items()}
         return held
+
+    def _in_use(self) -> list[Ruleset]:
+        return [ruleset for (backend, _), ruleset in self._rulesets.items() if backend == self._chosen]
 
     def _may_have_moved(self) -> bool:
         """iptables-legacy is in use without Docker's chains: what was heard from nf_tables may be Docker's start."""
-        chosen = self._backends[:1]
-        return not any(of in chosen and (of.notifies or has_docker(r)) for (of, _), r in self._rulesets.items())
+        told = self._chosen is not None and self._chosen.notifies
+        return not told and not any(map(has_docker, self._in_use()))
 
-    def _tell_chains(self) -> None:
-        chosen = [ruleset for (of, _), ruleset in self._rulesets.items() if of == self._backends[0]]
-        found = frozenset(hook for ruleset in chosen for hook in parents(ruleset) if hook[:2] not in self._missing)
-        if found != self.chains:
-            self.chains = found
-            if self._wake is not None:
-                self._wake()
+    def _foreign(self) -> frozenset[Parent]:
+        return frozenset(at for ruleset in self._in_use() for at in parents(ruleset) if at[:2] not in self._missing)
 
     def _heard(self, families: frozenset[Family]) -> None:
         self._stale |= families
@@ -177,16 +177,16 @@ class FirewallTarget:
 
     async def _apply(self, family: Family, ops: Sequence[Op]) -> list[Failure | None]:
         """All ops in one transaction per table; if that fails, on a fresh reading each by itself."""
-        backends = [b for b in self._backends if (b, family) in self._rulesets]
-        if not backends:
+        chosen = self._chosen
+        if chosen is None or (chosen, family) not in self._rulesets:
             return [Failure(f"IPv{family}: iptables is not installed or can't be read; install iptables")] * len(ops)
+        answers: list[Failure | None] = [None] * len(ops)
         try:
-            await self._change(backends[0], family, ops)
-            answers: list[Failure | None] = [None] * len(ops)
+            await self._change(chosen, family, ops)
         except FirewallError:
-            self._rulesets |= await self._save([(backends[0], family)])
-            answers = [await self._try(backends[0], family, op) for op in ops]
-        for other in backends[1:]:
+            self._rulesets[chosen, family] = await self._tools.save(chosen, family)
+            answers = [await self._try(chosen, family, op) for op in ops]
+        for other in [backend for backend, of in self._rulesets if backend != chosen and of == family]:
             await self._withdraw(other, family, ops, answers)
         return answers
 

@@ -24,6 +24,8 @@ SBIN: tuple[str, ...] = ("/usr/sbin", "/sbin")
 """Where the tools are, though a service's PATH often lacks them."""
 LOCK_WAIT = 5
 """Seconds that iptables-legacy waits for another program to let go of its lock."""
+NO_TABLE = 3
+"""Exit code of iptables for a table that the kernel doesn't have (xtables.h, VERSION_PROBLEM)."""
 TIMEOUT = 20.0
 """Seconds after which a tool that doesn't end is killed."""
 IPV6 = Path("/proc/sys/net/ipv6")
@@ -109,8 +111,9 @@ class Tools:
 
     async def has_table(self, backend: Backend, family: Family, table: str) -> bool:
         """The kernel has this table (it may have to load a module for the answer)."""
-        code, _, _ = await self._run([backend.tool(family), "-t", table, "-S", "OUTPUT"])
-        return code == 0
+        command = [backend.tool(family), "-t", table, f"--wait={LOCK_WAIT}", "-S", "OUTPUT"]
+        code, _, _ = await self._run(command)
+        return code != NO_TABLE
 
     async def _run(self, command: Sequence[str], text: str = "") -> tuple[int, str, str]:
         environment = {**os.environ, "PATH": _search(), "LC_ALL": "C"}
