@@ -1,0 +1,192 @@
+"""Real agents on real hosts: Docker Engines, repairs, memory and throughput, in a lab of network namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+from functools import cache
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import Benchmark, Result
+from weft.errors import LabError
+from weft.lab import matrix, repair, shell
+from weft.lab.host import LabHost
+from weft.lab.lab import Lab
+from weft.lab.topology import ContainerNetwork
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PATIENCE = 60.0
+NETWORKS = 20
+REPAIRS = 20
+"""How often each kind of object is deleted."""
+FLOWS = 6
+SECONDS = 3
+CONNECTS = 40
+
+
+async def _up(document: dict[str, Any], name: str) -> Lab:
+    lab = await Lab.up({**document, "name": name}, name)
+    if await matrix.settle(lab, PATIENCE) is None:
+        await lab.down()
+        raise RuntimeError(f"not every container of lab {name} reached every other one within {PATIENCE:g} s")
+    return lab
+
+
+def _example(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+@cache
+def docker_lab() -> dict[str, list[float]]:
+    """Milliseconds: `network`: from Docker's answer to a route on each other host; `repair`: per deleted object."""
+    return asyncio.run(_docker_lab())
+
+
+async def _docker_lab() -> dict[str, list[float]]:
+    lab = await _up(_example("three-hosts"), "bench-docker")
+    try:
+        network: list[float] = []
+        for number in range(NETWORKS):
+            wanted = ContainerNetwork(f"bench{number}", (ip_network(f"10.1.{100 + number}.0/24"),))
+            seen = await repair.spread(lab, lab.hosts[0], wanted)
+            network.extend(max(0.0, after) for after in seen.routed.values())
+        repaired = [await repair.mended(lab.hosts[0], fault) for fault in repair.FAULTS for _ in range(REPAIRS)]
+    finally:
+        await lab.down()
+    return {"network": network, "repair": repaired}
+
+
+def network_to_route() -> Result:
+    taken = docker_lab()["network"]
+    detail = f"{len(taken)} routes, from Docker's answer; worst {max(taken):.0f} ms"
+    return Result("lab.docker-network-to-route.p50", statistics.median(taken), "ms", 100.0, "lower", detail)
+
+
+def repair_median() -> Result:
+    taken = docker_lab()["repair"]
+    detail = f"{len(taken)} deletions of {', '.join(fault.name for fault in repair.FAULTS)}"
+    return Result("lab.repair.p50", statistics.median(taken), "ms", 20.0, "lower", detail)
+
+
+def repair_worst() -> Result:
+    taken = sorted(docker_lab()["repair"])
+    at = min(len(taken) - 1, round(0.99 * len(taken)))
+    return Result("lab.repair.p99", taken[at], "ms", 200.0, "lower", f"worst {taken[-1]:.1f} ms of {len(taken)}")
+
+
+def memory() -> Result:
+    """Of an agent with three peers: four Docker hosts would take four engines, so the hosts here have none."""
+    document = _example("plain")
+    document["hosts"]["d"] = {"networks": {"web": {"subnet": "10.4.1.0/24"}}}
+    return asyncio.run(_memory(document))
+
+
+async def _memory(document: dict[str, Any]) -> Result:
+    lab = await _up(document, "bench-memory")
+    try:
+        sizes = [_rss(host) for host in lab.hosts]
+    finally:
+        await lab.down()
+    return Result("lab.agent.rss.3-peers", max(sizes), "MiB", 55.0, "lower", f"largest of {len(sizes)} agents")
+
+
+def _rss(host: LabHost) -> float:
+    agent = host.running("agent")
+    if agent is None:
+        raise RuntimeError(f"the agent of {host.name} does not run")
+    for line in (host.proc / str(agent.pid) / "status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"the agent of {host.name} has ended")
+
+
+def throughput() -> Result:
+    """One TCP flow between containers of two hosts, over weft's VXLAN and over one made by hand, turn by turn."""
+    return asyncio.run(_throughput())
+
+
+async def _throughput() -> Result:
+    document = {
+        "engine": "none",
+        "segments": {"lan": {"subnet": "192.168.78.0/24"}},
+        "hosts": {
+            "a": {"networks": {"web": {"subnet": "10.1.1.0/24", "containers": ["one"]}}},
+            "b": {"networks": {"web": {"subnet": "10.2.1.0/24", "containers": ["two"]}}},
+        },
+    }
+    bare = {name: {**host, "agent": False} for name, host in document["hosts"].items()}  # type: ignore[attr-defined]
+    ours = await _up(document, "bench-ours")
+    try:
+        hand = await Lab.up({**document, "hosts": bare, "name": "bench-hand"}, "bench-hand")
+        try:
+            await _by_hand(hand)
+            flows = [(await _flow(ours), await _flow(hand)) for _ in range(FLOWS)]
+        finally:
+            await hand.down()
+    finally:
+        await ours.down()
+    mine, theirs = (max(flow[side] for flow in flows) for side in (0, 1))
+    detail = f"best of {FLOWS} flows each: {mine:.2f} against {theirs:.2f} Gbit/s"
+    return Result("lab.throughput.vs-by-hand", mine / theirs, "ratio", 0.97, "higher", detail)
+
+
+async def _by_hand(lab: Lab) -> None:
+    """What the issue's reader would type: a VXLAN device, and for the peer a neighbour, an FDB entry and a route."""
+    macs = {"a": "02:00:00:00:00:0a", "b": "02:00:00:00:00:0b"}
+    for host, other in (lab.hosts, lab.hosts[::-1]):
+        here, there = (str(_underlay(h)) for h in (host, other))
+        (subnet,) = next(network for network in other.host.networks).subnets
+        run = ["ip", "-n", host.namespace]
+        for line in (
+            f"link add vx0 address {macs[host.name]} mtu 1450 type vxlan id 4096 dstport 4789 local {here} nolearning",
+            "link set vx0 up",
+            f"neigh add {there} lladdr {macs[other.name]} dev vx0 nud permanent",
+            f"route add {subnet} via {there} dev vx0 onlink",
+        ):
+            await shell.run([*run, *line.split()])
+        entry = ["fdb", "add", macs[other.name], "dev", "vx0", "dst", there]
+        await shell.run(["bridge", "-n", host.namespace, *entry])
+        await shell.run(host.inside(["sysctl", "-qw", "net.ipv4.ip_forward=1"]))
+    if await matrix.settle(lab, PATIENCE) is None:
+        raise RuntimeError("the VXLAN made by hand does not connect its containers")
+
+
+async def _flow(lab: Lab) -> float:
+    """Gbit/s that iperf3 receives."""
+    a, b = lab.hosts
+    _, server = next(b.host.containers())
+    _, client = next(a.host.containers())
+    address = str(server.addresses[0].ip)
+    listening = await lab.container_command(b, server.name, ["iperf3", "--server", "--one-off", "--json"])
+    served = asyncio.ensure_future(shell.run(listening))
+    command = ["iperf3", "--client", address, "--time", str(SECONDS), "--json"]
+    sending = await lab.container_command(a, client.name, command)
+    for _ in range(CONNECTS):
+        try:
+            report = json.loads(await shell.run(sending))
+            break
+        except LabError:
+            await asyncio.sleep(0.05)  # the server does not listen yet
+    else:
+        raise RuntimeError(f"no iperf3 server answers on {address}")
+    await served
+    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+
+def _underlay(host: LabHost) -> object:
+    return host.host.ports[0].address(4)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "lab.agent.rss.3-peers": memory,
+    "lab.throughput.vs-by-hand": throughput,
+    "lab.docker-network-to-route.p50": network_to_route,
+    "lab.repair.p50": repair_median,
+    "lab.repair.p99": repair_worst,
+}
