@@ -115,7 +115,7 @@ class Loader:
 
 async def install(wire: Wire) -> None:
     """What the agent on `east` does: again and again until nothing is left to do."""
-    target = FirewallTarget(wire.east.name, DEV.__eq__)
+    target = FirewallTarget(str(wire.east.path), DEV.__eq__)
     have = (await target.read()).objects
     things = wanted(DEV, EXPOSED, target.chains)
     ops = [Op("change" if thing.key in have else "add", thing, WHY) for thing in things]

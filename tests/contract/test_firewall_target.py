@@ -87,7 +87,8 @@ def open_target(tables: Tables) -> Iterator[Callable[..., FirewallTarget]]:
     made: list[FirewallTarget] = []
 
     def make(device: str | None = DEV) -> FirewallTarget:
-        target = FirewallTarget(tables.ns.name) if device is None else FirewallTarget(tables.ns.name, device.__eq__)
+        netns = str(tables.ns.path)
+        target = FirewallTarget(netns) if device is None else FirewallTarget(netns, device.__eq__)
         made.append(target)
         return target
 
@@ -310,7 +311,7 @@ async def test_lost_news_is_news_of_everything(tables: Tables) -> None:
     if tables.backend != "nft":
         pytest.skip("iptables-legacy tells of no change")
     heard: list[frozenset[int]] = []
-    watch = Watch(tables.ns.name, (), heard.append)
+    watch = Watch(str(tables.ns.path), (), heard.append)
     rules = "".join(f"-A FORWARD -s 10.{high}.{low}.0/24 -j DROP\n" for high in range(20) for low in range(100))
     tables.load(f"*filter\n{rules}COMMIT\n")
     await soon(lambda: frozenset((4, 6)) in heard, "the loss to be told")
@@ -342,7 +343,7 @@ async def test_a_tool_that_hangs_is_killed(
 
 
 async def test_a_namespace_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
-    target = FirewallTarget("weft-no-such-namespace")
+    target = FirewallTarget("/run/netns/weft-no-such-namespace")
     target.watch(lambda: None)
     assert "can't be heard of" in caplog.text
     with pytest.raises(FirewallError, match="weft-no-such-namespace"):

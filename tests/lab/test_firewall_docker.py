@@ -29,7 +29,7 @@ class Agent:
     """What the agent does with its firewall: woken, it reads, compares and applies."""
 
     def __init__(self, ns: Namespace) -> None:
-        self.target = FirewallTarget(ns.name, DEV.__eq__)
+        self.target = FirewallTarget(str(ns.path), DEV.__eq__)
         self.woken = 0
         self.target.watch(self._wake)
         self.subnets = [BLUE]
@@ -129,7 +129,7 @@ async def test_cleanup_leaves_docker_as_it_was(host: Host, agent: Agent) -> None
     ns, _ = host
     before = tables(ns)
     await agent.cycle()
-    everything = FirewallTarget(ns.name)
+    everything = FirewallTarget(str(ns.path))
     have = (await everything.read()).objects
     assert len(have) == 9 + 2
     ops = [Op("remove", thing, WHY) for thing in sorted(have.values(), key=lambda thing: -thing.rank)]

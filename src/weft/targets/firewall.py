@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, parents, script
-from weft.errors import FirewallError
+from weft.errors import FirewallError, TargetError
 from weft.objects import Chain, Failure, Jump, Key, Object, Op
 from weft.targets import Reading
 from weft.targets.firewall_tools import Backend, Tools, find_backends
@@ -30,7 +30,7 @@ def _every(device: str) -> bool:
 
 class FirewallTarget:
     """`owns`: whose device's chains are ours; all of them unless it is given, which is what a cleanup wants.
-    `netns`: a name of `ip netns`, or None for the namespace that we are in."""
+    `netns`: path of a network namespace, None for the current one."""
 
     def __init__(self, netns: str | None = None, owns: Callable[[str], bool] = _every) -> None:
         self.chains: frozenset[Parent] = frozenset()
@@ -89,7 +89,7 @@ class FirewallTarget:
         if self._watch is None:
             try:
                 self._watch = Watch(self._netns, self._tools.pids, self._heard)
-            except OSError as error:
+            except (OSError, TargetError) as error:
                 log.warning("firewall changes can't be heard of (%s): the timer will find them", error)
         self._stale.update((4, 6))
 

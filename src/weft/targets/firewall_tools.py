@@ -83,12 +83,12 @@ class RestoreError(FirewallError):
 
 
 class Tools:
-    """Runs the tools in the network namespace `netns`: a name of `ip netns`, or None for the one we are in.
+    """Runs the tools in the network namespace that the path `netns` names, or in the current one (None).
 
     `pids`: the processes that changed rules for us last, or are about to."""
 
     def __init__(self, netns: str | None = None) -> None:
-        self._enter = [] if netns is None else ["nsenter", f"--net=/run/netns/{netns}"]
+        self._enter = [] if netns is None else ["nsenter", f"--net={netns}"]
         self.pids: deque[int] = deque(maxlen=16)
 
     async def save(self, backend: Backend, family: Family) -> Ruleset:

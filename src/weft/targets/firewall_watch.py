@@ -8,15 +8,13 @@ made it (linux/netfilter/nf_tables.h, NFNLGRP_NFTABLES).
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import socket
 import struct
-import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from weft.core.firewall import FAMILIES, Family
+from weft.targets.kernel.netns import inside
 
 NETLINK_NETFILTER = 12
 SOL_NETLINK = 270
@@ -26,7 +24,6 @@ NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_DELRULE = 8
 NFT_MSG_NEWGEN = 15
 NFTA_GEN_PROC_PID = 2
-CLONE_NEWNET = 0x40000000
 FAMILY_OF: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 HEADER = struct.Struct("=IHHII")
 BUFFER = 1 << 16
@@ -79,13 +76,14 @@ def _pid(attributes: bytes) -> int:
 
 class Watch:
     """Calls `heard` with the families that somebody changed whose process is not in `own`; with all of them if
-    notifications were lost. Runs on the running event loop until `close`."""
+    notifications were lost. Runs on the running event loop until `close`. `netns`: a path, None for the current one.
+    Raises OSError or TargetError if there is no such namespace or no netfilter socket."""
 
     def __init__(self, netns: str | None, own: Collection[int], heard: Callable[[frozenset[Family]], None]) -> None:
         self._own = own
         self._heard = heard
         self._pending: set[Family] = set()
-        self._socket = _in_namespace(netns, _listening)
+        self._socket = inside(netns, _listening)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
 
@@ -117,27 +115,3 @@ def _listening() -> socket.socket:
     sock.bind((0, 0))
     sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
     return sock
-
-
-def _in_namespace(netns: str | None, make: Callable[[], socket.socket]) -> socket.socket:
-    """A socket of the namespace. A thread of its own enters it, so that no other part of the process ever does."""
-    if netns is None:
-        return make()
-    made: list[socket.socket | OSError] = []
-
-    def enter() -> None:
-        try:
-            with open(f"/run/netns/{netns}") as there:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(there.fileno(), CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), netns)
-                made.append(make())
-        except OSError as error:
-            made.append(error)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    if isinstance(made[0], OSError):
-        raise made[0]
-    return made[0]
