@@ -7,8 +7,7 @@ Both are RTM_NEWNEIGH; family AF_BRIDGE makes it an FDB entry. There is one of e
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 
 from weft.model import Mac
 from weft.objects import ZERO_MAC, Fdb, Key, Neighbour
@@ -42,22 +41,14 @@ FDB_EXTRAS = (NDA_PORT, NDA_VNI, NDA_IFINDEX, NDA_SRC_VNI, NDA_NH_ID)
 
 LLADDR_HEAD = ATTRIBUTE.pack(4 + 6, NDA_LLADDR)
 DST_HEADS = {4: ATTRIBUTE.pack(4 + 4, NDA_DST), 6: ATTRIBUTE.pack(4 + 16, NDA_DST)}
-_FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 # header, sequence, ndmsg with the first attribute's head, address, the second's head, MAC with its padding
-_NEIGHBOUR_4 = struct.Struct("=8sI4x16s4s4s6s2x")
-_NEIGHBOUR_6 = struct.Struct("=8sI4x16s16s4s6s2x")
+_NEIGHBOUR = {4: struct.Struct("=8sI4x16s4s4s6s2x"), 6: struct.Struct("=8sI4x16s16s4s6s2x")}
 # header, sequence, ndmsg with the first attribute's head, MAC with its padding, the second's head, address
-_FDB_4 = struct.Struct("=8sI4x16s6s2x4s4s")
-_FDB_6 = struct.Struct("=8sI4x16s6s2x4s16s")
+_FDB = {4: struct.Struct("=8sI4x16s6s2x4s4s"), 6: struct.Struct("=8sI4x16s6s2x4s16s")}
 
-_SET = (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)
-_REQUESTS = {
-    "add": _SET,
-    "change": _SET,
-    "remove": (RTM_DELNEIGH, 0),
-    "append": (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_APPEND),
-}
+_REPLACE = NLM_F_CREATE | NLM_F_REPLACE
+_APPEND = NLM_F_CREATE | NLM_F_APPEND
 
 
 def neighbours_of(family: int, index: int) -> bytes:
@@ -70,40 +61,41 @@ def fdb_of(index: int) -> bytes:
     return NDMSG.pack(AF_BRIDGE, index, 0, 0, 0)
 
 
-@lru_cache(maxsize=64)
-def _neighbour_heads(action: str, index: int, version: int) -> tuple[bytes, bytes]:
-    size = (_NEIGHBOUR_4 if version == 4 else _NEIGHBOUR_6).size
-    ndmsg = NDMSG.pack(_FAMILIES[version], index, NUD_PERMANENT, 0, RTN_UNICAST)
-    return start(size, *_REQUESTS[action]), ndmsg + DST_HEADS[version]
+def _heads(size: int, flags: int = _REPLACE) -> dict[str, bytes]:
+    """By action, the start of a request of this size."""
+    put = start(size, RTM_NEWNEIGH, flags)
+    return {"add": put, "change": put, "remove": start(size, RTM_DELNEIGH, 0)}
 
 
-@lru_cache(maxsize=64)
-def _fdb_heads(action: str, index: int, version: int) -> tuple[bytes, bytes]:
-    size = (_FDB_4 if version == 4 else _FDB_6).size
-    ndmsg = NDMSG.pack(AF_BRIDGE, index, NUD_PERMANENT, NTF_SELF, RTN_UNICAST)
-    return start(size, *_REQUESTS[action]), ndmsg + LLADDR_HEAD
+def encode_neighbours(ops: Iterable[tuple[str, Neighbour]], ifindex: int) -> list[bytes]:
+    """A request per op, numbered from 1. Whatever stands there is replaced."""
+    pack4, pack6 = _NEIGHBOUR[4].pack, _NEIGHBOUR[6].pack
+    heads4, heads6 = _heads(_NEIGHBOUR[4].size), _heads(_NEIGHBOUR[6].size)
+    ndmsg4, ndmsg6 = (NDMSG.pack(f, ifindex, NUD_PERMANENT, 0, RTN_UNICAST) for f in (AF_INET, AF_INET6))
+    middle4, middle6 = ndmsg4 + DST_HEADS[4], ndmsg6 + DST_HEADS[6]
+    return [
+        pack4(heads4[action], sequence, middle4, packed, LLADDR_HEAD, thing.mac)
+        if len(packed := thing.address.packed) == 4
+        else pack6(heads6[action], sequence, middle6, packed, LLADDR_HEAD, thing.mac)
+        for sequence, (action, thing) in enumerate(ops, 1)
+    ]
 
 
-def encode_neighbour(action: str, thing: Neighbour, index: int, sequence: int) -> bytes:
-    packed = thing.address.packed
-    if len(packed) == 4:
-        head, ndmsg = _neighbour_heads(action, index, 4)
-        return _NEIGHBOUR_4.pack(head, sequence, ndmsg, packed, LLADDR_HEAD, thing.mac)
-    head, ndmsg = _neighbour_heads(action, index, 6)
-    return _NEIGHBOUR_6.pack(head, sequence, ndmsg, packed, LLADDR_HEAD, thing.mac)
-
-
-def encode_fdb(action: str, thing: Fdb, index: int, sequence: int) -> bytes:
-    """With CREATE and REPLACE a unicast entry is pointed elsewhere; the all-zero MAC's entries stand side by side, so
-    those are appended (vxlan_core.c, vxlan_fdb_update_existing)."""
-    if thing.mac == ZERO_MAC and action != "remove":
-        action = "append"
-    packed = thing.dst.packed
-    if len(packed) == 4:
-        head, ndmsg = _fdb_heads(action, index, 4)
-        return _FDB_4.pack(head, sequence, ndmsg, thing.mac, DST_HEADS[4], packed)
-    head, ndmsg = _fdb_heads(action, index, 6)
-    return _FDB_6.pack(head, sequence, ndmsg, thing.mac, DST_HEADS[6], packed)
+def encode_fdb(ops: Iterable[tuple[str, Fdb]], ifindex: int) -> list[bytes]:
+    """A request per op, numbered from 1. A unicast entry is pointed elsewhere if it is there; the all-zero MAC's
+    entries stand side by side, so those are appended (vxlan_core.c, vxlan_fdb_update_existing)."""
+    pack4, pack6 = _FDB[4].pack, _FDB[6].pack
+    sizes = _FDB[4].size, _FDB[6].size
+    heads4, heads6 = (_heads(size) for size in sizes)
+    flood4, flood6 = (_heads(size, _APPEND) for size in sizes)
+    ndmsg = NDMSG.pack(AF_BRIDGE, ifindex, NUD_PERMANENT, NTF_SELF, RTN_UNICAST) + LLADDR_HEAD
+    dst4, dst6 = DST_HEADS[4], DST_HEADS[6]
+    return [
+        pack4((heads4 if thing.mac != ZERO_MAC else flood4)[action], sequence, ndmsg, thing.mac, dst4, packed)
+        if len(packed := thing.dst.packed) == 4
+        else pack6((heads6 if thing.mac != ZERO_MAC else flood6)[action], sequence, ndmsg, thing.mac, dst6, packed)
+        for sequence, (action, thing) in enumerate(ops, 1)
+    ]
 
 
 def decode_entry(message: Message, names: Mapping[int, str]) -> tuple[Key, Neighbour | Fdb | None] | None:

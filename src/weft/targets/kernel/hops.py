@@ -6,14 +6,25 @@ A request is one `pack` of what every route has, and one more for each of what o
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import NamedTuple
 
 from weft.model import IPAddress, IPNetwork
 from weft.objects import Key, NextHop, Route
-from weft.targets.kernel.codec import ATTRIBUTE, Message, address, attribute, attributes, decoding, number, start, u32
+from weft.targets.kernel.codec import (
+    ATTRIBUTE,
+    Message,
+    address,
+    attribute,
+    attributes,
+    decoding,
+    number,
+    request,
+    start,
+    u32,
+)
 from weft.targets.kernel.constants import (
     AF_INET,
     AF_INET6,
@@ -59,22 +70,19 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, lengths of dst and src, tos, table, protocol, scope, type, flags."""
 
 FAMILIES = {4: AF_INET, 6: AF_INET6}
-_LENGTHS = {4: 32, 6: 128}
+_OCTETS = {4: 4, 6: 16}
 _ADD = NLM_F_CREATE | NLM_F_EXCL
 _FAMILY = struct.Struct("=H")
 
 # header, sequence, nhmsg and the id's head, id, device and the gateway's head, gateway
-_HOP_4 = struct.Struct("=8sI4x12sI12s4s")
-_HOP_6 = struct.Struct("=8sI4x12sI12s16s")
-# header, sequence, family, prefix length, rest of rtmsg with the table and the destination's head, destination,
-# the metric's head and metric
-_ROUTE_4 = struct.Struct("=8sI4xBB22s4s4sI")
-_ROUTE_6 = struct.Struct("=8sI4xBB22s16s4sI")
-_ATTRIBUTE_U32 = struct.Struct("=4sI")
-_ATTRIBUTE_4 = struct.Struct("=4s4s")
+_HOP = {4: struct.Struct("=8sI4x12sI12s4s"), 6: struct.Struct("=8sI4x12sI12s16s")}
+# header, sequence, family and prefix length, rest of rtmsg with the table and the destination's head, destination,
+# the metric's head and metric; by the octets of an address
+_ROUTE = {4: struct.Struct("=8sI4xBB22s4s4sI"), 16: struct.Struct("=8sI4xBB22s16s4sI")}
+_U32_ATTRIBUTE = struct.Struct("=HHI")
 _PRIORITY_HEAD = ATTRIBUTE.pack(8, RTA_PRIORITY)
-_NH_ID_HEAD = ATTRIBUTE.pack(8, RTA_NH_ID)
-_PREFSRC_HEAD = ATTRIBUTE.pack(8, RTA_PREFSRC)
+_PREFSRC_HEADS = {octets: ATTRIBUTE.pack(4 + octets, RTA_PREFSRC) for octets in (4, 16)}
+_NO_HOP = NHMSG.pack(0, 0, 0, 0)
 
 
 class HopState(NamedTuple):
@@ -125,87 +133,95 @@ def route_to(dst: IPNetwork) -> tuple[int, bytes]:
     return RTM_GETROUTE, rtmsg + attribute(RTA_DST, packed)
 
 
-def encode_hop_remove(hop_id: int, sequence: int) -> bytes:
-    head = start(32, RTM_DELNEXTHOP, 0)
-    return head + struct.pack("=I4x", sequence) + NHMSG.pack(0, 0, 0, 0) + u32(NHA_ID, hop_id)
+def encode_hops(ops: Iterable[tuple[str, NextHop]], ifindex: int) -> list[bytes]:
+    """A request per op, numbered from 1: `add` refuses an id that is in use, `change` replaces."""
+    heads = {version: _hop_heads(version) for version in (4, 6)}
+    middles = {(version, onlink): _hop_middle(version, onlink) for version in (4, 6) for onlink in (False, True)}
+    gateways = {v: u32(NHA_OIF, ifindex) + ATTRIBUTE.pack(4 + _OCTETS[v], NHA_GATEWAY) for v in (4, 6)}
+    requests: list[bytes] = []
+    for sequence, (action, thing) in enumerate(ops, 1):
+        if action == "remove":
+            requests.append(request(RTM_DELNEXTHOP, 0, sequence, _NO_HOP + u32(NHA_ID, thing.id)))
+            continue
+        packed = thing.via.packed
+        version = 4 if len(packed) == 4 else 6
+        middle = middles[version, thing.onlink]
+        head = heads[version][action]
+        requests.append(_HOP[version].pack(head, sequence, middle, thing.id, gateways[version], packed))
+    return requests
 
 
-@lru_cache(maxsize=64)
-def _hop_heads(action: str, index: int, version: int, onlink: bool) -> tuple[bytes, bytes, bytes]:
-    packer = _HOP_4 if version == 4 else _HOP_6
+def _hop_heads(version: int) -> dict[str, bytes]:
+    size = _HOP[version].size
+    return {"add": start(size, RTM_NEWNEXTHOP, _ADD), "change": start(size, RTM_NEWNEXTHOP, NLM_F_REPLACE)}
+
+
+def _hop_middle(version: int, onlink: bool) -> bytes:
     nhmsg = NHMSG.pack(FAMILIES[version], 0, PROTOCOL, RTNH_F_ONLINK if onlink else 0)
-    gateway = ATTRIBUTE.pack(4 + _LENGTHS[version] // 8, NHA_GATEWAY)
-    flags = _ADD if action == "add" else NLM_F_REPLACE
-    head = start(packer.size, RTM_NEWNEXTHOP, flags)
-    return head, nhmsg + ATTRIBUTE.pack(8, NHA_ID), u32(NHA_OIF, index) + gateway
-
-
-def encode_hop(action: str, thing: NextHop, index: int, sequence: int) -> bytes:
-    """`add` refuses an id that is in use, `change` replaces, `remove` names the id alone."""
-    if action == "remove":
-        return encode_hop_remove(thing.id, sequence)
-    packed = thing.via.packed
-    if len(packed) == 4:
-        head, nhmsg, device = _hop_heads(action, index, 4, thing.onlink)
-        return _HOP_4.pack(head, sequence, nhmsg, thing.id, device, packed)
-    head, nhmsg, device = _hop_heads(action, index, 6, thing.onlink)
-    return _HOP_6.pack(head, sequence, nhmsg, thing.id, device, packed)
+    return nhmsg + ATTRIBUTE.pack(8, NHA_ID)
 
 
 _ROUTE_REQUESTS = {"add": (RTM_NEWROUTE, _ADD), "change": (RTM_NEWROUTE, NLM_F_REPLACE), "remove": (RTM_DELROUTE, 0)}
 
 
+def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int) -> list[bytes]:
+    """A request per op, numbered from 1: `add` refuses a destination, table and metric that are in use; `change`
+    replaces; `remove` names those three and our protocol number, so that it can't hit a route of somebody else's
+    (fib_table_delete, ip6_route_del)."""
+    requests: list[bytes] = []
+    for sequence, (action, thing) in enumerate(ops, 1):
+        dst, tail, scope, flags = thing.dst, b"", RT_SCOPE_UNIVERSE, 0
+        if action == "remove":
+            scope = RT_SCOPE_NOWHERE
+        elif thing.nexthop:
+            tail = _U32_ATTRIBUTE.pack(8, RTA_NH_ID, thing.nexthop)
+        else:
+            tail, scope, flags = _over_device(thing, ifindex), _scope(thing), RTNH_F_ONLINK * thing.onlink
+        if (thing.src is not None or thing.mtu) and action != "remove":
+            tail += _preferences(thing)
+        packed = dst.network_address.packed
+        pack, head, middle = _route_parts(action, len(packed), thing.table, scope, flags, len(tail))
+        family = AF_INET if len(packed) == 4 else AF_INET6
+        common = pack(head, sequence, family, dst.prefixlen, middle, packed, _PRIORITY_HEAD, thing.metric)
+        requests.append(common + tail)
+    return requests
+
+
 @lru_cache(maxsize=256)
-def _route_heads(action: str, version: int, table: int, scope: int, flags: int, extra: int) -> tuple[bytes, bytes]:
-    """The start of a route's request that is `extra` octets longer than the common part, and the constant middle."""
-    size = (_ROUTE_4 if version == 4 else _ROUTE_6).size
+def _route_parts(
+    action: str, octets: int, table: int, scope: int, flags: int, extra: int
+) -> tuple[Callable[..., bytes], bytes, bytes]:
+    """Of a route's request that is `extra` octets longer than the common part: what packs the common part, the start,
+    and the constant middle."""
+    packer = _ROUTE[octets]
     small = table if table < 256 else RT_TABLE_UNSPEC
     rtmsg = RTMSG.pack(0, 0, 0, 0, small, PROTOCOL, scope, RTN_UNICAST, flags)[2:]
-    middle = rtmsg + u32(RTA_TABLE, table) + ATTRIBUTE.pack(4 + _LENGTHS[version] // 8, RTA_DST)
-    return start(size + extra, *_ROUTE_REQUESTS[action]), middle
+    middle = rtmsg + u32(RTA_TABLE, table) + ATTRIBUTE.pack(4 + octets, RTA_DST)
+    return packer.pack, start(packer.size + extra, *_ROUTE_REQUESTS[action]), middle
 
 
-def encode_route(action: str, thing: Route, index: int, sequence: int) -> bytes:
-    """`add` refuses a destination, table and metric that are in use; `change` replaces; `remove` names those three and
-    our protocol number, so that it can't hit a route of somebody else's (fib_table_delete, ip6_route_del)."""
-    tail, scope, flags = b"", RT_SCOPE_UNIVERSE, 0
-    dst = thing.dst
-    if action == "remove":
-        scope = RT_SCOPE_NOWHERE
-    elif thing.nexthop:
-        tail = _ATTRIBUTE_U32.pack(_NH_ID_HEAD, thing.nexthop)
-    else:
-        tail, scope = _over_device(thing, index)
-        flags = RTNH_F_ONLINK if thing.onlink else 0
-    if action != "remove" and (thing.src is not None or thing.mtu):
-        tail += _preferences(thing)
-    packed = dst.network_address.packed
-    length = dst.prefixlen
-    if len(packed) == 4:
-        head, middle = _route_heads(action, 4, thing.table, scope, flags, len(tail))
-        start_ = _ROUTE_4.pack(head, sequence, AF_INET, length, middle, packed, _PRIORITY_HEAD, thing.metric)
-    else:
-        head, middle = _route_heads(action, 6, thing.table, scope, flags, len(tail))
-        start_ = _ROUTE_6.pack(head, sequence, AF_INET6, length, middle, packed, _PRIORITY_HEAD, thing.metric)
-    return start_ + tail
+def _scope(thing: Route) -> int:
+    """An IPv4 route without a gateway leads to what is on the link."""
+    return RT_SCOPE_LINK if thing.via is None and thing.dst.version == 4 else RT_SCOPE_UNIVERSE
 
 
-def _over_device(thing: Route, index: int) -> tuple[bytes, int]:
-    """Device and gateway of a route without a next-hop object, and its scope."""
-    device = u32(RTA_OIF, index)
+def _over_device(thing: Route, ifindex: int) -> bytes:
+    """Device and gateway of a route without a next-hop object."""
+    device = u32(RTA_OIF, ifindex)
     if thing.via is None:
-        return device, RT_SCOPE_LINK if thing.dst.version == 4 else RT_SCOPE_UNIVERSE
+        return device
     if thing.via.version == thing.dst.version:
-        return device + attribute(RTA_GATEWAY, thing.via.packed), RT_SCOPE_UNIVERSE
+        return device + attribute(RTA_GATEWAY, thing.via.packed)
     via = _FAMILY.pack(FAMILIES[thing.via.version]) + thing.via.packed  # struct rtvia
-    return device + attribute(RTA_VIA, via), RT_SCOPE_UNIVERSE
+    return device + attribute(RTA_VIA, via)
 
 
 def _preferences(thing: Route) -> bytes:
+    """Preferred source and MTU."""
     tail = b""
     if thing.src is not None:
         packed = thing.src.packed
-        tail = _ATTRIBUTE_4.pack(_PREFSRC_HEAD, packed) if len(packed) == 4 else attribute(RTA_PREFSRC, packed)
+        tail = _PREFSRC_HEADS[len(packed)] + packed
     if thing.mtu:
         tail += attribute(RTA_METRICS, u32(RTAX_MTU, thing.mtu))
     return tail
@@ -256,7 +272,7 @@ def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, 
 
 def network(family: int, packed: bytes, length: int) -> IPNetwork:
     """A destination; the default route's message holds no address."""
-    whole = _LENGTHS[4 if family == AF_INET else 6] // 8
+    whole = _OCTETS[4 if family == AF_INET else 6]
     found = address(packed or bytes(whole))
     if len(found.packed) != whole:
         raise ValueError(f"{found} is not of family {family}")

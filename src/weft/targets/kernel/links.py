@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from ipaddress import ip_interface
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from weft.targets.kernel.codec import (
 )
 from weft.targets.kernel.codec import text as string_attribute
 from weft.targets.kernel.constants import (
+    AF_INET,
+    AF_INET6,
     IFA_ADDRESS,
     IFA_F_NODAD,
     IFA_F_NOPREFIXROUTE,
@@ -180,12 +183,17 @@ def decode_address(message: Message) -> AddressState:
         return AddressState(index, scope, flags, ip_interface((address(packed), length)))
 
 
-def encode_address(action: str, thing: Address, index: int, sequence: int) -> bytes:
+def encode_addresses(ops: Iterable[tuple[str, Address]], ifindex: int) -> list[bytes]:
+    """A request per op, numbered from 1."""
+    return [_encode_address(action, thing, ifindex, sequence) for sequence, (action, thing) in enumerate(ops, 1)]
+
+
+def _encode_address(action: str, thing: Address, ifindex: int, sequence: int) -> bytes:
     """Add, change or remove. No duplicate address detection (there is nobody to ask on a tunnel), and no route for the
     prefix: routes are objects of their own."""
-    family = 2 if thing.address.version == 4 else 10
+    family = AF_INET if thing.address.version == 4 else AF_INET6
     packed = thing.address.ip.packed
-    body = IFADDR.pack(family, thing.address.network.prefixlen, 0, 0, index)
+    body = IFADDR.pack(family, thing.address.network.prefixlen, 0, 0, ifindex)
     body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
     if action == "remove":
         return request(RTM_DELADDR, 0, sequence, body)

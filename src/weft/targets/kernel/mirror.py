@@ -11,7 +11,7 @@ tells on the listening socket. Whatever can't be followed exactly makes it doubt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from weft.model import IPAddress, Mac
 from weft.objects import Address, Fdb, Key, Link, NextHop, Object, Op, Route
@@ -53,7 +53,7 @@ class Mirror:
         self.indexes: dict[str, int] = {}
         self.hops: dict[int, str] = {}
         self.written_links: set[int] = set()
-        self.sources: set[IPAddress] = set()
+        self.sources: set[IPAddress | None] = set()
         self.touched: set[Key] = set()
         self.doubtful = True
 
@@ -109,19 +109,23 @@ class Mirror:
         self._raced = False
         self._echoes.clear()
 
-    def wrote(self, op: Op, request: bytes) -> None:
-        """The kernel carried out this op."""
-        thing = op.object
-        if op.action == "remove":
-            self.drop(thing)
-        else:
-            self.objects[thing.key] = thing
+    def wrote(self, ops: Sequence[Op], requests: Sequence[bytes]) -> None:
+        """The kernel carried out these ops, all of one kind; `requests` are what was asked of it."""
+        objects = self.objects
+        source: IPAddress | None = None
+        for op in ops:
+            thing = op.object
+            if op.action == "remove":
+                self.drop(thing)
+                continue
+            objects[thing.key] = thing
             if type(thing) is NextHop:
                 self.hops[thing.id] = thing.dev
-            elif type(thing) is Route and thing.src is not None:
-                self.sources.add(thing.src)
-        if type(thing) is Fdb:
-            self._echoes.add(request[4:6] + request[16:])
+            elif type(thing) is Route and thing.src is not source:
+                source = thing.src
+                self.sources.add(source)
+        if ops and type(ops[0].object) is Fdb:
+            self._echoes.update([request[4:6] + request[16:] for request in requests])
 
     def drop(self, thing: Object) -> None:
         """This is gone by our own doing."""
@@ -142,7 +146,7 @@ class Mirror:
         """Is this what the kernel tells of a change of the FDB that we made? VXLAN's notifications don't say whose
         request they come from (vxlan_fdb_notify); ours are known by their content: as requested, plus an
         NDA_CACHEINFO of 20 octets."""
-        return bool(self._echoes) and received[4:6] + received[16:-20] in self._echoes
+        return received[4:6] + received[16:-20] in self._echoes
 
     # What the kernel tells.
 

@@ -91,6 +91,17 @@ class NetlinkSocket:
         except OSError as error:
             raise KernelError(error.errno or 0, "reading netlink messages") from error
 
+    def waiting(self) -> Iterator[bytes]:
+        """Everything that is there to be received. Raises KernelError ENOBUFS once messages were lost."""
+        receive = self._socket.recv
+        try:
+            while True:
+                yield receive(RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise KernelError(error.errno or 0, "reading notifications") from error
+
     def attach_filter(self, program: bytes, length: int) -> None:
         """Attach a classic BPF program of `length` instructions: what it drops is never queued."""
         held = ctypes.create_string_buffer(program, len(program))

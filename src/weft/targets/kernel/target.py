@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.model import Mac
@@ -30,7 +30,7 @@ from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.reading import FullReading
 from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, LISTEN_BUFFER, NetlinkSocket
 from weft.targets.kernel.sysctl import Sysctls
-from weft.targets.kernel.writing import BATCHED, Batch
+from weft.targets.kernel.writing import ENCODERS, Batch, run_length
 
 GROUPS = (
     RTNLGRP_LINK,
@@ -117,12 +117,10 @@ class KernelTarget:
             return [self._sysctls.apply(op, thing, self._mirror.objects)]
         if isinstance(thing, Link):
             return [self._apply_link(op, thing)]
-        if type(thing) not in BATCHED:
+        if type(thing) not in ENCODERS:
             return [Failure(f"{op.action} {thing.key}: the kernel target doesn't take a {type(thing).__name__}")]
-        end = start
-        while end < len(ops) and end - start < BATCH and type(ops[end].object) in BATCHED:
-            end += 1
-        return Batch(self._requests, self._mirror).apply(ops[start:end])
+        end = start + run_length(ops, start, BATCH)
+        return Batch(self._requests, self._mirror, ops[start:end]).apply()
 
     def _apply_link(self, op: Op, link: Link) -> Failure | None:
         try:
@@ -173,28 +171,31 @@ class KernelTarget:
             self._wake()
 
     def _listen(self) -> None:
-        """Follow every notification that there is."""
-        mirror = self._mirror
-        while (received := self._receive()) is not None:
-            if mirror.is_echo(received):
-                continue
-            try:
-                for message in messages(received):
-                    mirror.hear(message)
-            except NetlinkDecodeError:
-                mirror.doubtful = True
-        mirror.caught_up()
+        """Follow every notification that there is. Lost ones make the mirror doubtful."""
+        is_echo = self._mirror.is_echo
+        for received in self._waiting():
+            if not is_echo(received):
+                self._hear(received)
+        self._mirror.caught_up()
 
-    def _receive(self) -> bytes | None:
-        """The next notification. Lost ones make the mirror doubtful."""
+    def _hear(self, received: bytes) -> None:
+        try:
+            for message in messages(received):
+                self._mirror.hear(message)
+        except NetlinkDecodeError:
+            self._mirror.doubtful = True
+
+    def _waiting(self) -> Iterator[bytes]:
         while True:
             try:
-                return self._listener.receive()
+                yield from self._listener.waiting()
             except KernelError as error:
                 if error.number != errno.ENOBUFS:
                     raise
                 self._mirror.doubtful = True
+            else:
+                return
 
     def _discard(self) -> None:
-        while self._receive() is not None:
+        for _ in self._waiting():
             continue

@@ -7,90 +7,104 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, cast
 
 from weft.errors import KernelError, NetlinkDecodeError
-from weft.objects import Address, Failure, Fdb, Neighbour, NextHop, Object, Op, Route
+from weft.objects import Address, Failure, Fdb, Key, Neighbour, NextHop, Object, Op, Route
 from weft.targets.kernel.codec import Answer, messages
 from weft.targets.kernel.constants import RTM_GETROUTE
-from weft.targets.kernel.entries import encode_fdb, encode_neighbour
+from weft.targets.kernel.entries import encode_fdb, encode_neighbours
 from weft.targets.kernel.hops import (
     FAMILIES,
     decode_hop,
     decode_route,
-    encode_hop,
-    encode_route,
+    encode_hops,
+    encode_routes,
     hop_of,
     route_to,
     routes_of,
 )
-from weft.targets.kernel.links import encode_address
+from weft.targets.kernel.links import encode_addresses
 from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.socket import NetlinkSocket
 from weft.targets.kernel.words import asked
 
-OnDevice: TypeAlias = Address | Neighbour | Fdb | NextHop | Route
-Encoder: TypeAlias = Callable[..., bytes]
-"""(action, object, ifindex, sequence) → request; each takes one kind of object."""
+Encoder: TypeAlias = Callable[[Iterable[tuple[str, Any]], int], list[bytes]]
+"""(actions and objects of one kind and device, its ifindex) → a request for each, numbered from 1."""
 
-BATCHED: Mapping[type[Object], Encoder] = {
-    Address: encode_address,
-    Neighbour: encode_neighbour,
+ENCODERS: Mapping[type[Object], Encoder] = {
+    Address: encode_addresses,
+    Neighbour: encode_neighbours,
     Fdb: encode_fdb,
-    NextHop: encode_hop,
-    Route: encode_route,
+    NextHop: encode_hops,
+    Route: encode_routes,
 }
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 """How the kernel answers the removal of what is not there, by kind: FDB and next hop, route, device, address."""
 
 
-class Batch:
-    """Some ops on their way through the kernel."""
+class OnDevice(Protocol):
+    """What the objects have in common that come in batches."""
 
-    def __init__(self, socket: NetlinkSocket, mirror: Mirror) -> None:
+    @property
+    def dev(self) -> str: ...
+
+
+def run_length(ops: Sequence[Op], first: int, limit: int) -> int:
+    """How many ops from `first` on, at most `limit`, make one batch: one kind of object on one device."""
+    kind, device = type(ops[first].object), _device(ops[first].object)
+    for at in range(first, min(first + limit, len(ops))):
+        thing = ops[at].object
+        if type(thing) is not kind or _device(thing) != device:
+            return at - first
+    return min(limit, len(ops) - first)
+
+
+class Batch:
+    """Ops of one kind on one device, on their way through the kernel."""
+
+    def __init__(self, socket: NetlinkSocket, mirror: Mirror, ops: Sequence[Op]) -> None:
         self._socket = socket
         self._mirror = mirror
-        self._requests: list[bytes] = []
-        self._sent: list[int] = []
-        """Which op each request belongs to; a request's place is its sequence number, from 1."""
+        self._ops = ops
+        self._encode = ENCODERS[type(ops[0].object)]
+        self._ifindex = mirror.indexes.get(_device(ops[0].object))
 
-    def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
-        results: list[Failure | None] = [self._encode(at, op) for at, op in enumerate(ops)]
-        if not self._requests:
+    def apply(self) -> list[Failure | None]:
+        """One answer per op."""
+        results: list[Failure | None] = [None] * len(self._ops)
+        places, actions = self._to_send()
+        if self._ifindex is None:
+            for at in (at for at, action in zip(places, actions, strict=True) if action != "remove"):
+                results[at] = Failure(f"{asked(self._ops[at])}: there is no device of ours of this name")
             return results
+        if not places:
+            return results
+        ops = [self._ops[at] for at in places]
+        requests = self._encode(zip(actions, (op.object for op in ops), strict=True), self._ifindex)
         try:
-            failures = self._socket.send(self._requests, last=len(self._requests))
+            refusals = self._socket.send(requests, last=len(requests))
         except (KernelError, NetlinkDecodeError, OSError) as error:
             self._mirror.doubtful = True
-            for at in self._sent:
-                results[at] = Failure(f"{asked(ops[at])}: {error}")
+            for at in places:
+                results[at] = Failure(f"{asked(self._ops[at])}: {error}")
             return results
-        failed = {self._sent[answer.sequence - 1]: answer for answer in failures}
-        for at, request in zip(self._sent, self._requests, strict=True):
-            if at in failed:
-                results[at] = self._judge(ops[at], failed[at])
-            else:
-                self._mirror.wrote(ops[at], request)
+        refused = {answer.sequence - 1: answer for answer in refusals}
+        self._mirror.wrote([op for at, op in enumerate(ops) if at not in refused], requests)
+        for at, refusal in refused.items():
+            results[places[at]] = self._judge(ops[at], refusal)
         return results
 
-    def _encode(self, at: int, op: Op) -> Failure | None:
-        """Put the request for this op into the batch; or say why there is none. What the mirror does not hold can't be
+    def _to_send(self) -> tuple[Sequence[int], Sequence[str]]:
+        """The places of the ops that need a request, and as what each is sent. What the mirror does not hold can't be
         removed (it is gone, or isn't ours) and not be changed (it is added, which never replaces another's)."""
-        thing = cast("OnDevice", op.object)
-        action: str = op.action
-        ifindex = self._mirror.indexes.get(thing.dev)
-        if action != "add" and thing.key not in self._mirror.objects:
-            if action == "remove":
-                return None
-            action = "add"
-        if ifindex is None:
-            if action == "remove":
-                return None
-            return Failure(f"{asked(op)}: there is no device of ours of this name")
-        self._sent.append(at)
-        self._requests.append(BATCHED[type(thing)](action, thing, ifindex, len(self._sent)))
-        return None
+        ops, objects = self._ops, self._mirror.objects
+        actions: list[str] = [op.action for op in ops]
+        if actions.count("add") == len(actions):
+            return range(len(ops)), actions
+        places = [at for at, op in enumerate(ops) if op.action != "remove" or op.object.key in objects]
+        return places, [_action(ops[at], objects) for at in places]
 
     def _judge(self, op: Op, answer: Answer) -> Failure | None:
         """What a refusal of the kernel means."""
@@ -105,7 +119,7 @@ class Batch:
 
     def _already_there(self, op: Op) -> Failure | None:
         """Something stands where we wanted to add: replace it if it is ours, else name it and leave it alone."""
-        thing = cast("OnDevice", op.object)
+        thing = op.object
         try:
             whose = self._whose(thing)
         except (KernelError, NetlinkDecodeError) as error:
@@ -113,12 +127,11 @@ class Batch:
             return Failure(f"{asked(op)}: something stands there, but when asked for it: {error}")
         if whose:
             return Failure(f"{asked(op)}: {whose} stands there; it was left alone", conflict=True)
-        ifindex = self._mirror.indexes[thing.dev]
-        request = BATCHED[type(thing)]("change", thing, ifindex, 1)
-        failures = self._socket.send([request], last=1)
+        requests = self._encode([("change", thing)], self._mirror.indexes[_device(thing)])
+        failures = self._socket.send(requests, last=1)
         if failures:
             return Failure(str(KernelError(failures[0].number, asked(op), failures[0].text)))
-        self._mirror.wrote(op, request)
+        self._mirror.wrote([op], requests)
         return None
 
     def _whose(self, thing: Object) -> str:
@@ -147,3 +160,11 @@ class Batch:
             if any(state is not None and state.ours and state.key == route.key for state in ours):
                 return ""
         return "another route with this destination, table and metric"
+
+
+def _action(op: Op, objects: Mapping[Key, Object]) -> str:
+    return "add" if op.action == "change" and op.object.key not in objects else op.action
+
+
+def _device(thing: Object) -> str:
+    return cast(OnDevice, thing).dev
