@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
@@ -126,7 +128,8 @@ async def _throughput() -> Result:
         hand = await Lab.up({**document, "hosts": bare, "name": "bench-hand"}, "bench-hand")
         try:
             await _by_hand(hand)
-            flows = [(await _flow(ours), await _flow(hand)) for _ in range(FLOWS)]
+            async with _server(ours), _server(hand):
+                flows = [(await _flow(ours), await _flow(hand)) for _ in range(FLOWS)]
         finally:
             await hand.down()
     finally:
@@ -157,26 +160,33 @@ async def _by_hand(lab: Lab) -> None:
         raise RuntimeError("the VXLAN made by hand does not connect its containers")
 
 
+@asynccontextmanager
+async def _server(lab: Lab) -> AsyncIterator[None]:
+    """An iperf3 server in the second host's container."""
+    host = lab.hosts[1]
+    _, container = next(host.host.containers())
+    command = await lab.container_command(host, container.name, ["iperf3", "--server"])
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
 async def _flow(lab: Lab) -> float:
     """Gbit/s that iperf3 receives."""
-    a, b = lab.hosts
-    _, server = next(b.host.containers())
-    _, client = next(a.host.containers())
-    address = str(server.addresses[0].ip)
-    listening = await lab.container_command(b, server.name, ["iperf3", "--server", "--one-off", "--json"])
-    served = asyncio.ensure_future(shell.run(listening))
-    command = ["iperf3", "--client", address, "--time", str(SECONDS), "--json"]
-    sending = await lab.container_command(a, client.name, command)
+    client, server = (next(host.host.containers())[1] for host in lab.hosts)
+    words = ["iperf3", "--client", str(server.addresses[0].ip), "--time", str(SECONDS), "--json"]
+    command = await lab.container_command(lab.hosts[0], client.name, words)
     for _ in range(CONNECTS):
         try:
-            report = json.loads(await shell.run(sending))
-            break
+            report = json.loads(await shell.run(command))
         except LabError:
             await asyncio.sleep(0.05)  # the server does not listen yet
-    else:
-        raise RuntimeError(f"no iperf3 server answers on {address}")
-    await served
-    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e9
+        else:
+            return float(report["end"]["sum_received"]["bits_per_second"]) / 1e9
+    raise RuntimeError(f"no iperf3 server answers: {' '.join(words)}")
 
 
 def _underlay(host: LabHost) -> object:
