@@ -100,10 +100,10 @@ def _subnets(listed: _Listed, problems: list[Problem]) -> Iterator[IPNetwork]:
 
 
 def _gateways(listed: _Listed) -> Iterator[IPAddress]:
-    """This host's addresses on the bridge: as told, or where no gateway was asked for, the one that Docker takes.
+    """This host's addresses on the bridge: as told, or where no gateway was named, the one that Docker takes.
 
-    That is the first of the subnet (libnetwork's ipam; a lab test holds it). With an --ip-range it depends on the
-    version of Docker, so then it is left out rather than guessed.
+    Docker lists the latter only after its own restart, which would look like a change. It is the first address of the
+    subnet (libnetwork's ipam; a lab test holds it). With an --ip-range it depends on Docker's version: left out.
     """
     without_ipv4 = (listed.options or {}).get(_NO_IPV4_GATEWAY, "").lower() == "true"
     for pool in listed.ipam.config or ():
