@@ -50,10 +50,11 @@ class Rig:
     async def cycle(self, full: bool = False) -> tuple[float, int]:
         """Seconds, and the number of ops that were carried out."""
         started = time.perf_counter()
+        await self.reconciler.read(full)
         view = self.world.view()
         if view is None:
             raise RuntimeError("the benchmark's world makes no view")
-        report = await self.reconciler.cycle(view, full)
+        report = await self.reconciler.mend(view)
         if report.failed:
             raise RuntimeError(f"{len(report.failed)} ops failed, e.g. {next(iter(report.failed.items()))}")
         return time.perf_counter() - started, len(report.done)

@@ -41,7 +41,8 @@ class Rig:
         self.reconciler = Reconciler((self.kernel, self.firewall), Clock(lambda: self.now, lambda: self.now))
 
     async def cycle(self, view_: View = VIEW, full: bool = False) -> Report:
-        return await self.reconciler.cycle(view_, full)
+        await self.reconciler.read(full)
+        return await self.reconciler.mend(view_)
 
     async def heal(self, view_: View = VIEW, rounds: int = 12) -> None:
         """Cycles at the moments when a retry is due."""
@@ -96,8 +97,9 @@ async def test_any_op_may_fail_and_the_rest_goes_on_and_it_heals(number: int) ->
 
 
 async def _dry(rig: Rig) -> list[Object]:
-    changes = await Reconciler((rig.kernel, rig.firewall)).preview(VIEW)
-    return [op.object for op in changes.ops]
+    dry = Reconciler((rig.kernel, rig.firewall))
+    await dry.read(full=True)
+    return [op.object for op in dry.preview(VIEW).ops]
 
 
 ROUTE = ("route", ip_network("10.2.0.0/24"), 254, 7600)
@@ -249,10 +251,15 @@ class _Broken(MemoryTarget):
         return Reading({})
 
 
+async def _cycle(reconciler: Reconciler) -> Report:
+    await reconciler.read()
+    return await reconciler.mend(VIEW)
+
+
 async def test_a_target_that_breaks_while_it_is_written_is_a_failure_of_its_ops() -> None:
     broken = Reconciler((_Broken(KERNEL_KINDS + FIREWALL_KINDS),))
-    await broken.cycle(VIEW)
-    report = await broken.cycle(VIEW)
+    await _cycle(broken)
+    report = await _cycle(broken)
     assert not report.done
     assert set(report.failed.values()) == {"the socket is gone"}
 

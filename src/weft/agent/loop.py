@@ -16,6 +16,7 @@ from weft.agent.reconcile import Reconciler
 from weft.agent.status import Report
 from weft.agent.world import World
 from weft.core.commands import text
+from weft.core.diff import Changes
 from weft.errors import WeftError
 from weft.model import Problem, View
 from weft.objects import Key
@@ -80,33 +81,35 @@ class Loop:
         for task in self._tasks:
             task.cancel()
 
-    async def listen(self, seconds: float) -> View | None:
-        """Let the sources speak for so long, without a single cycle: the View that came of it, for a dry run."""
+    async def listen(self, seconds: float) -> None:
+        """Let the sources speak for so long, without a single cycle: for a dry run."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:
                     await self._woken.wait()
                     self._woken.clear()
                     self._after(self.world.view())
-        return self.world.view()
 
     async def step(self, full: bool = False) -> Report | None:
         """One cycle with what the world knows now; None if nothing may be planned yet."""
         async with self._busy:
+            await self.reconciler.read(full)
             self.view = self.world.view()
             self._tell_problems()
             report = None
             if self.view is not None:
-                report = await self.reconciler.cycle(self.view, full)
+                report = await self.reconciler.mend(self.view)
                 self._tell(report)
                 self.ready.set()
         self._after(self.view)
         return report
 
-    async def exclusively(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run something that reads the targets while no cycle runs."""
+    async def preview(self) -> Changes | None:
+        """What the next cycle would do, from a full reading; None if nothing may be planned yet."""
         async with self._busy:
-            return await work()
+            await self.reconciler.read(full=True)
+            view = self.world.view()
+            return self.reconciler.preview(view) if view is not None else None
 
     def _after(self, view: View | None) -> None:
         if self._after_cycle is not None:

@@ -1,8 +1,9 @@
 """The loop's body: plan, read, diff, apply, account. Every daemon runs it; it knows no source or target by name.
 
-One `Reconciler.cycle` is level-triggered: it compares the whole plan with what the targets hold. Where the targets can
-tell what was touched since the last cycle, only those keys and the keys of changed parts of the plan are compared: it
-comes to the same, and takes microseconds instead of a second among ten thousand peers.
+One cycle is `read`, then `mend`, and between them the caller makes the View, which may depend on what was read (which
+chains a firewall has). It is level-triggered: it compares the whole plan with what the targets hold. Where the targets
+can tell what was touched since the last cycle, only those keys and the keys of changed parts of the plan are compared:
+it comes to the same, and takes microseconds instead of a second among ten thousand peers.
 """
 
 from __future__ import annotations
@@ -63,30 +64,43 @@ class Reconciler:
         self._doubtful = True
         self._dirty: set[Key] = set()
         self._readings: dict[str, Reading] = {}
+        self._reads: dict[Key, Failure | None] = {}
+        self._started = 0.0
         self._target_of = {kind: target for target in self.targets for kind in target.kinds}
 
-    async def cycle(self, view: View, full: bool = False) -> Report:
-        """Make the targets what `view` demands, as far as that works now. Never raises for a target's failure: a target
-        that can't be read has a Status of its own, is left alone and is read again when that is due."""
-        started = self.clock.now()
+    async def read(self, full: bool = False) -> None:
+        """Read every target. Never raises for a target's failure: one that can't be read gets a Status of its own, is
+        left alone in this cycle, and is read again when that is due."""
+        self._started = self.clock.now()
+        for target in self.targets:
+            try:
+                reading = await target.read(full)
+            except TargetError as error:
+                self._reads[("target", target.name)] = Failure(f"it can't be read: {error}")
+                continue
+            self._reads[("target", target.name)] = None
+            self._readings[target.name] = reading
+            if reading.touched is None or full:
+                self._doubtful = True
+            else:
+                self._dirty |= reading.touched
+
+    async def mend(self, view: View) -> Report:
+        """After `read`: make the targets what `view` demands, as far as that works now."""
         self._adopt(plan(view, self.plan), view.synced)
-        reads = await self._read(full)
-        unread = {name for name, failure in reads.items() if failure is not None}
+        unread = {key[1] for key, failure in self._reads.items() if failure is not None}
         changes = self._changes(view.synced)
         self._doubtful = bool(unread)
         ops = [op for op in changes.ops if self._target_of[type(op.object)].name not in unread and self._due(op)]
         answers = await self._apply(ops)
-        tried: dict[Key, Failure | None] = {("target", name): failure for name, failure in reads.items()}
-        report = self._account(changes, tried, answers, started)
+        report = self._account(changes, {**self._reads}, answers)
         self.account.cycles += 1
         self.account.last = report
         return report
 
-    async def preview(self, view: View) -> Changes:
-        """What `cycle` would do, from a full reading; nothing is changed."""
-        readings = [await target.read(full=True) for target in self.targets]
-        self._doubtful = True
-        return diff(plan(view, self.plan).wanted, _facts(readings), synced=view.synced)
+    def preview(self, view: View) -> Changes:
+        """After `read(full=True)`: what `mend` would do. Nothing is changed."""
+        return diff(plan(view, self.plan).wanted, _facts(self._readings.values()), synced=view.synced)
 
     def actual(self) -> Iterator[Object]:
         """Every object of ours that the targets held at the last reading."""
@@ -108,24 +122,6 @@ class Reconciler:
             self._doubtful = True
         self._synced = synced
         self.plan = new
-
-    async def _read(self, full: bool) -> dict[str, Failure | None]:
-        """Read every target; by name, why it could not be read."""
-        answers: dict[str, Failure | None] = {}
-        for target in self.targets:
-            try:
-                reading = await target.read(full)
-            except TargetError as error:
-                answers[target.name] = Failure(f"it can't be read: {error}")
-                self._doubtful = True
-                continue
-            answers[target.name] = None
-            self._readings[target.name] = reading
-            if reading.touched is None or full:
-                self._doubtful = True
-            else:
-                self._dirty |= reading.touched
-        return answers
 
     def _changes(self, synced: bool) -> Changes:
         now = self.clock.now()
@@ -157,7 +153,6 @@ class Reconciler:
         changes: Changes,
         tried: dict[Key, Failure | None],
         answers: list[tuple[Op, Failure | None]],
-        started: float,
     ) -> Report:
         wall, now = self.clock.wall(), self.clock.now()
         newly: dict[Key, str] = {}
@@ -178,7 +173,7 @@ class Reconciler:
         self._forget(changes, tried.keys())
         self.account.events.extend(Event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])
         done = tuple(op for op, failure in answers if failure is None)
-        return Report(done, newly, tuple(recovered), len(changes.held), now - started)
+        return Report(done, newly, tuple(recovered), len(changes.held), now - self._started)
 
     def _forget(self, changes: Changes, tried: Set[Key]) -> None:
         """Drop the status of an object that is right by now, or that nobody wants and nobody has."""

@@ -6,7 +6,7 @@ events costs one cycle. Called by `agent/loop.py` and the daemons.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from weft.core.acceptance import Accepted, Policy, accept
@@ -16,7 +16,8 @@ from weft.model import Host, IPNetwork, Known, Network, Node, Problem, Profile, 
 
 @dataclass(slots=True)
 class World:
-    """`engine`, `peers` and `host` are None until their source has answered for the first time."""
+    """`engine`, `peers` and `host` are None until their source has answered for the first time. `chains`: asks the
+    firewall which foreign chains it had at its last reading (`model.Host.chains`)."""
 
     identity: Identity
     profile: Profile
@@ -24,7 +25,7 @@ class World:
     engine: Known[Network] | None = None
     peers: Known[Node] | None = None
     host: Host | None = None
-    chains: frozenset[tuple[int, str, str]] = frozenset()
+    chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
     _accepted: Accepted | None = field(default=None)
 
     def me(self) -> Self | None:
@@ -48,7 +49,7 @@ class World:
             networks=self.engine.items,
             nodes=self._accepted.nodes,
             problems=tuple(self.problems()),
-            host=replace(self.host, chains=self.chains),
+            host=replace(self.host, chains=self.chains()),
             profile=replace(self.profile, underlay=here.underlay),
             synced=self.peers is not None and self.peers.complete,
         )

@@ -68,16 +68,15 @@ class Agent:
             ),
             Profile(ROLE, underlay or 4, settings.learning, settings.metric),
             settings.allowed,
+            chains=lambda: self.firewall.chains,
         )
         self.announcer = Announcer(self._discovery, announcing)
         self.loop = Loop(self.world, Reconciler((self.kernel, self.firewall)), settings.interval, self._cycled)
         self._key = shared_key(settings)
         self._instance = secrets.token_hex(8)
 
-    async def start(self) -> None:
-        """Follow the sources. The firewall is read first: what it has decides which chains are planned."""
-        await self.firewall.read()
-        self.world.chains = self.firewall.chains
+    def start(self) -> None:
+        """Follow the sources."""
         self.loop.follow("host", HostFacts().hosts, self._keep_host)
         self.loop.follow("engine", self.engine.networks, self._keep_engine)
         self.loop.follow("discovery", self.announcer.peers, self._keep_peers)
@@ -105,11 +104,8 @@ class Agent:
         self.world.peers = known
 
     def _cycled(self, view: View | None) -> None:
-        """After each cycle: peers hear of a change, and foreign chains that came or went make a new plan."""
+        """After each cycle, peers hear of what changed in it."""
         self.announcer.tell(self.world.me())
-        if self.world.chains != self.firewall.chains:
-            self.world.chains = self.firewall.chains
-            self.loop.wake()
 
 
 async def run(settings: Settings) -> int:
@@ -125,7 +121,7 @@ async def run(settings: Settings) -> int:
         log.info("weft %s agent, node %s; answering on %s", __version__, agent.world.identity.id, settings.socket)
         if shared_key(settings) is None:
             log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port))
-        await agent.start()
+        agent.start()
         await run_until_signalled(agent.loop)
     log.info("stopped; tunnels and routes stay up, `weft cleanup` removes them")
     return 0
@@ -135,12 +131,13 @@ async def dry_run(settings: Settings, seconds: float) -> PlanAnswer:
     """What an agent would do now, after listening for so long; it tells nobody anything and changes nothing."""
     agent = Agent(settings, announcing=False)
     try:
-        await agent.start()
-        view = await agent.loop.listen(seconds)
-        if view is None:
+        agent.start()
+        await agent.loop.listen(seconds)
+        changes = await agent.loop.preview()
+        if changes is None:
             reasons = "; ".join(p.message for p in agent.world.problems()) or "this host's networks can't be found out"
             raise AgentUnreachable(f"no plan can be made: {reasons}")
-        return answer(await agent.loop.reconciler.preview(view))
+        return answer(changes)
     finally:
         agent.loop.stop()
         await agent.close()

@@ -16,8 +16,8 @@ from weft.agent.loop import Loop
 
 
 def spare_the_collector() -> None:
-    """Let the cyclic garbage collector look at the whole heap rarely. Nodes, plans and kernel objects form no cycles and
-    live long; with Python's defaults each cold start among 10,000 peers is searched through a dozen times in vain
+    """Let the cyclic garbage collector look at the whole heap rarely. Nodes, plans and kernel objects form no cycles
+    and live long; with Python's defaults a cold start among 10,000 peers is searched through a dozen times in vain
     (measured: 0.9 s instead of 0.7 s)."""
     gc.set_threshold(50_000, 20, 100)
 

@@ -189,10 +189,8 @@ class Api:
 
     async def plan(self) -> PlanAnswer | None:
         """None while nothing can be planned."""
-        view = self._loop.view
-        if view is None:
-            return None
-        return answer(await self._loop.exclusively(lambda: self._loop.reconciler.preview(view)))
+        changes = await self._loop.preview()
+        return answer(changes) if changes is not None else None
 
     def explain(self, asked: str) -> ExplainAnswer:
         """Raises ValueError if `asked` is no address, prefix or node."""
