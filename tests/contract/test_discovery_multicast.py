@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -168,17 +169,22 @@ def send_from(cable: Cable, datagram: bytes, source: str = "", to: str = "239.1.
 
 
 @contextlib.contextmanager
-def ears_of(cable: Cable) -> Iterator[socket.socket]:
-    """A socket that records what the group says."""
+def ears_of(cable: Cable, at: str = "") -> Iterator[socket.socket]:
+    """A socket that records what the group says, on the interface that has the address `at`."""
     with cable.ns.entered():
         ears = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         ears.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         ears.bind(("239.1.1.1", PORT))
-        member = socket.inet_aton("239.1.1.1") + socket.inet_aton(f"192.0.2.{cable.number}")
+        member = socket.inet_aton("239.1.1.1") + socket.inet_aton(at or f"192.0.2.{cable.number}")
         ears.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
         ears.settimeout(10)
     with ears:
         yield ears
+
+
+def socket_index(cable: Cable) -> int:
+    with cable.ns.entered():
+        return socket.if_nametoindex("eth0")
 
 
 @pytest.mark.parametrize("key", [None, b"secret"])
@@ -248,8 +254,9 @@ def test_after_the_cable_was_out_they_find_each_other_again(pair: list[Cable]) -
     with Host(pair[0], node(1)) as first, Host(pair[1], node(2)) as second:
         first.until_ids("host-2")
         second.until_ids("host-1")
+        begun = time.monotonic()
         pair[0].switch.ip("link set port1 down")
-        first.until(lambda known: "eth0 has no carrier" in str(known.problems), "the problem")
+        assert first.until(lambda known: "eth0 has no carrier" in str(known.problems), "the problem") - begun < 0.4
         assert first.ids() == ["host-2"]
         second.announce(node(2, "10.2.0.0/16"))
         pair[0].switch.ip("link set port1 up")
@@ -271,15 +278,54 @@ def test_an_interface_that_is_taken_down_and_deleted_and_comes_back(pair: list[C
         first.until(lambda known: known.items == (node(2, "10.2.0.0/16"),) and not known.problems, "the new set")
 
 
-def test_an_interface_that_forgot_the_group_is_joined_again(pair: list[Cable]) -> None:
-    """With its last IPv4 address an interface loses its groups; the socket is not told, the address comes back."""
+def test_an_address_that_goes_and_comes_back(pair: list[Cable]) -> None:
     with Host(pair[0], node(1)) as first, Host(pair[1], node(2)) as second:
         first.until_ids("host-2")
+        begun = time.monotonic()
         pair[0].ns.ip("address delete 192.0.2.1/24 dev eth0")
+        told = first.until(
+            lambda known: "192.0.2.1 is not an address of this host" in str(known.problems), "the problem"
+        )
+        assert told - begun < 0.4
         pair[0].ns.ip("address add 192.0.2.1/24 dev eth0")
-        until(lambda: "239.1.1.1" in pair[0].ns.ip("maddress show dev eth0"), "the group to be joined again")
+        first.until(lambda known: not known.problems, "its end")
         second.announce(node(2, "10.2.0.0/16"))
         first.until(lambda known: known.items == (node(2, "10.2.0.0/16"),), "the change")
+
+
+def test_a_group_that_was_lost_unnoticed_is_joined_again(pair: list[Cable]) -> None:
+    often = pair[0].settings(announce_interval=0.3, peer_timeout=60.0)
+    with Host(pair[0], node(1), often) as first, Host(pair[1], node(2)) as second:
+        first.until_ids("host-2")
+        assert first.discovery._group is not None
+        member = struct.pack("=4s4si", socket.inet_aton("239.1.1.1"), bytes(4), socket_index(pair[0]))
+        first.discovery._group.ears.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, member)
+        assert "239.1.1.1" not in pair[0].ns.ip("maddress show dev eth0")
+        until(lambda: "239.1.1.1" in pair[0].ns.ip("maddress show dev eth0"), "the group to be joined again")
+        second.announce(node(2, "10.2.0.0/16"))
+        first.until(lambda known: known.items == (node(2, "10.2.0.0/16"),) and not known.problems, "the change")
+
+
+def test_only_the_uplink_is_spoken_and_listened_to(pair: list[Cable]) -> None:
+    """The default route leads out of another interface, on which another program has joined the group."""
+    with namespace("elsewhere") as elsewhere, contextlib.ExitStack() as stack:
+        veth(pair[0].ns, "eth1", elsewhere, "eth0")
+        pair[0].ns.ip("address add 198.51.100.1/24 dev eth1")
+        elsewhere.ip("address add 198.51.100.9/24 dev eth0")
+        pair[0].ns.ip("route add default via 198.51.100.9")
+        stack.enter_context(ears_of(pair[0], at="198.51.100.1"))
+        far = Cable(elsewhere, 9, pair[0].switch)
+        settings = far.settings(source=ip_address("198.51.100.9"))
+        stranger = stack.enter_context(Host(far, node(9, at="198.51.100.9"), settings))
+        until(lambda: stranger.discovery.counters.own, "the stranger to speak")
+        first, second = stack.enter_context(Host(pair[0], node(1))), stack.enter_context(Host(pair[1], node(2)))
+        first.until_ids("host-2")
+        second.until_ids("host-1")
+        stranger.announce(node(9, "10.9.0.0/16", at="198.51.100.9"))
+        until(lambda: stranger.discovery.counters.own >= 2, "the stranger to speak again")
+        second.announce(node(2, "10.2.0.0/16"))
+        first.until(lambda known: known.items == (node(2, "10.2.0.0/16"),), "the change, and nobody else")
+        assert stranger.ids() == []
 
 
 def test_a_changed_endpoint_is_followed_by_both_sides(pair: list[Cable]) -> None:

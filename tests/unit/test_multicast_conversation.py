@@ -248,9 +248,10 @@ def test_a_query_from_elsewhere_than_it_says_is_not_answered() -> None:
     assert host.counters.refused == {Refused.SPOOFED: 1}
 
 
-def test_two_hundred_networks_arrive_in_parts() -> None:
+@pytest.mark.parametrize("key", [None, b"secret"])
+def test_two_hundred_networks_arrive_in_parts(key: bytes | None) -> None:
     segment = Segment()
-    first, second = segment.add(1), segment.add(2)
+    first, second = segment.add(1, key=key), segment.add(2, key=key)
     many = node(1, *(f"10.{number}.0.0/16" for number in range(200)))
     first.announce(many, segment.now)
     segment.run(0.5)

@@ -35,7 +35,6 @@ _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _NLMSG_HEADER = struct.Struct("=IHHII")
 _INDEX_AT = _NLMSG_HEADER.size + 4
 """Both ifinfomsg and ifaddrmsg have the interface's index four octets behind the header."""
-_ADDRESS_MESSAGES = (20, 21)  # RTM_NEWADDR, RTM_DELADDR
 
 
 class Group:
@@ -95,10 +94,9 @@ class Group:
             self.ears.setsockopt(socket.IPPROTO_IPV6, v6_option, request)
 
     def renew(self) -> None:
-        """Leave the group and join it again: an interface that loses its last address forgets its groups, and the
-        socket isn't told."""
+        """Leave the group and join it again, in case the interface has forgotten it: the socket isn't told."""
         try:
-            with contextlib.suppress(OSError):  # the interface has forgotten it already
+            with contextlib.suppress(OSError):  # it has
                 self._member(socket.IP_DROP_MEMBERSHIP, socket.IPV6_LEAVE_GROUP)
             self._member(socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP)
         except OSError as error:
@@ -111,13 +109,16 @@ class Group:
             self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
             self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
             self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
-            self.mouth.bind((str(self._source), self._port))
         else:
             self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._index)
             self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
             self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
-            scope = self._index if self._source.is_link_local else 0
-            self.mouth.bind((str(self._source), self._port, 0, scope))
+        self._bind_source(self.mouth, self._port)
+
+    def _bind_source(self, opened: socket.socket, port: int) -> None:
+        """OSError (EADDRNOTAVAIL) if the source is no address of this host."""
+        scope = (0, self._index if self._source.is_link_local else 0) if self._family == socket.AF_INET6 else ()
+        opened.bind((str(self._source), port, *scope))
 
     # Using it. ------------------------------------------------------------------------------------------------
 
@@ -155,11 +156,13 @@ class Group:
             yield datagram, _address(source[0])
 
     def check(self) -> None:
-        """DiscoveryError unless this is still the interface, up, and with a cable in it."""
+        """DiscoveryError unless this is still the interface, up, with a cable in it, and the source still ours."""
         try:
             if socket.if_nametoindex(self._interface) != self._index:
                 raise DiscoveryError(f"{self._interface} is another interface than before")
             flags = self._ioctl(_SIOCGIFFLAGS) & 0xFFFF
+            with self._socket() as trial:
+                self._bind_source(trial, 0)
         except OSError as error:
             raise self._broken(error) from error
         if not flags & _IFF_UP:
@@ -209,23 +212,21 @@ class InterfaceWatch:
     def close(self) -> None:
         self.socket.close()
 
-    def changed(self) -> tuple[bool, bool]:
-        """Read all that came: whether our link may have changed, and whether its addresses may have."""
-        link = addresses = False
+    def changed(self) -> bool:
+        """Read all that came: whether our link or its addresses may have changed."""
+        changed = False
         ours = self._index()
         while True:
             try:
                 data = self.socket.recv(65536)
             except BlockingIOError:
-                return link, addresses
+                return changed
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                link = addresses = True  # more came than fits: anything may have changed
+                changed = True  # more came than fits: anything may have changed
                 continue
-            for kind, index in _messages(data):
-                addresses = addresses or (kind in _ADDRESS_MESSAGES and index == ours)
-                link = link or (kind not in _ADDRESS_MESSAGES and ours in (index, 0))
+            changed = changed or ours == 0 or ours in _indexes(data)
 
     def _index(self) -> int:
         """The interface's index, 0 while there is none."""
@@ -235,12 +236,12 @@ class InterfaceWatch:
             return 0
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int]]:
-    """Type and interface index of each netlink message of a datagram."""
+def _indexes(data: bytes) -> Iterator[int]:
+    """The interface index of each netlink message of a datagram."""
     at = 0
     while at + _INDEX_AT + 4 <= len(data):
-        length, kind, *_ = _NLMSG_HEADER.unpack_from(data, at)
+        length = _NLMSG_HEADER.unpack_from(data, at)[0]
         if length < _NLMSG_HEADER.size:
             return
-        yield kind, struct.unpack_from("=i", data, at + _INDEX_AT)[0]
+        yield struct.unpack_from("=i", data, at + _INDEX_AT)[0]
         at += (length + 3) & ~3

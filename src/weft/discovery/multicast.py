@@ -210,19 +210,16 @@ class Multicast:
         self._tell()
 
     def _interface_changed(self, watch: InterfaceWatch) -> None:
-        link, addresses = watch.changed()
-        if link or addresses:
-            asyncio.get_running_loop().call_later(_SETTLE, self._look, addresses)
+        if watch.changed():
+            asyncio.get_running_loop().call_later(_SETTLE, self._look)
 
-    def _look(self, addresses: bool) -> None:
+    def _look(self) -> None:
         """Something about our interface changed: is it still what we joined the group on?"""
         if self._closed:
             return
         if self._group is not None:
             try:
                 self._group.check()
-                if addresses:
-                    self._group.renew()
             except DiscoveryError as error:
                 self._broken = error
         self._wake.set()
