@@ -340,6 +340,14 @@ def test_a_changed_endpoint_is_followed_by_both_sides(pair: list[Cable]) -> None
         assert not first.refused(Refused.SPOOFED)
 
 
+def test_an_endpoint_on_the_loopback_is_announced_out_of_the_uplink(pair: list[Cable]) -> None:
+    """As routed fabrics have it: the tunnel ends on an address that is on no link."""
+    pair[0].ns.ip("address add 192.0.2.77/32 dev lo")
+    settings = pair[0].settings(source=ip_address("192.0.2.77"))
+    with Host(pair[0], node(1, at="192.0.2.77"), settings), Host(pair[1], node(2)) as second:
+        second.until(lambda known: known.items == (node(1, at="192.0.2.77"),), "the host behind its loopback")
+
+
 def test_one_who_only_listens_learns_of_the_others_and_they_do_not_learn_of_it(pair: list[Cable]) -> None:
     with Host(pair[0], node(1)) as first:
         until(lambda: first.discovery.counters.own, "the first to hear itself")
