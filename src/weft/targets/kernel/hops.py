@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from weft.model import IPAddress, IPNetwork
 from weft.objects import Key, NextHop, Route
@@ -69,18 +69,20 @@ NHMSG = struct.Struct("=BBBxI")
 RTMSG = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, lengths of dst and src, tos, table, protocol, scope, type, flags."""
 
+Packer: TypeAlias = Callable[..., bytes]
 FAMILIES = {4: AF_INET, 6: AF_INET6}
 _OCTETS = {4: 4, 6: 16}
 _ADD = NLM_F_CREATE | NLM_F_EXCL
 _FAMILY = struct.Struct("=H")
 
-# header, sequence, nhmsg and the id's head, id, device and the gateway's head, gateway
-_HOP = {4: struct.Struct("=8sI4x12sI12s4s"), 6: struct.Struct("=8sI4x12sI12s16s")}
+# header, sequence, nhmsg and the id's head, id, device and the gateway's head, gateway; by the octets of an address
+_HOP = {4: struct.Struct("=8sI4x12sI12s4s"), 16: struct.Struct("=8sI4x12sI12s16s")}
 # header, sequence, family and prefix length, rest of rtmsg with the table and the destination's head, destination,
-# the metric's head and metric; by the octets of an address
-_ROUTE = {4: struct.Struct("=8sI4xBB22s4s4sI"), 16: struct.Struct("=8sI4xBB22s16s4sI")}
-_U32_ATTRIBUTE = struct.Struct("=HHI")
+# the metric's head and metric, head and value of the next hop's id or of the device; by the octets of an address
+_ROUTE = {4: struct.Struct("=8sI4xBB22s4s4sI4sI"), 16: struct.Struct("=8sI4xBB22s16s4sI4sI")}
 _PRIORITY_HEAD = ATTRIBUTE.pack(8, RTA_PRIORITY)
+_NH_ID_HEAD = ATTRIBUTE.pack(8, RTA_NH_ID)
+_OIF_HEAD = ATTRIBUTE.pack(8, RTA_OIF)
 _PREFSRC_HEADS = {octets: ATTRIBUTE.pack(4 + octets, RTA_PREFSRC) for octets in (4, 16)}
 _NO_HOP = NHMSG.pack(0, 0, 0, 0)
 
@@ -133,32 +135,30 @@ def route_to(dst: IPNetwork) -> tuple[int, bytes]:
     return RTM_GETROUTE, rtmsg + attribute(RTA_DST, packed)
 
 
+@lru_cache(maxsize=64)
+def _hop_parts(
+    octets: int, onlink: bool, action: str, ifindex: int
+) -> tuple[Callable[..., bytes], bytes, bytes, bytes]:
+    """Of a next hop's request: what packs it, the start, what stands before the id and what behind it."""
+    packer = _HOP[octets]
+    family = AF_INET if octets == 4 else AF_INET6
+    nhmsg = NHMSG.pack(family, 0, PROTOCOL, RTNH_F_ONLINK * onlink) + ATTRIBUTE.pack(8, NHA_ID)
+    gateway = u32(NHA_OIF, ifindex) + ATTRIBUTE.pack(4 + octets, NHA_GATEWAY)
+    flags = _ADD if action == "add" else NLM_F_REPLACE
+    return packer.pack, start(packer.size, RTM_NEWNEXTHOP, flags), nhmsg, gateway
+
+
 def encode_hops(ops: Iterable[tuple[str, NextHop]], ifindex: int) -> list[bytes]:
     """A request per op, numbered from 1: `add` refuses an id that is in use, `change` replaces."""
-    heads = {version: _hop_heads(version) for version in (4, 6)}
-    middles = {(version, onlink): _hop_middle(version, onlink) for version in (4, 6) for onlink in (False, True)}
-    gateways = {v: u32(NHA_OIF, ifindex) + ATTRIBUTE.pack(4 + _OCTETS[v], NHA_GATEWAY) for v in (4, 6)}
     requests: list[bytes] = []
     for sequence, (action, thing) in enumerate(ops, 1):
         if action == "remove":
             requests.append(request(RTM_DELNEXTHOP, 0, sequence, _NO_HOP + u32(NHA_ID, thing.id)))
-            continue
-        packed = thing.via.packed
-        version = 4 if len(packed) == 4 else 6
-        middle = middles[version, thing.onlink]
-        head = heads[version][action]
-        requests.append(_HOP[version].pack(head, sequence, middle, thing.id, gateways[version], packed))
+        else:
+            packed = thing.via.packed
+            pack, head, middle, gateway = _hop_parts(len(packed), thing.onlink, action, ifindex)
+            requests.append(pack(head, sequence, middle, thing.id, gateway, packed))
     return requests
-
-
-def _hop_heads(version: int) -> dict[str, bytes]:
-    size = _HOP[version].size
-    return {"add": start(size, RTM_NEWNEXTHOP, _ADD), "change": start(size, RTM_NEWNEXTHOP, NLM_F_REPLACE)}
-
-
-def _hop_middle(version: int, onlink: bool) -> bytes:
-    nhmsg = NHMSG.pack(FAMILIES[version], 0, PROTOCOL, RTNH_F_ONLINK if onlink else 0)
-    return nhmsg + ATTRIBUTE.pack(8, NHA_ID)
 
 
 _ROUTE_REQUESTS = {"add": (RTM_NEWROUTE, _ADD), "change": (RTM_NEWROUTE, NLM_F_REPLACE), "remove": (RTM_DELROUTE, 0)}
@@ -166,38 +166,38 @@ _ROUTE_REQUESTS = {"add": (RTM_NEWROUTE, _ADD), "change": (RTM_NEWROUTE, NLM_F_R
 
 def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int) -> list[bytes]:
     """A request per op, numbered from 1: `add` refuses a destination, table and metric that are in use; `change`
-    replaces; `remove` names those three and our protocol number, so that it can't hit a route of somebody else's
-    (fib_table_delete, ip6_route_del)."""
+    replaces; `remove` names those three, our protocol number and the next hop or the device, so that it can't hit a
+    route of somebody else's (fib_table_delete, ip6_route_del)."""
     requests: list[bytes] = []
     for sequence, (action, thing) in enumerate(ops, 1):
-        dst, tail, scope, flags = thing.dst, b"", RT_SCOPE_UNIVERSE, 0
+        dst, where, out, tail, scope, flags = thing.dst, _NH_ID_HEAD, thing.nexthop, b"", RT_SCOPE_UNIVERSE, 0
+        if not out:
+            where, out = _OIF_HEAD, ifindex
+            if action != "remove":
+                tail, scope, flags = _gateway_of(thing), _scope(thing), RTNH_F_ONLINK * thing.onlink
         if action == "remove":
             scope = RT_SCOPE_NOWHERE
-        elif thing.nexthop:
-            tail = _U32_ATTRIBUTE.pack(8, RTA_NH_ID, thing.nexthop)
-        else:
-            tail, scope, flags = _over_device(thing, ifindex), _scope(thing), RTNH_F_ONLINK * thing.onlink
-        if (thing.src is not None or thing.mtu) and action != "remove":
+        elif thing.src is not None or thing.mtu:
             tail += _preferences(thing)
         packed = dst.network_address.packed
-        pack, head, middle = _route_parts(action, len(packed), thing.table, scope, flags, len(tail))
-        family = AF_INET if len(packed) == 4 else AF_INET6
-        common = pack(head, sequence, family, dst.prefixlen, middle, packed, _PRIORITY_HEAD, thing.metric)
-        requests.append(common + tail)
+        pack, family, head, middle = _route_parts(action, len(packed), thing.table, scope, flags, len(tail))
+        prefix = family, dst.prefixlen, middle, packed
+        requests.append(pack(head, sequence, *prefix, _PRIORITY_HEAD, thing.metric, where, out) + tail)
     return requests
 
 
 @lru_cache(maxsize=256)
 def _route_parts(
     action: str, octets: int, table: int, scope: int, flags: int, extra: int
-) -> tuple[Callable[..., bytes], bytes, bytes]:
-    """Of a route's request that is `extra` octets longer than the common part: what packs the common part, the start,
-    and the constant middle."""
+) -> tuple[Packer, int, bytes, bytes]:
+    """Of a route's request that is `extra` octets longer than the common part: what packs the common part, the family,
+    the start, and the constant middle."""
     packer = _ROUTE[octets]
     small = table if table < 256 else RT_TABLE_UNSPEC
     rtmsg = RTMSG.pack(0, 0, 0, 0, small, PROTOCOL, scope, RTN_UNICAST, flags)[2:]
     middle = rtmsg + u32(RTA_TABLE, table) + ATTRIBUTE.pack(4 + octets, RTA_DST)
-    return packer.pack, start(packer.size + extra, *_ROUTE_REQUESTS[action]), middle
+    family = AF_INET if octets == 4 else AF_INET6
+    return packer.pack, family, start(packer.size + extra, *_ROUTE_REQUESTS[action]), middle
 
 
 def _scope(thing: Route) -> int:
@@ -205,15 +205,13 @@ def _scope(thing: Route) -> int:
     return RT_SCOPE_LINK if thing.via is None and thing.dst.version == 4 else RT_SCOPE_UNIVERSE
 
 
-def _over_device(thing: Route, ifindex: int) -> bytes:
-    """Device and gateway of a route without a next-hop object."""
-    device = u32(RTA_OIF, ifindex)
+def _gateway_of(thing: Route) -> bytes:
+    """The gateway of a route without a next-hop object; one of the other family goes in a struct rtvia."""
     if thing.via is None:
-        return device
+        return b""
     if thing.via.version == thing.dst.version:
-        return device + attribute(RTA_GATEWAY, thing.via.packed)
-    via = _FAMILY.pack(FAMILIES[thing.via.version]) + thing.via.packed  # struct rtvia
-    return device + attribute(RTA_VIA, via)
+        return attribute(RTA_GATEWAY, thing.via.packed)
+    return attribute(RTA_VIA, _FAMILY.pack(FAMILIES[thing.via.version]) + thing.via.packed)
 
 
 def _preferences(thing: Route) -> bytes:

@@ -46,7 +46,8 @@ class Mirror:
         self._raced = False
         self._echoes: set[bytes] = set()
         self._dropped_hops: set[int] = set()
-        self.objects: dict[Key, Object] = {}
+        self._objects: dict[Key, Object] = {}
+        self._unfiled: list[Op] = []
         self.foreign: dict[Key, str] = {}
         self.links: dict[int, LinkState] = {}
         self.names: dict[int, str] = {}
@@ -110,10 +111,28 @@ class Mirror:
         self._echoes.clear()
 
     def wrote(self, ops: Sequence[Op], requests: Sequence[bytes]) -> None:
-        """The kernel carried out these ops, all of one kind; `requests` are what was asked of it."""
-        objects = self.objects
-        source: IPAddress | None = None
-        for op in ops:
+        """The kernel carried out these ops, all of one kind; `requests` are what was asked of it. They are filed when
+        somebody looks: a cold start isn't held up by it."""
+        self._unfiled.extend(ops)
+        if ops and type(ops[0].object) is Fdb:
+            self._echoes.update([request[4:6] + request[16:] for request in requests])
+
+    @property
+    def objects(self) -> dict[Key, Object]:
+        """Ours, by key."""
+        if self._unfiled:
+            self._file_written()
+        return self._objects
+
+    def replace_objects(self, found: dict[Key, Object]) -> dict[Key, Object]:
+        """A full reading begins: from now on the objects are these; returns those until now."""
+        before, self._objects = self.objects, found
+        return before
+
+    def _file_written(self) -> None:
+        unfiled, self._unfiled = self._unfiled, []
+        objects, source = self._objects, None
+        for op in unfiled:
             thing = op.object
             if op.action == "remove":
                 self.drop(thing)
@@ -124,8 +143,6 @@ class Mirror:
             elif type(thing) is Route and thing.src is not source:
                 source = thing.src
                 self.sources.add(source)
-        if ops and type(ops[0].object) is Fdb:
-            self._echoes.update([request[4:6] + request[16:] for request in requests])
 
     def drop(self, thing: Object) -> None:
         """This is gone by our own doing."""
@@ -138,8 +155,9 @@ class Mirror:
 
     def check_hops(self) -> None:
         """After a round of ops: if a route was left on a next-hop object that we removed, the kernel took it along."""
+        objects = self.objects
         gone, self._dropped_hops = self._dropped_hops, set()
-        if gone and any(type(thing) is Route and thing.nexthop in gone for thing in self.objects.values()):
+        if gone and any(type(thing) is Route and thing.nexthop in gone for thing in objects.values()):
             self.doubtful = True
 
     def is_echo(self, received: bytes) -> bool:
@@ -152,6 +170,8 @@ class Mirror:
 
     def hear(self, message: Message) -> None:
         """Follow one notification. Raises NetlinkDecodeError."""
+        if self._unfiled:
+            self._file_written()
         kind = message.kind
         if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
             self._hear_entry(message)

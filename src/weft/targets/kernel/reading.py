@@ -57,8 +57,7 @@ class FullReading:
 
     async def _read_all(self) -> None:
         links = await self._dump(RTM_GETLINK, ALL_LINKS, lambda buffer: [decode_link(m) for m in complete(buffer)])
-        old = self._mirror.objects
-        self._mirror.objects = self._found
+        old = self._mirror.replace_objects(self._found)
         self._mirror.set_links(link for part in links for link in part)
         for ifindex, name in self._mirror.names.items():
             await self._read_device(Bulk(ifindex, name, self._addresses, self._found), ifindex)

@@ -74,37 +74,41 @@ class Batch:
     def apply(self) -> list[Failure | None]:
         """One answer per op."""
         results: list[Failure | None] = [None] * len(self._ops)
-        places, actions = self._to_send()
+        places, actions, ops = self._to_send()
         if self._ifindex is None:
-            for at in (at for at, action in zip(places, actions, strict=True) if action != "remove"):
-                results[at] = Failure(f"{asked(self._ops[at])}: there is no device of ours of this name")
+            for at, action, op in zip(places, actions, ops, strict=True):
+                if action != "remove":
+                    results[at] = Failure(f"{asked(op)}: there is no device of ours of this name")
             return results
-        if not places:
+        if not ops:
             return results
-        ops = [self._ops[at] for at in places]
-        requests = self._encode(zip(actions, (op.object for op in ops), strict=True), self._ifindex)
+        requests = self._encode(zip(actions, [op.object for op in ops], strict=True), self._ifindex)
         try:
             refusals = self._socket.send(requests, last=len(requests))
         except (KernelError, NetlinkDecodeError, OSError) as error:
             self._mirror.doubtful = True
-            for at in places:
-                results[at] = Failure(f"{asked(self._ops[at])}: {error}")
+            for at, op in zip(places, ops, strict=True):
+                results[at] = Failure(f"{asked(op)}: {error}")
             return results
         refused = {answer.sequence - 1: answer for answer in refusals}
-        self._mirror.wrote([op for at, op in enumerate(ops) if at not in refused], requests)
+        carried_out = [op for at, op in enumerate(ops) if at not in refused] if refused else ops
+        self._mirror.wrote(carried_out, requests)
         for at, refusal in refused.items():
             results[places[at]] = self._judge(ops[at], refusal)
         return results
 
-    def _to_send(self) -> tuple[Sequence[int], Sequence[str]]:
-        """The places of the ops that need a request, and as what each is sent. What the mirror does not hold can't be
-        removed (it is gone, or isn't ours) and not be changed (it is added, which never replaces another's)."""
-        ops, objects = self._ops, self._mirror.objects
+    def _to_send(self) -> tuple[Sequence[int], Sequence[str], Sequence[Op]]:
+        """The ops that need a request: their places, as what each is sent, and they themselves. What the mirror does
+        not hold can't be removed (it is gone, or isn't ours) and not be changed (it is added, which never replaces
+        another's)."""
+        ops = self._ops
         actions: list[str] = [op.action for op in ops]
         if actions.count("add") == len(actions):
-            return range(len(ops)), actions
+            return range(len(ops)), actions, ops
+        objects = self._mirror.objects
         places = [at for at, op in enumerate(ops) if op.action != "remove" or op.object.key in objects]
-        return places, [_action(ops[at], objects) for at in places]
+        ops = [ops[at] for at in places]
+        return places, [_action(op, objects) for op in ops], ops
 
     def _judge(self, op: Op, answer: Answer) -> Failure | None:
         """What a refusal of the kernel means."""
