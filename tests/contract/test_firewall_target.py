@@ -194,7 +194,7 @@ def delete_chain(tables: Tables) -> None:
 
 
 def delete_v6(tables: Tables) -> None:
-    tables.iptables(f"-t nat -F WEFT-{DEV}-NAT", 6)
+    tables.iptables(f"-t mangle -F WEFT-{DEV}-MSS", 6)
 
 
 def new_docker_network(tables: Tables) -> None:
@@ -227,7 +227,7 @@ def flush_everything(tables: Tables) -> None:
             delete_chain,
             {("chain", 4, "mangle", "WEFT-vxlan4096-MSS"), ("jump", 4, "mangle", "FORWARD", "WEFT-vxlan4096-MSS")},
         ),
-        (delete_v6, {("chain", 6, "nat", "WEFT-vxlan4096-NAT")}),
+        (delete_v6, {("chain", 6, "mangle", "WEFT-vxlan4096-MSS")}),
         (new_docker_network, {("jump", 4, "nat", "POSTROUTING", "WEFT-vxlan4096-NAT")}),
         (jump_twice, {("jump", 4, "filter", "FORWARD", "WEFT-vxlan4096-FWD")}),
         (reject_before, {("jump", 4, "filter", "FORWARD", "WEFT-vxlan4096-FWD")}),
@@ -396,7 +396,7 @@ async def test_removing_what_is_gone_is_success(tables: Tables, open_target: Ope
     plan = await install(target)
     await target.read()
     delete_chain(tables)
-    delete_jump(tables)
+    tables.iptables(f"-D FORWARD {JUMP}WEFT-{DEV}-FWD")
     removals = [Op("remove", thing, WHY) for thing in sorted(plan.values(), key=lambda thing: -thing.rank)]
     assert await target.apply(removals) == [None] * len(removals)
     assert "WEFT" not in tables.save(4) + tables.save(6)

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from tests.support.rulesets import DOCKER_20, DOCKER_28, FIREWALLD, UFW
 from weft.core.firewall import (
+    HOOKS,
     JUMP,
+    Family,
+    Parent,
     Ruleset,
     has_docker,
     objects,
@@ -34,6 +37,11 @@ RAW = Jump(4, "raw", "PREROUTING", "WEFT-vxlan4096-RAW")
 MSS = Jump(4, "mangle", "FORWARD", "WEFT-vxlan4096-MSS")
 
 
+def hooks(family: Family) -> frozenset[Parent]:
+    """Every chain to hook into, as on a host where others use every table."""
+    return frozenset((family, table, chain) for table, chain in HOOKS)
+
+
 def adds(things: Iterable[Object]) -> list[Op]:
     return [Op("add", thing, WHY) for thing in things]
 
@@ -51,7 +59,7 @@ def one_chain(table: str, chain: str, *rules: str) -> Ruleset:
 
 def test_rules_of_a_docker_28_host() -> None:
     ruleset = parse_save(4, DOCKER_28)
-    text, _ = script(adds(wanted(DEV, [ip_network("172.18.0.0/16")], parents(ruleset))), ruleset)
+    text, _ = script(adds(wanted(DEV, [ip_network("172.18.0.0/16")], hooks(4) | parents(ruleset))), ruleset)
     assert (
         text
         == """*filter
@@ -84,7 +92,7 @@ COMMIT
 
 
 def test_each_family_has_its_own_subnets_and_its_own_refusal() -> None:
-    both = parents(Ruleset(4)) | parents(Ruleset(6))
+    both = hooks(4) | hooks(6)
     subnets = [ip_network("10.1.0.0/24"), ip_network("fd00:1::/64"), ip_network("10.2.0.0/24")]
     forward = {
         thing.family: thing.rules
@@ -101,19 +109,19 @@ def test_each_family_has_its_own_subnets_and_its_own_refusal() -> None:
 
 
 def test_a_family_without_a_tool_gets_nothing() -> None:
-    things = wanted(DEV, [ip_network("10.1.0.0/24"), ip_network("fd00:1::/64")], parents(Ruleset(4)))
+    things = wanted(DEV, [ip_network("10.1.0.0/24"), ip_network("fd00:1::/64")], hooks(4))
     assert {thing.family for thing in things} == {4}
 
 
 def test_without_exposed_subnets_only_the_door_is_kept_shut() -> None:
-    chain, jump = wanted(DEV, [], parents(Ruleset(4)))
+    chain, jump = wanted(DEV, [], hooks(4))
     assert isinstance(chain, Chain)
     assert chain.rules == ("-i vxlan4096 -j DROP", "-o vxlan4096 -j REJECT --reject-with icmp-admin-prohibited")
     assert jump == FWD
 
 
 def test_names_fit_iptables_for_the_longest_device() -> None:
-    things = wanted("x" * 15, [ip_network("10.1.0.0/24")], parents(Ruleset(4)))
+    things = wanted("x" * 15, [ip_network("10.1.0.0/24")], hooks(4))
     assert max(len(thing.name) for thing in things if isinstance(thing, Chain)) <= 28
 
 
@@ -123,7 +131,7 @@ def test_names_fit_iptables_for_the_longest_device() -> None:
 def test_two_devices_do_not_know_each_other() -> None:
     ruleset = parse_save(4, DOCKER_20)
     for dev in ("vxlan1", "flannel.1-b"):
-        things = wanted(dev, [ip_network("172.18.0.0/16")], parents(ruleset))
+        things = wanted(dev, [ip_network("172.18.0.0/16")], hooks(4) | parents(ruleset))
         _, ruleset = script(adds(things), ruleset)
     first = objects(ruleset, "vxlan1".__eq__)
     second = objects(ruleset, "flannel.1-b".__eq__)
@@ -135,14 +143,14 @@ def test_two_devices_do_not_know_each_other() -> None:
 def test_what_was_applied_is_what_is_read() -> None:
     for text in (DOCKER_20, DOCKER_28, UFW, FIREWALLD, ""):
         ruleset = parse_save(4, text)
-        things = wanted(DEV, [ip_network("172.18.0.0/16")], parents(ruleset))
+        things = wanted(DEV, [ip_network("172.18.0.0/16")], hooks(4) | parents(ruleset))
         _, after = script(adds(things), ruleset)
         assert objects(after, every) == {thing.key: thing for thing in things}
 
 
 def test_removing_everything_leaves_the_others_as_they_were() -> None:
     before = parse_save(4, DOCKER_28)
-    things = wanted(DEV, [ip_network("172.18.0.0/16")], parents(before))
+    things = wanted(DEV, [ip_network("172.18.0.0/16")], hooks(4) | parents(before))
     _, ruleset = script(adds(things), before)
     removals = [Op("remove", thing, WHY) for thing in sorted(things, key=lambda thing: -thing.rank)]
     text, after = script(removals, ruleset)
@@ -162,6 +170,16 @@ def test_docker_is_seen() -> None:
     assert not has_docker(parse_save(4, UFW))
     assert (4, "filter", "DOCKER-USER") in parents(parse_save(4, DOCKER_28))
     assert (4, "filter", "DOCKER-USER") not in parents(parse_save(4, UFW))
+
+
+def test_without_rules_of_others_in_nat_and_raw_there_is_nothing_to_be_exempt_from() -> None:
+    bare = frozenset({(4, "filter", "FORWARD"), (4, "mangle", "FORWARD")})
+    assert parents(Ruleset(4)) == bare
+    _, ours_alone = script(adds(wanted(DEV, [ip_network("172.18.0.0/16")], hooks(4))), Ruleset(4))
+    assert "nat" in ours_alone.tables
+    assert parents(ours_alone) == bare
+    docker = parents(parse_save(4, DOCKER_28))
+    assert {(4, "nat", "POSTROUTING"), (4, "raw", "PREROUTING")} <= docker
 
 
 @pytest.mark.parametrize("line", ["rubbish", "[1:2] -A FORWARD -j ACCEPT", "-I FORWARD -j DROP"])

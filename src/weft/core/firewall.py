@@ -35,6 +35,7 @@ JUMP = "-m comment --comment weft -j "
 """Before the name of one of our chains, this is the whole text of our jump to it, as iptables-save prints it."""
 DOCKER_USER = "DOCKER-USER"
 HOOKS = (("filter", "FORWARD"), ("nat", "POSTROUTING"), ("raw", "PREROUTING"), ("mangle", "FORWARD"))
+ALWAYS = ("filter", "mangle")
 CLAMP = "-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"
 REJECT = {4: "REJECT --reject-with icmp-admin-prohibited", 6: "REJECT --reject-with icmp6-adm-prohibited"}
 
@@ -125,11 +126,26 @@ def objects(ruleset: Ruleset, owns: Callable[[str], bool]) -> dict[Key, Chain | 
 
 
 def parents(ruleset: Ruleset) -> frozenset[Parent]:
-    """Foreign chains to hook into: the built-in ones, which the kernel makes on demand, and Docker's if it's there."""
-    found: set[Parent] = {(ruleset.family, table, chain) for table, chain in HOOKS}
+    """Foreign chains to hook into: the built-in ones, which the kernel makes on demand, and Docker's if it's there.
+
+    Those of nat and raw only where somebody else has rules in that table: without any there is nothing to be exempt
+    from, and the mere presence of a nat chain puts every packet through conntrack."""
+    found: set[Parent] = {
+        (ruleset.family, table, chain) for table, chain in HOOKS if table in ALWAYS or _occupied(ruleset, table)
+    }
     if DOCKER_USER in ruleset.tables.get("filter", {}):
         found.add((ruleset.family, "filter", DOCKER_USER))
     return frozenset(found)
+
+
+def _occupied(ruleset: Ruleset, table: str) -> bool:
+    """Whether anybody else has a rule in this table."""
+    return any(
+        not rule.startswith(JUMP + PREFIX)
+        for name, rules in ruleset.tables.get(table, {}).items()
+        if not name.startswith(PREFIX)
+        for rule in rules
+    )
 
 
 def has_docker(ruleset: Ruleset) -> bool:
