@@ -157,6 +157,7 @@ async def test_plan_exits_with_2_if_something_is_pending_and_changes_nothing(age
 
 async def test_held_removals_are_shown_as_held(agent: Running) -> None:
     agent.loop.world.peers = known(complete=False)
+    agent.loop.reconciler = Reconciler((agent.kernel,))  # as after a restart
     await agent.loop.step()
     code, out, _ = await agent.weft("plan")
     assert code == 0

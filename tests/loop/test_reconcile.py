@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 import pytest
@@ -26,6 +26,7 @@ VIEW = view(
     networks=(network("home", "10.1.0.0/24"),),
     host=HOST,
 )
+UNSYNCED = view(networks=(network("home", "10.1.0.0/24"),), host=HOST, synced=False)
 EMPTY = view(networks=(network("home", "10.1.0.0/24"),), host=HOST)
 
 
@@ -196,17 +197,26 @@ async def test_lost_notifications_end_in_a_full_comparison() -> None:
     assert [op.object.key for op in report.done] == [route]
 
 
-async def test_removals_wait_until_every_source_has_spoken() -> None:
+async def test_leftovers_wait_until_every_source_has_spoken() -> None:
     rig = Rig()
     await rig.cycle()
     before = await rig.held()
-    unsynced = view(networks=VIEW.networks, host=HOST, synced=False)
-    report = await rig.cycle(unsynced)
+    restarted = Rig(rig.kernel, rig.firewall)
+    report = await restarted.cycle(UNSYNCED)
     assert report.held > 0
     assert await rig.held() == before
-    await rig.cycle(EMPTY)
+    await restarted.cycle(EMPTY)
+    assert await rig.held() == restarted.wanted()
+    assert len(restarted.wanted()) < len(before)
+
+
+async def test_what_a_source_took_back_itself_goes_at_once() -> None:
+    rig = Rig()
+    await rig.cycle(replace(VIEW, synced=False))
+    assert not (await rig.cycle(UNSYNCED)).held
     assert await rig.held() == rig.wanted()
-    assert len(rig.wanted()) < len(before)
+    await rig.cycle(replace(VIEW, synced=False))
+    assert await rig.held() == rig.wanted()
 
 
 async def test_a_foreign_object_is_a_conflict_until_it_goes() -> None:

@@ -211,9 +211,13 @@ async def test_the_announcer_follows_this_host_to_another_uplink() -> None:
     assert made[0].closed
     assert made[1].place.uplink == "wg0"
     assert announcer.last_seen() == {"b": 5.0}
+    made[1].sets.put_nowait(known(complete=False))
+    assert await second == known(B, complete=False), "who was not heard yet is not gone"
+    made[1].sets.put_nowait(known())
+    assert await anext(again) == known()
     await announcer.close()
     with pytest.raises(StopAsyncIteration):
-        await second
+        await anext(again)
     assert made[1].closed
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.build import CHAINS, network, node, uplink, view
 from weft.backends.tunnel import vtep_mac
-from weft.core.diff import Facts, diff
+from weft.core.diff import Facts, Leave, diff
 from weft.core.plan import Plan, Wanted, changed, plan
 from weft.model import Host, Profile, View
 from weft.objects import (
@@ -52,6 +52,7 @@ ROUTE = Route(ip_network("10.2.0.0/24"), DEV, nexthop=0x70000000, metric=7600)
 HOP = NextHop(0x70000000, DEV, ip_address("192.0.2.2"))
 NEIGHBOUR = Neighbour(DEV, ip_address("192.0.2.2"), vtep_mac("b", 4096))
 FDB = Fdb(DEV, vtep_mac("b", 4096), ip_address("192.0.2.2"))
+EVERYTHING = Leave()
 ALL = (link(), NEIGHBOUR, FDB, HOP, ROUTE)
 
 
@@ -60,14 +61,14 @@ def said(ops: tuple[Op, ...]) -> list[str]:
 
 
 def test_additions_go_up_the_ranks_and_removals_down() -> None:
-    assert said(diff(wanted(*reversed(ALL)), have(), synced=True).ops) == [
+    assert said(diff(wanted(*reversed(ALL)), have()).ops) == [
         "add Link",
         "add Neighbour",
         "add Fdb",
         "add NextHop",
         "add Route",
     ]
-    assert said(diff({}, have(*ALL), synced=True).ops) == [
+    assert said(diff({}, have(*ALL)).ops) == [
         "remove Route",
         "remove NextHop",
         "remove Fdb",
@@ -77,7 +78,7 @@ def test_additions_go_up_the_ranks_and_removals_down() -> None:
 
 
 def test_what_is_right_is_left_alone() -> None:
-    changes = diff(wanted(*ALL), have(*ALL), synced=True)
+    changes = diff(wanted(*ALL), have(*ALL))
     assert changes.ops == ()
     assert changes.conflicts == {}
 
@@ -85,19 +86,25 @@ def test_what_is_right_is_left_alone() -> None:
 def test_make_before_break() -> None:
     other = NextHop(0x70000002, DEV, ip_address("192.0.2.3"))
     moved = Route(ROUTE.dst, DEV, nexthop=other.id, metric=7600)
-    changes = diff(wanted(link(), other, moved), have(link(), HOP, ROUTE), synced=True)
+    changes = diff(wanted(link(), other, moved), have(link(), HOP, ROUTE))
     assert said(changes.ops) == ["add NextHop", "change Route", "remove NextHop"]
 
 
 def test_removals_are_held_until_every_source_has_spoken_and_additions_go_on() -> None:
-    changes = diff(wanted(link(), FDB), have(link(), ROUTE, HOP), synced=False)
+    changes = diff(wanted(link(), FDB), have(link(), ROUTE, HOP), Leave(synced=False))
     assert said(changes.ops) == ["add Fdb"]
     assert said(changes.held) == ["remove Route", "remove NextHop"]
 
 
+def test_what_a_source_took_back_itself_is_removed_before_all_have_spoken() -> None:
+    changes = diff({}, have(link(), ROUTE, HOP), Leave(synced=False, retracted=frozenset({ROUTE.key})))
+    assert said(changes.ops) == ["remove Route"]
+    assert said(changes.held) == ["remove NextHop", "remove Link"]
+
+
 def test_a_device_that_must_be_remade_brings_everything_on_it_back_in_one_pass() -> None:
     stale = Neighbour(DEV, ip_address("192.0.2.9"), vtep_mac("x", 4096))
-    changes = diff(wanted(link(vni=7), *ALL[1:]), have(*ALL, stale), synced=False)
+    changes = diff(wanted(link(vni=7), *ALL[1:]), have(*ALL, stale), Leave(synced=False))
     assert said(changes.ops) == [
         "remove Link",
         "add Link",
@@ -110,29 +117,29 @@ def test_a_device_that_must_be_remade_brings_everything_on_it_back_in_one_pass()
 
 
 def test_a_change_in_place_remakes_nothing() -> None:
-    assert said(diff(wanted(link(mtu=1400), *ALL[1:]), have(*ALL), synced=True).ops) == ["change Link"]
+    assert said(diff(wanted(link(mtu=1400), *ALL[1:]), have(*ALL)).ops) == ["change Link"]
 
 
 def test_nothing_is_put_on_a_device_of_somebody_elses() -> None:
     facts = Facts({}, {("link", DEV): "a bridge of somebody else's"})
     for only in (None, [ROUTE.key]):
-        changes = diff(wanted(*ALL), facts, synced=True, only=only)
+        changes = diff(wanted(*ALL), facts, only=only)
         assert changes.ops == ()
         assert changes.conflicts[("link", DEV)] == "a bridge of somebody else's"
         assert changes.conflicts[ROUTE.key] == "it stands on an object that is somebody else's"
 
 
 def test_a_foreign_object_that_nobody_wants_is_no_conflict() -> None:
-    changes = diff(wanted(link()), Facts({link().key: link()}, {("link", "br0"): "a bridge"}), synced=True)
+    changes = diff(wanted(link()), Facts({link().key: link()}, {("link", "br0"): "a bridge"}))
     assert (changes.ops, changes.conflicts) == ((), {})
 
 
 def test_only_looks_at_the_named_keys() -> None:
     facts = have(link())
-    assert said(diff(wanted(*ALL), facts, synced=True, only=[FDB.key, FDB.key]).ops) == ["add Fdb"]
-    assert diff(wanted(*ALL), facts, synced=True, only=[]).ops == ()
-    assert said(diff({}, have(link(), FDB), synced=True, only=[FDB.key]).ops) == ["remove Fdb"]
-    assert said(diff(wanted(link(vni=7), FDB), have(link(), FDB), synced=True, only=[link().key]).ops) == [
+    assert said(diff(wanted(*ALL), facts, only=[FDB.key, FDB.key]).ops) == ["add Fdb"]
+    assert diff(wanted(*ALL), facts, only=[]).ops == ()
+    assert said(diff({}, have(link(), FDB), only=[FDB.key]).ops) == ["remove Fdb"]
+    assert said(diff(wanted(link(vni=7), FDB), have(link(), FDB), only=[link().key]).ops) == [
         "remove Link",
         "add Link",
         "add Fdb",
@@ -177,10 +184,10 @@ def target() -> MemoryTarget:
     return MemoryTarget(KERNEL_KINDS + FIREWALL_KINDS)
 
 
-async def converge(at: MemoryTarget, plan_: Plan, passes: int = 2, synced: bool = True) -> None:
+async def converge(at: MemoryTarget, plan_: Plan, passes: int = 2, leave: Leave = EVERYTHING) -> None:
     for _ in range(passes):
         reading = await at.read(full=True)
-        await at.apply(diff(plan_.wanted, Facts(reading.objects, reading.foreign), synced=synced).ops)
+        await at.apply(diff(plan_.wanted, Facts(reading.objects, reading.foreign), leave).ops)
 
 
 async def litter(at: MemoryTarget, things: list[Object]) -> None:
@@ -208,7 +215,7 @@ def test_any_state_to_any_state_in_two_passes(first: View, mess: list[Object], s
     asyncio.run(run())
     assert held_by(at) == asked_by(plan(second))
     reading = asyncio.run(at.read(full=True))
-    assert diff(plan(second).wanted, Facts(reading.objects), synced=True).ops == ()
+    assert diff(plan(second).wanted, Facts(reading.objects)).ops == ()
 
 
 @given(views(), views())
@@ -235,7 +242,7 @@ def test_nothing_is_removed_for_good_while_not_synced(first: View, second: View)
     at = target()
     asyncio.run(converge(at, plan(first)))
     before = set(held_by(at))
-    asyncio.run(converge(at, plan(second), synced=False))
+    asyncio.run(converge(at, plan(second), leave=Leave(synced=False)))
     gone = before - set(held_by(at))
     remade = plan(first).wanted[("link", DEV)].object.fixed != plan(second).wanted[("link", DEV)].object.fixed
     assert not gone or remade
@@ -246,7 +253,7 @@ def test_looking_at_changed_keys_alone_comes_to_the_same(first: View, second: Vi
     old = plan(first)
     new = plan(second, old)
     facts = Facts({key: want.object for key, want in old.wanted.items()})
-    whole = diff(new.wanted, facts, synced=True)
-    partial = diff(new.wanted, facts, synced=True, only=changed(old, new))
+    whole = diff(new.wanted, facts)
+    partial = diff(new.wanted, facts, only=changed(old, new))
     assert {(op.action, op.object.key) for op in partial.ops} == {(op.action, op.object.key) for op in whole.ops}
     assert [op.object.rank for op in partial.ops] == [op.object.rank for op in whole.ops]

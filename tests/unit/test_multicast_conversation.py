@@ -176,7 +176,7 @@ def test_complete_after_one_peer_timeout_of_listening() -> None:
     assert host.known().complete
 
 
-def test_while_the_group_is_lost_nothing_is_said_and_peers_time_out() -> None:
+def test_while_the_group_is_lost_nothing_is_said_and_silence_means_nothing() -> None:
     segment = Segment()
     first, second = segment.add(1), segment.add(2)
     segment.run(10)
@@ -186,7 +186,12 @@ def test_while_the_group_is_lost_nothing_is_said_and_peers_time_out() -> None:
     segment.run(30)
     assert first.counters.sent == before
     segment.hosts.remove(second)
-    segment.run(TIMEOUT)
+    segment.run(2 * TIMEOUT)
+    assert first.ids() == ["host-2"]
+    first.joined(segment.now)
+    segment.run(TIMEOUT - 1)
+    assert first.ids() == ["host-2"]
+    segment.run(1)
     assert first.ids() == []
 
 

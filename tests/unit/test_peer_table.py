@@ -47,6 +47,7 @@ class Table(PeerTable):
         self.complaints = Complaints(settings.limits.problems)
         super().__init__(settings, self.counters, self.complaints)
         self.announcing = True
+        self.listening_since = 0.0
 
     def hear(self, message: Hello, now: float, source: IPAddress | None = None) -> bool:
         return self.hello(message, source or message.endpoints[0], 500, now)

@@ -1,13 +1,14 @@
 """The discovery of the moment: made anew when this host's uplink changes. Wired by the daemons.
 
 A discovery's sockets belong to one interface, which may change under a running agent (a VPN comes up, the default route
-moves). What the kernel has for the peers stays meanwhile, since the new discovery's set isn't complete yet.
+moves). The peers that were known stay until the new place's discovery has had its time to hear them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 
 from weft.core.identity import Self
 from weft.discovery import Discovery
@@ -23,6 +24,8 @@ class Announcer:
         self._here: Self | None = None
         self._moved = asyncio.Event()
         self._discovery: Discovery | None = None
+        self._last: tuple[Node, ...] = ()
+        self._former: dict[str, Node] = {}
 
     def tell(self, here: Self | None) -> None:
         """This is what this host is now; None: not known yet, nothing is told."""
@@ -42,13 +45,24 @@ class Announcer:
         self._moved.clear()
         if self._here is None or self._here.node is None:
             return
+        self._former = {node.id: node for node in self._last}
         old, self._discovery = self._discovery, self._make(self._here)
         if self._announcing:
             self._discovery.announce(self._here.node)
         if old is not None:
             await old.close()
         async for known in self._until_moved(self._discovery):
-            yield known
+            yield self._remembering(known)
+
+    def _remembering(self, known: Known[Node]) -> Known[Node]:
+        """A new place's set, and until that is complete, who was known in the old one: not heard yet is not gone."""
+        if known.complete:
+            self._former = {}
+        else:
+            kept = {**self._former, **{node.id: node for node in known.items}}
+            known = replace(known, items=tuple(kept[name] for name in sorted(kept)))
+        self._last = known.items
+        return known
 
     async def _until_moved(self, discovery: Discovery) -> AsyncIterator[Known[Node]]:
         source = discovery.peers()

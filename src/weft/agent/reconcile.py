@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from weft.agent.status import Report, Status, next_status
-from weft.core.diff import Changes, Facts, diff
+from weft.core.diff import Changes, Facts, Leave, diff
 from weft.core.plan import Plan, changed, plan
 from weft.errors import TargetError
 from weft.model import View
@@ -61,6 +61,7 @@ class Reconciler:
         self.account = Account()
         self.plan = Plan()
         self._synced = False
+        self._retracted: set[Key] = set()
         self._doubtful = True
         self._dirty: set[Key] = set()
         self._readings: dict[str, Reading] = {}
@@ -100,7 +101,9 @@ class Reconciler:
 
     def preview(self, view: View) -> Changes:
         """After `read(full=True)`: what `mend` would do. Nothing is changed."""
-        return diff(plan(view, self.plan).wanted, _facts(self._readings.values()), synced=view.synced)
+        new = plan(view, self.plan)
+        retracted = self._retracted.union(key for key in changed(self.plan, new) if key not in new.wanted)
+        return diff(new.wanted, _facts(self._readings.values()), Leave(view.synced, retracted))
 
     def actual(self) -> Iterator[Object]:
         """Every object of ours that the targets held at the last reading."""
@@ -117,9 +120,12 @@ class Reconciler:
             status = self.account.statuses.get(key)
             if status is not None and self.plan.wanted.get(key) != new.wanted.get(key):
                 self.account.statuses[key] = Status("pending", status.since, message=status.message)
+            (self._retracted.discard if key in new.wanted else self._retracted.add)(key)
         self._dirty |= moved
         if synced and not self._synced:
             self._doubtful = True
+        if synced:
+            self._retracted.clear()
         self._synced = synced
         self.plan = new
 
@@ -131,7 +137,7 @@ class Reconciler:
             due = (key for key, status in self.account.statuses.items() if status.retry_at <= now)
             only = self._dirty.union(due)
         self._dirty = set()
-        return diff(self.plan.wanted, facts, synced=synced, only=only)
+        return diff(self.plan.wanted, facts, Leave(synced, self._retracted), only)
 
     def _due(self, op: Op) -> bool:
         status = self.account.statuses.get(op.object.key)

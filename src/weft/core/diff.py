@@ -7,7 +7,7 @@ kernel takes along with the removed object counts as absent, so that one pass br
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from weft.core.plan import Wanted
@@ -34,14 +34,28 @@ class Facts:
     foreign: Mapping[Key, str] = field(default_factory=dict)
 
 
-def diff(wanted: Mapping[Key, Wanted], facts: Facts, *, synced: bool, only: Iterable[Key] | None = None) -> Changes:
-    """What turns `facts` into `wanted`. `only`: look at these keys alone (the caller knows that no other differs).
-    `synced` False: nothing is removed for good."""
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """What may be removed: everything once all sources have spoken (`synced`); before that only `retracted` keys, which
+    a source asked for earlier and then took back itself."""
+
+    synced: bool = True
+    retracted: Set[Key] = frozenset()
+
+    def covers(self, key: Key) -> bool:
+        return self.synced or key in self.retracted
+
+
+ALL = Leave()
+
+
+def diff(wanted: Mapping[Key, Wanted], facts: Facts, leave: Leave = ALL, only: Iterable[Key] | None = None) -> Changes:
+    """What turns `facts` into `wanted`. `only`: look at these keys alone (the caller knows that no other differs)."""
     conflicts = {key: who for key, who in facts.foreign.items() if key in wanted}
     keys = _differing(wanted, facts) if only is None or conflicts else list(dict.fromkeys(only))
     remade = {key for key in keys if _must_be_remade(wanted.get(key), facts.actual.get(key))} - set(conflicts)
     if remade and only is not None:
-        return diff(wanted, facts, synced=synced)
+        return diff(wanted, facts, leave)
     lost = _dependants(facts.actual, remade)
     if lost:
         keys = [*wanted, *(key for key in keys if key not in wanted)]
@@ -63,9 +77,9 @@ def diff(wanted: Mapping[Key, Wanted], facts: Facts, *, synced: bool, only: Iter
             additions.extend(_change(want, have))
     additions.sort(key=_rank)
     removals.sort(key=_rank, reverse=True)
-    if synced:
-        return Changes((*additions, *removals), conflicts)
-    return Changes(tuple(additions), conflicts, tuple(removals))
+    allowed = [op for op in removals if leave.covers(op.object.key)]
+    held = [op for op in removals if not leave.covers(op.object.key)] if len(allowed) < len(removals) else []
+    return Changes((*additions, *allowed), conflicts, tuple(held))
 
 
 def _differing(wanted: Mapping[Key, Wanted], facts: Facts) -> list[Key]:

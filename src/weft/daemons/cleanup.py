@@ -33,7 +33,7 @@ async def cleanup(settings: Settings, dry_run: bool) -> list[Removal]:
     for target in [*kernels, FirewallTarget()]:
         try:
             reading = await target.read(full=True)
-            ops = diff({}, Facts(reading.objects), synced=True).ops
+            ops = diff({}, Facts(reading.objects)).ops
             answers = [None] * len(ops) if dry_run else await target.apply(ops)
             done.extend(Removal(op, failure) for op, failure in zip(ops, answers, strict=True))
         finally:

@@ -50,7 +50,7 @@ class Conversation:
         self._schedule = Schedule(settings.announce_interval, random)
         self._me: Node | None = None
         self._respond = False
-        self._joined: float | None = None
+        self._in_group = False
         self._complete = False
         self._echo_by = INFINITY
         self._missed = 0
@@ -86,14 +86,15 @@ class Conversation:
 
     def joined(self, now: float) -> None:
         """The group can be heard and spoken to from now on."""
-        self._joined = now
+        self._in_group = True
+        self.table.listening_since = now
         self._schedule.joined(now)
         self._echo_by, self._missed = INFINITY, 0
 
     def lost(self) -> None:
         """The group can't be heard; whoever falls silent now may just not be heard."""
-        self._joined = None
-        self._complete = False
+        self._in_group = self._complete = False
+        self.table.listening_since = INFINITY
         self._schedule.lost()
         self._echo_by = INFINITY
 
@@ -136,7 +137,7 @@ class Conversation:
         """We heard ourselves."""
         self.counters.own += 1
         if self.deaf:
-            self._joined = now if self._joined is not None else None
+            self.table.listening_since = now if self._in_group else INFINITY
             self.complaints.clear("deaf", self._settings.interface)
         self._echo_by, self._missed = INFINITY, 0
 
@@ -146,10 +147,10 @@ class Conversation:
     def next_event(self) -> float:
         """Nothing is due before this."""
         times = [self.table.next_expiry, self.complaints.next_expiry, self._echo_by]
-        if self._joined is not None:
+        if self._in_group:
             times.append(self._schedule.next)
             if not self._complete:
-                times.append(self._joined + self._settings.peer_timeout)
+                times.append(self.table.listening_since + self._settings.peer_timeout)
         return min(times)
 
     def due(self, now: float, limit: int, wall: float) -> list[bytes]:
@@ -161,9 +162,9 @@ class Conversation:
         self.complaints.expire(now)
         if now >= self._echo_by:
             self._miss()
-        if self._joined is None:
+        if not self._in_group:
             return []
-        self._complete = self._complete or now - self._joined >= self._settings.peer_timeout
+        self._complete = self._complete or now - self.table.listening_since >= self._settings.peer_timeout
         speaks, asks = self._schedule.due(now)
         return self._speak(now, limit, int(wall), asks) if speaks else []
 
@@ -205,11 +206,11 @@ class Conversation:
         """We were not heard by ourselves. If that goes on, others are not heard either: their silence means nothing."""
         self._echo_by = INFINITY
         self._missed += 1
-        if self.deaf and self._joined is not None:
+        if self.deaf and self._in_group:
             where = self._settings
             text = (
                 f"what this host sends to {where.group} port {where.port} does not come back to it, so it can't hear "
                 f"the others either: a firewall here drops UDP port {where.port}, or {where.interface} lost the group"
             )
             self.complaints.report("deaf", where.interface, text)
-            self._joined, self._complete = INFINITY, False
+            self.table.listening_since, self._complete = INFINITY, False

@@ -131,14 +131,14 @@ class Multicast:
             self._task.add_done_callback(lambda _: self._news.set())
 
     async def _run(self) -> None:
-        """Join, and take part until the interface breaks; for ever. The peers stay until they time out."""
+        """Join, and take part until the interface breaks; for ever. The peers stay while they can't be heard."""
         while True:
             try:
                 self._broken = None
                 group = self._join()
                 await self._take_part(group)
             except DiscoveryError as error:
-                text = f"{error}; trying again. Peers stay until they were silent for {self._settings.peer_timeout:g} s"
+                text = f"{error}; trying again. The known peers stay meanwhile"
                 self._talk.complaints.report("link", self._settings.interface, text)
                 if self._group is not None:
                     self._leave(self._group)

@@ -82,6 +82,8 @@ class PeerTable:
         """Differs from before whenever `nodes` does."""
         self.announcing = False
         """This node tells others about itself: somebody else with its id is a problem."""
+        self.listening_since = float("inf")
+        """Since when the group can be heard without a break; infinity while it can't: silence means nothing then."""
 
     # What it knows. -------------------------------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ class PeerTable:
     def next_expiry(self) -> float:
         """Nobody falls silent for too long before this."""
         first = next(iter(self._alive.values()), None)
-        return first.heard + self._timeout if first else float("inf")
+        return max(first.heard, self.listening_since) + self._timeout if first else float("inf")
 
     # What it hears. -------------------------------------------------------------------------------------------
 
@@ -144,7 +146,7 @@ class PeerTable:
             self._leave(goodbye.peer_id, now)
 
     def expire(self, now: float) -> None:
-        """Let go who has been silent for too long."""
+        """Let go who has been silent for too long while the group could be heard."""
         while self.next_expiry <= now:
             self._leave(next(iter(self._alive)), now)
         while self._gone and next(iter(self._gone.values())).at + MEMORY <= now:
