@@ -44,6 +44,7 @@ class Mirror:
         self._role = owner.rpartition(":")[0] + ":"
         self._mac = mac
         self._raced = False
+        self._removing = False
         self._echoes: set[bytes] = set()
         self._dropped_hops: set[int] = set()
         self._objects: dict[Key, Object] = {}
@@ -105,6 +106,10 @@ class Mirror:
         """From here to `caught_up`, a change by somebody else can't be put in order with ours."""
         self._raced = True
 
+    def begin_removing(self) -> None:
+        """Some of what is written now are removals."""
+        self._removing = True
+
     def caught_up(self) -> None:
         """Every notification that there is has been heard."""
         self._raced = False
@@ -153,8 +158,16 @@ class Mirror:
         elif isinstance(thing, Address) and thing.address.ip in self.sources:
             self.doubtful = True
 
+    @property
+    def expected(self) -> int:
+        """How many echoes are to be heard yet."""
+        return len(self._echoes)
+
     def check_hops(self) -> None:
         """After a round of ops: if a route was left on a next-hop object that we removed, the kernel took it along."""
+        if not self._removing:
+            return
+        self._removing = False
         objects = self.objects
         gone, self._dropped_hops = self._dropped_hops, set()
         if gone and any(type(thing) is Route and thing.nexthop in gone for thing in objects.values()):

@@ -41,6 +41,9 @@ GROUPS = (
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_NEXTHOP,
 )
+ECHOES = 5000
+"""The kernel's own account of our FDB entries is listened to when somebody looks, or before this many of them fill the
+buffer of the listening socket (about 1 KiB each, of 16 MiB)."""
 KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, Route)
 
 

@@ -105,6 +105,7 @@ class Batch:
         actions: list[str] = [op.action for op in ops]
         if actions.count("add") == len(actions):
             return range(len(ops)), actions, ops
+        self._mirror.begin_removing()
         objects = self._mirror.objects
         places = [at for at, op in enumerate(ops) if op.action != "remove" or op.object.key in objects]
         ops = [ops[at] for at in places]
