@@ -6,6 +6,7 @@ command: a process for each request would be most of the time that a lab takes t
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,9 @@ class Engine:
 
     async def furnish(self, host: Host) -> None:
         """Everything that the topology says of this host: its networks, and its containers, running."""
-        await self._call("POST", "/images/create", {"fromSrc": "-", "repo": image.NAME}, data=image.archive())
+        await self._call(
+            "POST", "/images/create", {"fromSrc": "-", "repo": image.NAME}, data=io.BytesIO(image.archive())
+        )
         for network in host.networks:  # one by one: engines number their bridges as they come
             await self.create_network(network.name, network.subnets, dict(network.labels), network.internal)
         await shell.together(*(self.run(network, container) for network, container in host.containers()))
@@ -97,7 +100,7 @@ class Engine:
         path: str,
         query: Mapping[str, str] | None = None,
         json: object = None,
-        data: bytes | None = None,
+        data: io.BytesIO | None = None,
     ) -> object:
         """The JSON that the engine answers, None for none. LabError with its message for a refusal."""
         asked = f"{method} {path} of the engine at {self._socket}"

@@ -115,16 +115,16 @@ def _firewall(host: LabHost) -> list[Awaitable[str]]:
 
 
 async def _rules(host: LabHost, tool: str) -> str:
-    """Every rule that names a chain of ours, with its number in its chain."""
-    numbered: list[str] = []
-    at: dict[str, int] = {}
+    """Every rule of a chain of ours, with its number in it, and every rule elsewhere that leads to one. Where among
+    other people's rules that stands may differ: they come and go."""
+    found: list[str] = []
     for line in (await shell.run(["nsenter", f"--net={netns.path(host.namespace)}", tool])).splitlines():
-        if line.startswith("-A "):
-            chain = line.split()[1]
-            at[chain] = at.get(chain, 0) + 1
-            if "WEFT-" in line:
-                numbered.append(f"{tool} {at[chain]} {line}")
-    return "\n".join(numbered)
+        if line.startswith("-A WEFT-"):
+            number = sum(other.split()[2] == line.split()[1] for other in found) + 1
+            found.append(f"{tool} {line} # {number}")
+        elif line.startswith("-A ") and "-j WEFT-" in line:
+            found.append(f"{tool} {line}")
+    return "\n".join(found)
 
 
 async def vxlan(host: LabHost) -> str:
