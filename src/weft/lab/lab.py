@@ -154,7 +154,7 @@ _NAMESPACES = {"mount": "mnt", "uts": "uts", "ipc": "ipc", "net": "net", "pid": 
 
 
 async def _build(topology: Topology, progress: Progress) -> None:
-    progress(f"{len(topology.segments)} segments, {len(topology.members)} hosts and routers")
+    progress(f"underlay: {counted(len(topology.segments), 'segment')}, {counted(len(topology.members), 'machine')}")
     spaces = wiring.namespaces(topology)
     await shell.ip(f"netns add {name}" for name in spaces)
     batches = [*wiring.underlay(topology)]
@@ -177,7 +177,7 @@ async def _furnish(host: LabHost, progress: Progress) -> None:
 
         progress(f"{host.name}: Docker Engine")
         await services.start(host, "docker")
-        progress(f"{host.name}: {_counted(host.host)}")
+        progress(f"{host.name}: {_furniture(host.host)}")
         async with Engine(host.docker_socket) as engine:
             await engine.furnish(host.host)
     if host.host.agent is not None:
@@ -185,5 +185,10 @@ async def _furnish(host: LabHost, progress: Progress) -> None:
         await services.start(host, "agent")
 
 
-def _counted(host: Host) -> str:
-    return f"{len(host.networks)} networks, {len(list(host.containers()))} containers"
+def _furniture(host: Host) -> str:
+    return f"{counted(len(host.networks), 'network')}, {counted(len(list(host.containers())), 'container')}"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 network`, `2 networks`."""
+    return f"{number} {thing}" + ("" if number == 1 else "s")

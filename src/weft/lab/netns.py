@@ -24,6 +24,8 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 T = TypeVar("T")
+Identity = tuple[int, int]
+"""What tells one namespace from another: the device and inode of its file."""
 
 
 def path(name: str) -> Path:
@@ -69,52 +71,61 @@ def set_sysctls(name: str, settings: Iterable[tuple[str, str]]) -> None:
     within(path(name), write)
 
 
-def processes(namespaces: Iterable[str]) -> Iterator[int]:
-    """Pids of all processes that are in one of the named namespaces now."""
-    wanted = set()
-    for name in namespaces:
-        with contextlib.suppress(OSError):  # a name that a crashed `ip netns add` left without a namespace
-            wanted.add(_identity(path(name)))
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it ended while we looked
-                if _identity(entry / "ns/net") in wanted:
-                    yield int(entry.name)
+@contextlib.contextmanager
+def held(names_: Iterable[str]) -> Iterator[frozenset[Identity]]:
+    """Identities of the named namespaces, each held open so that the kernel can't give its number to another one."""
+    with contextlib.ExitStack() as stack:
+        found = set()
+        for name in names_:
+            with contextlib.suppress(OSError):  # a name that a crashed `ip netns add` left without a namespace
+                handle = stack.enter_context(open(path(name)))
+                found.add(_identity(handle.fileno()))
+        yield frozenset(found)
 
 
 def is_in(pid: int, name: str) -> bool:
     """Whether that process lives and is in the named namespace."""
     try:
-        return _identity(Path(f"/proc/{pid}/ns/net")) == _identity(path(name))
+        return _identity(f"/proc/{pid}/ns/net") == _identity(path(name))
     except OSError:
         return False
 
 
-def end_processes(namespaces: Iterable[str], patience: float = 10.0) -> int:
+def end_processes(namespaces: frozenset[Identity], patience: float = 10.0) -> int:
     """Kill every process in these namespaces and wait until they are gone; how many they were.
 
     No pid is trusted: each is held by a pidfd first and looked at again through it, so that a pid which was handed to
     another process in the meantime is not hit. LabError if one won't go."""
-    wanted = list(namespaces)
     ended = 0
     deadline = time.monotonic() + patience
-    while found := [pid for pid in processes(wanted) if not _is_dead(pid)]:
+    while found := [pid for pid in _processes(namespaces) if not _is_dead(pid)]:
         for pid in found:
-            ended += _end(pid, wanted, deadline)
+            ended += _end(pid, namespaces, deadline)
         if time.monotonic() > deadline:
-            raise LabError(
-                f"processes {found} in {', '.join(wanted)} do not end after SIGKILL; look at `ps -p` of them"
-            )
+            raise LabError(f"processes {found} do not end after SIGKILL; what does `ps` say of them?")
     return ended
 
 
-def _end(pid: int, namespaces: list[str], deadline: float) -> int:
+def _processes(namespaces: frozenset[Identity]) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _lives_in(int(entry.name), namespaces):
+            yield int(entry.name)
+
+
+def _lives_in(pid: int, namespaces: frozenset[Identity]) -> bool:
+    try:
+        return _identity(f"/proc/{pid}/ns/net") in namespaces
+    except OSError:  # it ended while we looked
+        return False
+
+
+def _end(pid: int, namespaces: frozenset[Identity], deadline: float) -> int:
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return 0
     try:
-        if not any(is_in(pid, name) for name in namespaces):
+        if not _lives_in(pid, namespaces):
             return 0
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         poll = select.poll()  # a pidfd is readable when its process has ended
@@ -135,6 +146,7 @@ def _is_dead(pid: int) -> bool:
         return True
 
 
-def _identity(namespace: Path) -> tuple[int, int]:
+def _identity(namespace: Path | str | int) -> Identity:
+    """Of a path or an open file."""
     found = os.stat(namespace)
     return found.st_dev, found.st_ino

@@ -29,17 +29,19 @@ async def remove(lab: str) -> Removed:
     """Remove every trace of the lab; nothing of it being there is no error."""
     state.need_root()
     spaces = [name for name in netns.names() if wiring.belongs(name, lab)]
-    processes = netns.end_processes(spaces)
-    for mount in _mounts((state.folder(lab), state.data(lab))):
-        await shell.run(["umount", "--lazy", mount])
-    for name in spaces:
-        await shell.run(["ip", "netns", "delete", name])
-    for group in _cgroups(lab):
-        with contextlib.suppress(OSError):  # a dying process may still be in it: an empty group harms nobody
-            group.rmdir()
-    for top in (state.data(lab), state.folder(lab)):  # the folder last: while it is there, the name is taken
-        if top.exists():
-            shutil.rmtree(top)
+    with netns.held(spaces) as identities:
+        processes = netns.end_processes(identities)
+        for mount in _mounts((state.folder(lab), state.data(lab))):
+            await shell.run(["umount", "--lazy", mount])
+        for name in spaces:
+            await shell.run(["ip", "netns", "delete", name])
+        for group in _cgroups(lab):
+            with contextlib.suppress(OSError):  # a dying process may still be in it: an empty group harms nobody
+                group.rmdir()
+        for top in (state.data(lab), state.folder(lab)):  # the folder last: while it is there, the name is taken
+            if top.exists():
+                shutil.rmtree(top)
+        processes += netns.end_processes(identities)  # what an interrupted `up` had begun to start
     return Removed(processes, len(spaces))
 
 

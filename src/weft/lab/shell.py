@@ -36,6 +36,7 @@ async def run(command: Sequence[str], stdin: str = "") -> str:
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):  # it ended by itself in the meantime
             process.kill()
+        await process.wait()
         if isinstance(error, TimeoutError):
             raise LabError(f"`{shlex.join(command)}` did not end within {PATIENCE:g} s") from error
         raise

@@ -104,6 +104,8 @@ def load(lab: str) -> Topology:
         content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError as error:
         known = labs()
+        if lab in known:
+            raise LabError(f"lab {lab!r} is not whole: `weft lab down {lab}` removes what is left of it") from error
         raise LabError(f"no lab {lab!r} is up; {fields.nearest(lab, known)}") from error
     except (OSError, ValueError) as error:
         raise LabError(f"{path} can't be read ({error}): `weft lab down {lab}` removes the lab") from error
