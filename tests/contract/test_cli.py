@@ -161,7 +161,7 @@ async def test_held_removals_are_shown_as_held(agent: Running) -> None:
     await agent.loop.step()
     code, out, _ = await agent.weft("plan")
     assert code == 0
-    assert "# held until every source has spoken: ip route del 10.2.0.0/24" in out
+    assert "# held until every source has spoken: ip route del 10.2.0.0/24 proto 76 metric 7600" in out
 
 
 async def test_before_anything_can_be_planned_the_answers_say_what_is_waited_for(agent: Running) -> None:

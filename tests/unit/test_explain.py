@@ -91,6 +91,11 @@ LINK = Link("vxlan7", vtep_mac("a", 7), 1430, Vxlan(7, 4789, ip_address("fd00::1
         ),
         (Op("change", LINK, WHY), ["ip link set dev vxlan7 address 0e:00:00:00:00:00 mtu 1430 alias weft:agent:a up"]),
         (Op("remove", Sysctl("net/ipv4/ip_forward", "1"), WHY), []),
+        (
+            Op("remove", Route(ip_network("10.2.0.0/24"), "vxlan7", table=100, nexthop=5, metric=9, mtu=1350), WHY),
+            ["ip route del 10.2.0.0/24 proto 76 table 100 metric 9"],
+        ),
+        (Op("remove", Route(ip_network("fd00::/64"), "vxlan7"), WHY), ["ip -6 route del fd00::/64 proto 76"]),
         (Op("add", Address("vxlan7", ip_interface("10.1.0.1/32")), WHY), ["ip address add 10.1.0.1/32 dev vxlan7"]),
         (
             Op("change", Route(ip_network("10.2.0.0/24"), "vxlan7", table=100, mtu=1350), WHY),
@@ -132,7 +137,7 @@ def test_objects_as_text() -> None:
     assert text(LINK).startswith("link vxlan7 type vxlan id 7 dstport 4789 local fd00::1 learning mtu 1430 address ")
     assert text(Chain(4, "nat", "WEFT-x", ("a",))) == "chain nat WEFT-x (IPv4, 1 rules)"
     assert text(Jump(6, "raw", "PREROUTING", "WEFT-x")) == "jump raw PREROUTING → WEFT-x (IPv6)"
-    assert text(Address("vxlan7", ip_interface("fd00::1/128"))) == "address fd00::1/128 dev vxlan7"
+    assert text(Address("vxlan7", ip_interface("fd00::1/128"))) == "address fd00::1/128 dev vxlan7 nodad"
     with pytest.raises(TypeError, match="no line is known"):
         text(Object())
     for missing in ("key", "rank"):

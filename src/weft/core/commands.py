@@ -45,7 +45,9 @@ def lines(op: Op) -> list[str]:
     if isinstance(thing, Jump):
         return _jump(op, thing)
     tool, group, what = _parts(thing)
-    verb = {"add": "add", "change": "replace", "remove": "del"}[op.action]
+    if op.action == "remove":
+        return [f"{tool} {group} del {_name(thing)}"]
+    verb = "add" if op.action == "add" else "replace"
     return [f"{tool} {group} {verb} {what}"]
 
 
@@ -66,7 +68,8 @@ def text(thing: Object) -> str:
 def _parts(thing: Object) -> tuple[str, str, str]:
     """Tool, its object word, and the object: `ip`, `neigh`, `192.0.2.2 lladdr … dev vxlan4096 nud permanent`."""
     if isinstance(thing, Address):
-        return "ip", "address", f"{thing.address} dev {thing.dev}"
+        nodad = " nodad" if thing.address.version == 6 else ""
+        return "ip", "address", f"{thing.address} dev {thing.dev}{nodad}"
     if isinstance(thing, Neighbour):
         return "ip", "neigh", f"{thing.address} lladdr {mac_text(thing.mac)} dev {thing.dev} nud permanent"
     if isinstance(thing, Fdb):
@@ -77,6 +80,18 @@ def _parts(thing: Object) -> tuple[str, str, str]:
     if isinstance(thing, Route):
         return "ip", "-6 route" if thing.dst.version == 6 else "route", _route(thing)
     raise TypeError(f"no line is known for a {type(thing).__name__}")
+
+
+def _name(thing: Object) -> str:
+    """What is enough to name an object that is to be removed."""
+    if isinstance(thing, Neighbour):
+        return f"{thing.address} dev {thing.dev}"
+    if isinstance(thing, NextHop):
+        return f"id {thing.id}"
+    if isinstance(thing, Route):
+        table = f" table {thing.table}" if thing.table != MAIN_TABLE else ""
+        return f"{thing.dst} proto {PROTOCOL}{table}" + (f" metric {thing.metric}" if thing.metric else "")
+    return _parts(thing)[2].removesuffix(" permanent").removesuffix(" nodad")
 
 
 def _route(route: Route) -> str:

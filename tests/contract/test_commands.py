@@ -1,0 +1,85 @@
+"""What `weft plan` prints can be typed: the lines, run in a namespace, make exactly what the targets make, and undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from tests.build import network, node, uplink, view
+from tests.support.namespace import Namespace, namespace
+from weft.backends.tunnel import vtep_mac
+from weft.core.commands import lines
+from weft.core.diff import Facts, diff
+from weft.core.firewall import HOOKS
+from weft.core.plan import plan
+from weft.model import Host, View
+from weft.objects import Key, Object, Op, Sysctl
+from weft.targets.firewall import FirewallTarget
+from weft.targets.kernel import KernelTarget
+
+CHAINS = frozenset((family, table, chain) for family in (4, 6) for table, chain in HOOKS)
+HOST = Host((uplink(),), chains=CHAINS)
+OWN = (network("home", "10.1.0.0/24", "fd00:1::/64"),)
+PEERS = (node("b", "192.0.2.2", "10.2.0.0/24", "fd00:2::/64"), node("c", "192.0.2.3", "10.3.0.0/24", mtu=1400))
+MOVED = (node("b", "192.0.2.9", "10.2.0.0/24", mtu=1400),)
+
+
+def of(*peers: object, host: Host = HOST) -> View:
+    made = view(*peers, networks=OWN, host=host)  # type: ignore[arg-type]
+    return replace(made, me=replace(made.me, overlay=(ip_address("10.1.0.1"), ip_address("fd00:1::1"))))
+
+
+@pytest.fixture
+def ns() -> Iterator[Namespace]:
+    with namespace("commands") as made:
+        yield made
+
+
+class Rig:
+    def __init__(self, ns: Namespace) -> None:
+        self._ns = ns
+        self.kernel = KernelTarget("weft:agent:a", vtep_mac("a", 4096), str(ns.path))
+        self.firewall = FirewallTarget(str(ns.path), lambda dev: dev == "vxlan4096")
+
+    async def held(self) -> dict[Key, Object]:
+        found = {**(await self.kernel.read(full=True)).objects, **(await self.firewall.read(full=True)).objects}
+        return {key: thing for key, thing in found.items() if not isinstance(thing, Sysctl)}
+
+    def run(self, ops: tuple[Op, ...]) -> None:
+        for op in ops:
+            for line in lines(op):
+                self._ns.run("sh", "-c", line)
+
+    async def follow(self, target: View | None) -> None:
+        """Type what turns the namespace into what this View asks for."""
+        wanted = plan(target).wanted if target is not None else {}
+        wanted = {key: want for key, want in wanted.items() if not isinstance(want.object, Sysctl)}
+        self.run(diff(wanted, Facts(await self.held())).ops)
+        assert await self.held() == {key: want.object for key, want in wanted.items()}
+
+    def close(self) -> None:
+        self.kernel.close()
+        self.firewall.close()
+
+
+@pytest.mark.parametrize("nexthop_objects", [True, False])
+async def test_the_printed_lines_do_what_the_targets_do(ns: Namespace, nexthop_objects: bool) -> None:
+    rig = Rig(ns)
+    host = replace(HOST, nexthop_objects=nexthop_objects)
+    try:
+        await rig.follow(of(*PEERS, host=host))
+        await rig.follow(of(*MOVED, host=host))
+        await rig.follow(None)
+    finally:
+        rig.close()
+    assert "vxlan" not in ns.run("ip", "link")
+    assert "WEFT" not in ns.run("iptables-save") + ns.run("ip6tables-save")
+
+
+def test_the_sysctl_line_is_one(ns: Namespace) -> None:
+    (line,) = lines(Op("add", Sysctl("net/ipv4/ip_forward", "1"), next(iter(plan(of()).wanted.values())).why))
+    ns.run("sh", "-c", line)
+    assert ns.run("sysctl", "-n", "net.ipv4.ip_forward") == "1\n"
