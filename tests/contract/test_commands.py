@@ -1,4 +1,4 @@
-"""What `weft plan` prints can be typed: the lines, run in a namespace, make exactly what the targets make, and undo it."""
+"""What `weft plan` prints can be typed: run in a namespace, the lines make what the targets make, and undo it."""
 
 from __future__ import annotations
 
