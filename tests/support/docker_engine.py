@@ -129,7 +129,7 @@ def docker_engine(ns: Namespace, *arguments: str) -> Iterator[DockerEngine]:
         engine.start()
         yield engine
     finally:
-        engine.stop()
+        engine.kill()
         _remove_cgroups(engine.cgroup)
         shutil.rmtree(folder)
 
