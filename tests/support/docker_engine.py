@@ -97,7 +97,7 @@ class DockerEngine:
         except subprocess.TimeoutExpired:
             unshare.kill()  # --kill-child takes dockerd with it
             unshare.wait(STOP)
-        # After a kill these name processes that are gone; in the next pid namespace the numbers are soon somebody else's.
+        # After a kill these name what is gone; in the next pid namespace the numbers are soon somebody else's.
         for name in ("pid", "exec/containerd/containerd.pid"):
             (self.folder / name).unlink(missing_ok=True)
 
