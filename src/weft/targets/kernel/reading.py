@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 from weft.errors import KernelError, TargetError
@@ -59,20 +59,27 @@ class FullReading:
         links = await self._dump(RTM_GETLINK, ALL_LINKS, lambda buffer: [decode_link(m) for m in complete(buffer)])
         old = self._mirror.replace_objects(self._found)
         self._mirror.set_links(link for part in links for link in part)
-        for ifindex, name in self._mirror.names.items():
-            await self._read_device(Bulk(ifindex, name, self._addresses, self._found), ifindex)
+        devices = [(i, Bulk(i, name, self._addresses, self._found)) for i, name in self._mirror.names.items()]
+        for ifindex, bulk in devices:
+            await self._read_entries(bulk, ifindex)
+        for ifindex, bulk in devices:
+            await self._read_routes(bulk, ifindex)
         await self._dump(RTM_GETADDR, ALL_ADDRESSES, self._each(self._read_address))
-        self._mirror.hops = {o.id: o.dev for o in self._found.values() if type(o) is NextHop}
+        self._mirror.hops = self._hop_devices
         self._mirror.sources = {o.src for o in self._found.values() if type(o) is Route and o.src is not None}
         self._keep(old)
 
-    async def _read_device(self, bulk: Bulk, ifindex: int) -> None:
-        """Everything on one device of ours; routes last, since they may need the next hops to find their device."""
+    async def _read_entries(self, bulk: Bulk, ifindex: int) -> None:
+        """FDB, next hops and neighbours of one device of ours."""
         await self._dump(RTM_GETNEIGH, fdb_of(ifindex), self._fast(bulk.fdb, self._read_entry))
         await self._dump(RTM_GETNEXTHOP, hops_of(ifindex), self._fast(bulk.hops, self._read_hop))
         for version, family in ((4, AF_INET), (6, AF_INET6)):
             neighbours = self._fast(partial(bulk.neighbours, version), self._read_entry)
             await self._dump(RTM_GETNEIGH, neighbours_of(family, ifindex), neighbours)
+
+    async def _read_routes(self, bulk: Bulk, ifindex: int) -> None:
+        """The routes out of one device of ours; next hops are known by now, and may be needed to find the device."""
+        for version, family in ((4, AF_INET), (6, AF_INET6)):
             routes = self._fast(partial(bulk.routes, version), self._read_route)
             await self._dump(RTM_GETROUTE, routes_of(family, ifindex), routes)
 
@@ -126,8 +133,13 @@ class FullReading:
         if state.ours and state.hop is not None:
             self._found["nexthop", state.id] = state.hop
 
+    @cached_property
+    def _hop_devices(self) -> dict[int, str]:
+        """By id; asked for once all next hops of ours are found."""
+        return {thing.id: thing.dev for thing in self._found.values() if type(thing) is NextHop}
+
     def _read_route(self, message: Message) -> None:
-        state = decode_route(message, self._mirror.names, {})
+        state = decode_route(message, self._mirror.names, self._hop_devices)
         if state is not None and state.ours and state.route is not None:
             self._found[state.key] = state.route
 
