@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import errno
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from pathlib import Path
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
@@ -72,7 +72,7 @@ class HostFacts:
     def __init__(self, netns: str | None = None) -> None:
         self._netns = netns
 
-    async def hosts(self) -> AsyncIterator[Host]:
+    async def hosts(self) -> AsyncGenerator[Host, None]:
         """Yield the facts at start and each time that they changed; never ends by itself. Raises TargetError."""
         listener = NetlinkSocket(self._netns, DUMP_BUFFER, GROUPS)
         listener.attach_filter(*facts_filter())

@@ -1,0 +1,121 @@
+"""The host facts, in namespaces: which interfaces are uplinks, and that a change is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_interface
+
+import pytest
+
+from tests.support.namespace import Namespace, namespace
+from tests.support.needs import needs_root
+from weft.model import Host, Uplink
+from weft.targets.kernel import HostFacts, read_host
+
+pytestmark = needs_root
+WAIT = 10.0
+
+
+@pytest.fixture
+def ns() -> Iterator[Namespace]:
+    with namespace() as ns:
+        ns.ip("link add up0 mtu 1400 type veth peer name far")
+        ns.ip("link set up0 up")
+        ns.ip("link set far up")
+        ns.ip("address add 192.0.2.1/24 dev up0")
+        yield ns
+
+
+def read(ns: Namespace) -> Host:
+    return read_host(str(ns.path))
+
+
+def uplink(ns: Namespace, name: str = "up0") -> Uplink | None:
+    return next((u for u in read(ns).uplinks if u.name == name), None)
+
+
+def test_an_interface_with_its_mtu_and_addresses(ns: Namespace) -> None:
+    ns.ip("address add 192.0.2.9/24 dev up0")
+    ns.ip("address add 2001:db8::1/64 dev up0 nodad")
+    addresses = tuple(ip_interface(a) for a in ("192.0.2.1/24", "192.0.2.9/24", "2001:db8::1/64"))
+    assert read(ns) == Host((Uplink("up0", 1400, addresses, accepts_ra=True),), nexthop_objects=True)
+
+
+def test_default_routes(ns: Namespace) -> None:
+    ns.ip("route add default via 192.0.2.254")
+    ns.ip("address add 2001:db8::1/64 dev up0 nodad")
+    ns.ip("route add default via 2001:db8::ff")
+    ns.ip("route add unreachable default metric 4000")
+    ns.ip("route add default dev far table 100")
+    found = uplink(ns)
+    assert found is not None
+    assert found.default_for == {4, 6}
+    assert uplink(ns, "far") is None
+
+
+def test_a_default_route_over_several_paths(ns: Namespace) -> None:
+    ns.ip("address add 198.51.100.1/24 dev far")
+    ns.ip("route add default nexthop via 192.0.2.254 dev up0 nexthop via 198.51.100.254 dev far")
+    assert {u.name for u in read(ns).uplinks if 4 in u.default_for} == {"up0", "far"}
+
+
+def test_a_bridge_is_one_and_its_ports_are_not(ns: Namespace) -> None:
+    ns.ip("link add br0 type bridge")
+    ns.ip("link set up0 master br0")
+    ns.ip("address add 172.18.0.1/16 dev br0")
+    assert [u.name for u in read(ns).uplinks] == ["br0"]
+
+
+def test_our_own_devices_are_none(ns: Namespace) -> None:
+    ns.ip("link add vxlan100 type vxlan id 100 local 192.0.2.1 dstport 4789")
+    ns.ip("link set vxlan100 alias weft:agent:me up")
+    ns.ip("address add 10.0.0.1/32 dev vxlan100")
+    assert [u.name for u in read(ns).uplinks] == ["up0"]
+
+
+def test_ipv6_addresses_that_do_not_last_are_left_out(ns: Namespace) -> None:
+    ns.ip("address add 2001:db8::5/64 dev up0 nodad preferred_lft 0")
+    found = uplink(ns)
+    assert found is not None
+    assert found.addresses == (ip_interface("192.0.2.1/24"),)
+
+
+@pytest.mark.parametrize(("accept", "forwarding", "takes"), [(0, 0, False), (1, 0, True), (1, 1, False), (2, 1, True)])
+def test_router_advertisements(ns: Namespace, accept: int, forwarding: int, takes: bool) -> None:
+    ns.run("sysctl", "-qw", f"net.ipv6.conf.up0.forwarding={forwarding}")
+    ns.run("sysctl", "-qw", f"net.ipv6.conf.up0.accept_ra={accept}")
+    found = uplink(ns)
+    assert found is not None
+    assert found.accepts_ra is takes
+
+
+def test_a_host_without_ipv6(ns: Namespace) -> None:
+    ns.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    assert read(ns).uplinks == (Uplink("up0", 1400, (ip_interface("192.0.2.1/24"),), accepts_ra=True),)
+
+
+async def following(hosts: AsyncIterator[Host], done: str) -> Host:
+    """The first host that has `done`, an address, somewhere."""
+    async for host in hosts:
+        if any(str(a) == done for u in host.uplinks for a in u.addresses):
+            return host
+    raise AssertionError("the facts ended")
+
+
+async def test_changes_are_told(ns: Namespace) -> None:
+    hosts = HostFacts(str(ns.path)).hosts()
+    assert await anext(hosts) == read(ns)
+    ns.ip("address add 192.0.2.7/24 dev up0")
+    await asyncio.wait_for(following(hosts, "192.0.2.7/24"), WAIT)
+    ns.ip("route add default via 192.0.2.254")
+    told = await asyncio.wait_for(anext(hosts), WAIT)
+    assert told.uplinks[0].default_for == {4}
+    ns.ip("link set up0 mtu 1300")
+    told = await asyncio.wait_for(anext(hosts), WAIT)
+    assert told.uplinks[0].mtu == 1300
+    ns.ip("link add br0 type bridge")
+    ns.ip("address add 172.18.0.1/16 dev br0")
+    told = await asyncio.wait_for(following(hosts, "172.18.0.1/16"), WAIT)
+    assert [u.name for u in told.uplinks] == ["br0", "up0"]
+    await hosts.aclose()

@@ -1,0 +1,295 @@
+"""The netlink codec: any bytes are decoded or refused with its own error, and what we encode has the kernel's form."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from weft.errors import KernelError, NetlinkDecodeError
+from weft.model import Mac, parse_mac
+from weft.objects import Fdb, Key, Neighbour, NextHop, Object, Route
+from weft.targets.kernel import bulk, codec
+from weft.targets.kernel.bpf import facts_filter, listening_filter
+from weft.targets.kernel.bulk import Addresses, Bulk, Unlike
+from weft.targets.kernel.codec import HEADER, Message
+from weft.targets.kernel.constants import (
+    NLM_F_ACK_TLVS,
+    NLM_F_CAPPED,
+    NLM_F_CREATE,
+    NLM_F_DUMP_INTR,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLMSG_ERROR,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWNEXTHOP,
+    RTM_NEWROUTE,
+)
+from weft.targets.kernel.entries import decode_entry, encode_fdb, encode_neighbours
+from weft.targets.kernel.hops import decode_hop, decode_route, encode_hops, encode_routes
+from weft.targets.kernel.links import decode_address, decode_link
+from weft.targets.kernel.socket import DumpInterrupted, complete
+
+DEV = "vxlan100"
+INDEX = 7
+NAMES = {INDEX: DEV}
+PEER = parse_mac("02:00:00:00:00:02")
+VIA = ip_address("192.0.2.2")
+VIA6 = ip_address("fe80::2")
+
+DECODERS: dict[str, Callable[[Message], object]] = {
+    "link": decode_link,
+    "address": decode_address,
+    "entry": lambda message: decode_entry(message, NAMES),
+    "hop": lambda message: decode_hop(message, NAMES),
+    "route": lambda message: decode_route(message, NAMES, {}),
+    "answer": codec.answer,
+}
+
+attribute = st.builds(
+    lambda kind, value: codec.attribute(kind, value),
+    st.integers(0, 40) | st.integers(0, 0xFFFF),
+    st.binary(max_size=40),
+)
+plausible = st.builds(
+    lambda fixed, attributes: fixed + b"".join(attributes),
+    st.sampled_from([8, 12, 16, 20]).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
+    st.lists(attribute, max_size=8),
+)
+
+
+def message(kind: int, body: bytes, flags: int = 0) -> Message:
+    return Message(kind, flags, 1, 0, body)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@given(body=st.binary(max_size=200) | plausible, flags=st.integers(0, 0xFFFF))
+@example(body=b"", flags=0)
+def test_any_bytes_are_decoded_or_refused_with_the_codecs_own_error(name: str, body: bytes, flags: int) -> None:
+    with contextlib.suppress(NetlinkDecodeError):
+        DECODERS[name](message(RTM_NEWLINK, body, flags))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_cut_into_messages_or_refused(data: bytes) -> None:
+    with contextlib.suppress(NetlinkDecodeError):
+        found = list(codec.messages(data))
+        assert sum(codec.align(16 + len(m.body)) for m in found) >= len(data)
+
+
+@given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.binary(max_size=200))
+def test_any_bytes_go_the_fast_way_or_are_unlike(kind: int, flags: int, body: bytes) -> None:
+    decoder = Bulk(INDEX, DEV, Addresses(), {})
+    buffer = HEADER.pack(16 + len(body), kind, flags, 1, 0) + body
+    for read in (decoder.fdb, decoder.hops, lambda b: decoder.routes(4, b), lambda b: decoder.neighbours(6, b)):
+        with contextlib.suppress(Unlike):
+            read(buffer)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\x10\0\0", "less than a netlink header"),
+        (struct.pack("=IHHII", 15, 16, 0, 0, 0), "says it has 15 octets"),
+        (struct.pack("=IHHII", 17, 16, 0, 0, 0), "says it has 17 octets; 16 came"),
+    ],
+)
+def test_a_message_of_a_wrong_length_is_refused(data: bytes, says: str) -> None:
+    with pytest.raises(NetlinkDecodeError, match=says):
+        list(codec.messages(data))
+
+
+@pytest.mark.parametrize("length", [0, 3, 9])
+def test_an_attribute_of_a_wrong_length_is_refused(length: int) -> None:
+    with pytest.raises(NetlinkDecodeError, match="attribute 5"):
+        codec.attributes(struct.pack("=HH4x", length, 5))
+
+
+def test_attributes_come_without_padding_and_without_their_flags() -> None:
+    data = codec.attribute(1, b"abc") + codec.nested(2, codec.u32(3, 9))
+    found = codec.attributes(data)
+    assert found[1] == b"abc"
+    assert codec.number(codec.attributes(found[2])[3]) == 9
+
+
+def test_an_answer_holds_errno_and_the_kernels_words() -> None:
+    words = codec.text(1, "Nexthop has invalid gateway")
+    asked = HEADER.pack(48, RTM_NEWNEXTHOP, 0, 5, 0)
+    body = struct.pack("=i", -22) + asked + words
+    answer = codec.answer(message(NLMSG_ERROR, body, NLM_F_CAPPED | NLM_F_ACK_TLVS))
+    assert (answer.number, answer.text) == (22, "Nexthop has invalid gateway")
+    assert str(KernelError(answer.number, "add x", answer.text)) == "add x: EINVAL: Nexthop has invalid gateway"
+
+
+def test_an_answer_of_an_old_kernel_repeats_the_request() -> None:
+    asked = HEADER.pack(20, RTM_NEWNEXTHOP, 0, 5, 0) + b"abcd"
+    body = struct.pack("=i", -2) + asked + codec.text(1, "no")
+    assert codec.answer(message(NLMSG_ERROR, body, NLM_F_ACK_TLVS)).text == "no"
+
+
+def test_a_dump_under_which_the_table_changed_is_not_complete() -> None:
+    with pytest.raises(DumpInterrupted):
+        list(complete(HEADER.pack(16, RTM_NEWROUTE, NLM_F_DUMP_INTR, 1, 0)))
+
+
+ROUTES = (
+    Route(ip_network("10.2.0.0/16"), DEV, nexthop=9, metric=100),
+    Route(ip_network("10.3.0.0/24"), DEV, nexthop=9, metric=100, src=ip_address("10.0.0.1"), mtu=1400),
+    Route(ip_network("10.4.0.0/24"), DEV, via=VIA, onlink=True, metric=1, table=1000),
+    Route(ip_network("10.5.0.0/24"), DEV, via=VIA6, onlink=True),
+    Route(ip_network("10.6.0.0/24"), DEV),
+    Route(ip_network("fd00:2::/64"), DEV, nexthop=9, metric=100, src=ip_address("fd00::1")),
+    Route(ip_network("fd00:3::/64"), DEV, via=VIA6, metric=100),
+)
+
+
+def requests(encoded: list[bytes]) -> list[Message]:
+    return [m for data in encoded for m in codec.messages(data)]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_a_route_is_decoded_as_it_was_encoded(route: Route) -> None:
+    (asked,) = requests(encode_routes([("add", route)], INDEX))
+    assert (asked.kind, asked.flags & (NLM_F_CREATE | NLM_F_EXCL)) == (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
+    state = decode_route(asked, NAMES, {9: DEV})
+    assert state is not None
+    assert (state.key, state.route, state.ours) == (route.key, route, True)
+
+
+@pytest.mark.parametrize("action", ["change", "remove"])
+def test_what_a_routes_request_may_do(action: str) -> None:
+    (asked,) = requests(encode_routes([(action, ROUTES[0])], INDEX))
+    kind, flags = (RTM_NEWROUTE, NLM_F_REPLACE) if action == "change" else (RTM_DELROUTE, 0)
+    assert (asked.kind, asked.flags & ~1) == (kind, flags)
+
+
+@pytest.mark.parametrize("hop", [NextHop(0x70000001, DEV, VIA), NextHop(0x70000002, DEV, VIA6, onlink=False)], ids=str)
+def test_a_next_hop_is_decoded_as_it_was_encoded(hop: NextHop) -> None:
+    (asked,) = requests(encode_hops([("add", hop)], INDEX))
+    state = decode_hop(asked, NAMES)
+    assert (state.hop, state.ours) == (hop, True)
+
+
+@pytest.mark.parametrize("address", [VIA, VIA6], ids=str)
+def test_entries_are_decoded_as_they_were_encoded(address: IPv4Address) -> None:
+    neighbour, fdb = Neighbour(DEV, address, PEER), Fdb(DEV, PEER, address)
+    encoded = [*encode_neighbours([("add", neighbour)], INDEX), *encode_fdb([("remove", fdb)], INDEX)]
+    first, second = requests(encoded)
+    assert decode_entry(first, NAMES) == (neighbour.key, neighbour)
+    assert decode_entry(second, NAMES) == (fdb.key, fdb)
+    assert (first.kind, second.kind) == (RTM_NEWNEIGH, RTM_DELNEIGH)
+    assert decode_entry(first, {}) is None
+
+
+def test_requests_of_a_batch_are_numbered_from_one() -> None:
+    things = [Neighbour(DEV, ip_address(n), PEER) for n in range(1, 6)]
+    numbers = [m.sequence for m in requests(encode_neighbours([("add", t) for t in things], INDEX))]
+    assert numbers == [1, 2, 3, 4, 5]
+
+
+def test_one_odd_message_sends_a_buffer_the_slow_way() -> None:
+    found: dict[Key, Object] = {}
+    plain = [NextHop(0x70000000 + n, DEV, IPv4Address(n + 1)) for n in range(3)]
+    data = [_as_dumped(asked) for asked in encode_hops([("add", hop) for hop in plain], INDEX)]
+    Bulk(INDEX, DEV, Addresses(), found).hops(b"".join(data))
+    assert list(found.values()) == plain
+    other = bytearray(data[1])
+    other[18] = 77  # the protocol number
+    with pytest.raises(Unlike):
+        Bulk(INDEX, DEV, Addresses(), {}).hops(data[0] + bytes(other) + data[2])
+
+
+def _as_dumped(asked: bytes) -> bytes:
+    """A request made to look like an answer: the flags of a dump, and the scope that the kernel fills in."""
+    data = bytearray(asked)
+    data[6:8] = b"\x02\x00"
+    data[17] = 253
+    return bytes(data)
+
+
+def test_networks_are_built_from_numbers_as_from_text() -> None:
+    assert IPv4Network((0x0A010200, 24)) == ip_network("10.1.2.0/24")
+    assert bulk.Addresses().get(VIA6.packed) == VIA6
+
+
+class Machine:
+    """Classic BPF as the kernel runs it, as far as our programs use it (net/core/filter.c)."""
+
+    def __init__(self, program: bytes) -> None:
+        self._code = list(struct.iter_unpack("=HBBI", program))
+
+    def accepts(self, data: bytes) -> bool:
+        at, value = 0, 0
+        while True:
+            code, yes, no, operand = self._code[at]
+            at += 1
+            if code in (0x20, 0x28, 0x30):
+                size = {0x20: 4, 0x28: 2, 0x30: 1}[code]
+                value = int.from_bytes(data[operand : operand + size], "big")
+            elif code == 0x15:
+                at += yes if value == operand else no
+            elif code == 0x45:
+                at += yes if value & operand else no
+            else:
+                assert code == 0x06
+                return bool(operand)
+
+
+def notification(kind: int, body: bytes, flags: int = 0, port: int = 0) -> bytes:
+    return HEADER.pack(16 + len(body), kind, flags, 0, port) + body
+
+
+def neighbour_of(index: int) -> bytes:
+    return struct.pack("=BxxxiHBB", 2, index, 0x80, 0, 1)
+
+
+def route_of(protocol: int, length: int = 16) -> bytes:
+    return struct.pack("=BBBBBBBBI", 2, length, 0, 0, 254, protocol, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "heard"),
+    [
+        (notification(RTM_NEWNEIGH, neighbour_of(7)), True),
+        (notification(RTM_DELNEIGH, neighbour_of(65536)), True),
+        (notification(RTM_NEWNEIGH, neighbour_of(8)), False),
+        (notification(RTM_NEWNEIGH, neighbour_of(7), port=4242), False),
+        (notification(RTM_NEWROUTE, route_of(76)), True),
+        (notification(RTM_DELROUTE, route_of(76)), True),
+        (notification(RTM_NEWROUTE, route_of(186)), False),
+        (notification(RTM_DELROUTE, route_of(186)), False),
+        (notification(RTM_NEWROUTE, route_of(186), flags=NLM_F_REPLACE), True),
+        (notification(RTM_NEWLINK, bytes(16)), True),
+        (notification(RTM_NEWLINK, bytes(16), port=4242), False),
+        (notification(RTM_NEWNEXTHOP, bytes(8)), True),
+    ],
+)
+def test_what_the_listening_socket_hears(data: bytes, heard: bool) -> None:
+    program, length = listening_filter(4242, [7, 65536])
+    assert len(program) == 8 * length
+    assert Machine(program).accepts(data) is heard
+
+
+@pytest.mark.parametrize(
+    ("data", "heard"),
+    [
+        (notification(RTM_NEWROUTE, route_of(3, length=0)), True),
+        (notification(RTM_DELROUTE, route_of(3, length=0)), True),
+        (notification(RTM_NEWROUTE, route_of(3, length=24)), False),
+        (notification(RTM_NEWLINK, bytes(16)), True),
+    ],
+)
+def test_what_the_host_facts_hear(data: bytes, heard: bool) -> None:
+    assert Machine(facts_filter()[0]).accepts(data) is heard
+
+
+def test_a_mac_is_six_octets() -> None:
+    assert Mac(PEER) == bytes([2, 0, 0, 0, 0, 2])
