@@ -90,6 +90,29 @@ def test_the_matrix_as_json_says_what_fails_and_the_exit_code_is_one(lab: Lab) -
     assert (lost["answered"], lost["loss"], lost["rtt_ms"]) == (0, 1, None)
 
 
+def test_the_matrix_for_people_names_every_pair_that_fails(lab: Lab) -> None:
+    done = weft_lab("ping", "--lab", lab.name, "--count", "1", "--timeout", "0.3")
+    split = [line.split() for line in done.stdout.splitlines()]
+    rows = {words[1]: words[2:] for words in split if words and words[0].isdigit() and "/" in words[1]}
+    assert [cell in ("lost", "·") for cell in rows["a/blog"]] == [False, True, True, True]  # IPv6's: the later table
+    assert "! a/shop → c/db2 (10.3.1.3): 1 of 1 lost" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("6 of 30 pairs answer; round trip ")
+
+
+def test_status_and_list_show_what_runs_and_what_is_cut(lab: Lab) -> None:
+    do(lab.cut("c", "lan"))
+    try:
+        done = weft_lab("status", "--lab", lab.name)
+    finally:
+        do(lab.heal("c", "lan"))
+    assert done.returncode == 0
+    assert "host c: eth0 192.168.77.13/24, fd77::13/64 on lan, CUT" in done.stdout
+    assert "host b: eth0 192.168.77.12/24, fd77::12/64 on lan\n" in done.stdout
+    told = json.loads(weft_lab("status", "--lab", lab.name, "--json").stdout)
+    assert told["hosts"]["a"]["networks"]["web"]["containers"]["blog"] == ["10.1.1.3", "fd00:1:1::3"]
+    assert {"lab": lab.name, "hosts": ["a", "b", "c"], "whole": True} in json.loads(weft_lab("list", "--json").stdout)
+
+
 @pytest.mark.parametrize("keep_carrier", [False, True])
 def test_a_cut_cable_carries_nothing_until_it_is_healed(lab: Lab, keep_carrier: bool) -> None:
     do(lab.cut("b", "lan", keep_carrier))

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from weft.model import IPAddress
 
 BURST = 64
 """Requests that go out before the answers get a turn: a whole large matrix at once would overflow socket buffers."""
+SO_TIMESTAMPNS = 35
+"""asm-generic/socket.h: the kernel says when a packet arrived, so that our being busy doesn't count as round trip."""
+TIMESPEC = struct.Struct("@ll")
 PROTOCOL = {4: (socket.AF_INET, socket.IPPROTO_ICMP), 6: (socket.AF_INET6, socket.IPPROTO_ICMPV6)}
 
 
@@ -114,8 +118,8 @@ class _Prober:
         """(`host/container`, IP version) → a raw socket there."""
         self._identifier = int.from_bytes(os.urandom(2), "big")
         self._sequence = 0
-        self._waiting: dict[tuple[str, int, int], tuple[Tally, float]] = {}
-        """(source, IP version, sequence) → whose it is, and when it was sent."""
+        self._waiting: dict[tuple[str, int, int], tuple[Tally, int]] = {}
+        """(source, IP version, sequence) → whose it is, and when it was sent (nanoseconds since 1970)."""
         self._all_in = asyncio.Event()
 
     async def __aenter__(self) -> _Prober:
@@ -136,6 +140,7 @@ class _Prober:
         for version in {address.version for address in container.addresses}:
             family, protocol = PROTOCOL[version]
             sock = netns.socket_in(space, family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self._sockets[source, version] = sock
             asyncio.get_running_loop().add_reader(sock, self._receive, source, version, sock)
 
@@ -166,8 +171,8 @@ class _Prober:
         self._sequence = (self._sequence + 1) & 0xFFFF
         tally.sent += 1
         self._all_in.clear()
-        self._waiting[pair.source, version, self._sequence] = (tally, time.perf_counter())
         octets = icmp.request(version, self._identifier, self._sequence)
+        self._waiting[pair.source, version, self._sequence] = (tally, time.time_ns())
         try:
             self._sockets[pair.source, version].sendto(octets, (str(pair.address), 0))
         except OSError as error:
@@ -175,17 +180,17 @@ class _Prober:
             tally.refusal = os.strerror(error.errno or errno.EIO).lower()
 
     def _receive(self, source: str, version: int, sock: socket.socket) -> None:
-        for octets in _datagrams(sock):
+        for octets, arrived in _datagrams(sock):
             answer = icmp.answer(version, octets)
             if answer is None or answer.identifier != self._identifier:
                 continue
-            tally, sent = self._waiting.pop((source, version, answer.sequence), (None, 0.0))
+            tally, sent = self._waiting.pop((source, version, answer.sequence), (None, 0))
             if tally is None:
                 continue
             if answer.refusal:
                 tally.refusal = answer.refusal
             else:
-                tally.rtts.append((time.perf_counter() - sent) * 1000)
+                tally.rtts.append((arrived - sent) / 1e6)
         self._check()
 
     def _check(self) -> None:
@@ -193,9 +198,16 @@ class _Prober:
             self._all_in.set()
 
 
-def _datagrams(sock: socket.socket) -> Iterator[bytes]:
+def _datagrams(sock: socket.socket) -> Iterator[tuple[bytes, int]]:
+    """Everything that has arrived, and when (nanoseconds since 1970, by the kernel)."""
     while True:
         try:
-            yield sock.recv(65535)
+            octets, ancillary, _, _ = sock.recvmsg(65535, socket.CMSG_SPACE(TIMESPEC.size))
         except OSError:  # nothing more to read, or the interface went down: a lost ping says so
             return
+        arrived = time.time_ns()
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(data) == TIMESPEC.size:
+                seconds, nanoseconds = TIMESPEC.unpack(data)
+                arrived = seconds * 1_000_000_000 + nanoseconds
+        yield octets, arrived
