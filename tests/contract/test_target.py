@@ -150,6 +150,13 @@ async def test_every_kind_is_changed(place: Place, old: Object, new: Object) -> 
     assert (await held(place.target, full=True))[new.key] == new
 
 
+async def test_a_new_mtu_costs_nothing(place: Place) -> None:
+    await done(place.target, add(*EVERYTHING))
+    new = msgspec.structs.replace(LINK, mtu=1400)
+    await done(place.target, [change(LINK, new)])
+    assert await held(place.target) == {**by_key(*EVERYTHING), new.key: new}
+
+
 async def test_a_new_mac_costs_the_neighbours_and_nothing_else(place: Place) -> None:
     await done(place.target, add(*EVERYTHING))
     new = msgspec.structs.replace(LINK, mac=OTHER)
@@ -294,6 +301,23 @@ async def test_what_somebody_alters_wakes_and_shows(place: Place, thing: Object)
     assert reading.touched is None or thing.key in reading.touched
     assert reading.objects[thing.key] == thing
     assert dict(reading.objects) == await held(place.restarted())
+
+
+@pytest.mark.parametrize("thing", [NEIGHBOUR, FDB, ROUTE], ids=lambda thing: type(thing).__name__)
+async def test_what_somebody_deleted_before_we_made_it_again_is_there(place: Place, thing: Object) -> None:
+    """The news of the deletion are read only after our own addition; their order is not known, so it is looked up."""
+    await done(place.target, add(*EVERYTHING))
+    await place.target.read()
+    place.delete(thing)
+    await done(place.target, add(thing))
+    assert await held(place.target, full=False) == by_key(*EVERYTHING)
+
+
+async def test_a_link_with_little_on_it_that_somebody_deletes(place: Place) -> None:
+    await done(place.target, add(LINK, NEIGHBOUR, FDB))
+    await place.target.read()
+    place.delete(LINK)
+    assert await held(place.target, full=False) == {}
 
 
 async def test_our_own_ops_do_not_show_as_touched(place: Place) -> None:

@@ -41,7 +41,6 @@ from weft.errors import TargetError
 from weft.model import Mac
 from weft.objects import Fdb, Link, Neighbour, NextHop, Object, Route, Sysctl, Vxlan
 from weft.targets.kernel import KernelTarget
-from weft.targets.kernel.constants import SO_RCVBUFFORCE
 from weft.targets.kernel.links import encode_link_add
 
 pytestmark = needs_root
@@ -265,13 +264,13 @@ async def test_routes_go_with_a_preferred_source_on_somebody_elses_link(place: K
     assert dict(reading.objects) == by_key(LINK, NEXTHOP)
 
 
-async def test_lost_notifications_mean_reading_everything(place: KernelPlace) -> None:
-    things = many(300)
-    await done(place.target, add(LINK, *things))
-    await place.target.read()
-    place.target._listener._socket.setsockopt(1, SO_RCVBUFFORCE, 2304)
+async def test_lost_notifications_mean_reading_everything(place: KernelPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    await done(place.target, add(LINK, *many(300)))
+    monkeypatch.setattr("weft.targets.kernel.target.LISTEN_BUFFER", 2304)
+    target = place.restarted()
+    await target.read()
     place.ns.ip(f"neigh flush dev {DEV} nud permanent")
-    reading = await place.target.read()
+    reading = await target.read()
     assert reading.touched is None
     assert not any(isinstance(thing, Neighbour) for thing in reading.objects.values())
 
