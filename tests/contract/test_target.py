@@ -314,7 +314,7 @@ async def test_what_somebody_deleted_before_we_made_it_again_is_there(place: Pla
 
 
 async def test_a_link_with_little_on_it_that_somebody_deletes(place: Place) -> None:
-    await done(place.target, add(LINK, NEIGHBOUR, FDB))
+    await done(place.target, add(LINK, NEIGHBOUR, Route(ROUTE.dst, DEV, via=VIA, onlink=True)))
     await place.target.read()
     place.delete(LINK)
     assert await held(place.target, full=False) == {}
