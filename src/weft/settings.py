@@ -69,6 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     announce_interval: Annotated[Seconds, Doc(gt=0, description="Time between HELLOs.")] = 30.0
     peer_timeout: Annotated[Seconds, Doc(gt=0, description="Silence after which a peer is gone.")] = 90.0
+    goodbye_hold: Annotated[
+        Seconds,
+        Doc(ge=0, description="How long a peer that said goodbye is still routed to, so that a restart loses nothing."),
+    ] = 10.0
     key: Annotated[str, Doc(description="Pre-shared key of the hosts; signs every HELLO.")] = ""
     key_file: Annotated[str, Doc(description="File that holds the pre-shared key.")] = ""
     allowed: Annotated[

@@ -20,9 +20,6 @@ pytestmark = needs_root
 
 QUICK = {"announce_interval": 0.5, "peer_timeout": 2}
 DEVICE = "vxlan4096"
-GOODBYE = pytest.mark.xfail(
-    strict=True, reason="the peers drop a host at once that says goodbye, though it forwards on"
-)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +47,7 @@ def ask(lab: Lab, host: str, what: str) -> Any:
 
 
 @pytest.mark.parametrize("host", ["a", "b"])
-@pytest.mark.parametrize("ending", [pytest.param("TERM", marks=GOODBYE), "KILL"])
+@pytest.mark.parametrize("ending", ["TERM", "KILL"])
 def test_a_restart_under_traffic_loses_no_packet(lab: Lab, host: str, ending: str) -> None:
     (device,) = ip_json(lab, host, f"link show {DEVICE}")
     target = lab.container("b", "web1")[1].addresses[0].ip

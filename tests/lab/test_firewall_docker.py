@@ -131,7 +131,7 @@ async def test_cleanup_leaves_docker_as_it_was(host: Host, agent: Agent) -> None
     await agent.cycle()
     everything = FirewallTarget(str(ns.path))
     have = (await everything.read()).objects
-    assert len(have) == 9 + 2
+    assert len(have) == 9
     ops = [Op("remove", thing, WHY) for thing in sorted(have.values(), key=lambda thing: -thing.rank)]
     assert await everything.apply(ops) == [None] * len(ops)
     after = tables(ns)

@@ -57,7 +57,7 @@ def test_a_subnet_that_may_not_be_routed_is_refused_and_the_others_are_not(subne
 
 
 def test_a_subnet_that_overlaps_the_underlay_is_refused() -> None:
-    policy = replace(POLICY, uplinks=(uplink("eth0", "192.168.4.1/24"),))
+    policy = replace(POLICY, uplinks=(uplink("eth0", "169.254.7.1/16", "192.168.4.1/24"),))
     routed, problems = verdict(node("b", "192.168.4.2", "192.168.0.0/16", "10.2.0.0/24"), policy=policy)
     assert routed == {"b": ["10.2.0.0/24"]}
     assert problems == [

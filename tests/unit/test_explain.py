@@ -13,7 +13,7 @@ from weft.core.commands import lines, text
 from weft.core.explain import explain
 from weft.core.plan import plan
 from weft.model import Problem
-from weft.objects import Address, Chain, Jump, Link, Object, Op, Route, Sysctl, Vxlan, Why
+from weft.objects import Address, Chain, Jump, Link, Neighbour, NextHop, Object, Op, Route, Sysctl, Vxlan, Why
 
 B = node("b", "192.0.2.2", "10.2.0.0/16", "10.2.3.0/24")
 C = node("c", "192.0.2.3", "10.2.0.0/24")
@@ -96,6 +96,15 @@ LINK = Link("vxlan7", vtep_mac("a", 7), 1430, Vxlan(7, 4789, ip_address("fd00::1
             ["ip route del 10.2.0.0/24 proto 76 table 100 metric 9"],
         ),
         (Op("remove", Route(ip_network("fd00::/64"), "vxlan7"), WHY), ["ip -6 route del fd00::/64 proto 76"]),
+        (Op("remove", NextHop(5, "vxlan7", ip_address("192.0.2.2")), WHY), ["ip nexthop del id 5"]),
+        (
+            Op("remove", Neighbour("vxlan7", ip_address("192.0.2.2"), vtep_mac("b", 7)), WHY),
+            ["ip neigh del 192.0.2.2 dev vxlan7"],
+        ),
+        (
+            Op("change", LINK, WHY, Link("vxlan7", LINK.mac, 1400, LINK.vxlan, LINK.alias)),
+            ["ip link set dev vxlan7 mtu 1430"],
+        ),
         (Op("add", Address("vxlan7", ip_interface("10.1.0.1/32")), WHY), ["ip address add 10.1.0.1/32 dev vxlan7"]),
         (
             Op("change", Route(ip_network("10.2.0.0/24"), "vxlan7", table=100, mtu=1350), WHY),

@@ -23,6 +23,7 @@ from weft.wire.seal import derive_key, seal
 
 LIMIT = 1400
 TIMEOUT = 90.0
+HOLD = 10.0
 
 
 def node(number: int, *subnets: str) -> Node:
@@ -40,7 +41,8 @@ class Host(Conversation):
 
     def __init__(self, number: int, now: float, key: bytes | None = None, name: str = "") -> None:
         self.address = address(number)
-        options = MulticastSettings(name or f"host-{number}", "eth0", self.address, f"i{number}", key=key)
+        who = name or f"host-{number}"
+        options = MulticastSettings(who, "eth0", self.address, f"i{number}", key=key, goodbye_hold=HOLD)
         super().__init__(options, int(now * 1000) + 1, Random(number))
         self.joined(now)
 
@@ -135,11 +137,14 @@ def test_announcing_the_same_again_says_nothing() -> None:
     assert len(segment.carried) == before
 
 
-def test_goodbye_removes_at_once_and_silence_after_the_timeout() -> None:
+def test_goodbye_removes_after_a_moment_and_silence_after_the_timeout() -> None:
     segment = Segment()
     first, second, third = segment.add(1), segment.add(2), segment.add(3)
     segment.run(100)
     segment.leave(second)
+    segment.run(HOLD - 1)
+    assert first.ids() == ["host-2", "host-3"]
+    segment.run(1)
     assert first.ids() == ["host-3"]
     segment.hosts.remove(third)
     segment.run(TIMEOUT - 34)
@@ -155,6 +160,7 @@ def test_one_goodbye_may_get_lost() -> None:
     lost = iter([True, False])
     segment.lose = lambda: next(lost)
     segment.leave(second)
+    segment.run(HOLD)
     assert first.ids() == []
     assert next(lost, "none left") == "none left"
 
@@ -320,6 +326,7 @@ def test_with_a_key_everything_recorded_is_worthless_to_who_was_listening() -> N
     assert first.known().items == known.items
     assert first.counters.refused[Refused.REPLAYED] > 5
     segment.leave(second)
+    segment.run(HOLD)
     for _, source, datagram in record:
         first.receive(datagram, source, segment.now + 5)
     assert first.ids() == []

@@ -18,7 +18,9 @@ from weft.wire.hello import Goodbye, Hello, Stamp
 ME, HERE = "host-a", IPv4Address("192.0.2.1")
 AT_B, AT_C = IPv4Address("192.0.2.2"), IPv4Address("192.0.2.3")
 TIMEOUT = 90.0
-SETTINGS = MulticastSettings(ME, "eth0", HERE, "mine", peer_timeout=TIMEOUT)
+SETTINGS = MulticastSettings(ME, "eth0", HERE, "mine", peer_timeout=TIMEOUT, goodbye_hold=0.0)
+HOLD = 10.0
+HOLDING = replace(SETTINGS, goodbye_hold=HOLD)
 LATER = 10.0
 """Late enough that an old datagram is no longer one that was merely overtaken."""
 
@@ -54,6 +56,7 @@ class Table(PeerTable):
 
     def leave(self, message: Goodbye, now: float, source: IPAddress | None = None) -> None:
         self.goodbye(message, source or message.endpoints[0], now)
+        self.expire(now)
 
     def refused(self) -> dict[Refused, int]:
         return dict(self.counters.refused)
@@ -244,11 +247,31 @@ def test_a_second_host_with_the_same_id_is_refused_until_the_first_falls_silent(
     assert table.nodes == (second,)
 
 
-def test_a_second_host_with_the_same_id_is_believed_once_the_first_says_goodbye() -> None:
-    table = Table()
+@pytest.mark.parametrize("settings", [SETTINGS, HOLDING])
+def test_a_second_host_with_the_same_id_is_believed_once_the_first_says_goodbye(settings: MulticastSettings) -> None:
+    table = Table(settings)
     table.hear(hello(node(at=AT_B), 1), 0)
     table.leave(goodbye(node(at=AT_B), 2), 1)
     assert table.hear(hello(node(at=AT_C), 1, "i2", 2000), 2)
+    table.expire(1 + HOLD)
+    assert [n.endpoints for n in table.nodes] == [(AT_C,)]
+
+
+def test_who_says_goodbye_is_held_for_a_moment_and_a_restart_changes_nothing() -> None:
+    table = Table(HOLDING)
+    table.hear(hello(node(), 1), 0)
+    version = table.version
+    table.leave(goodbye(node(), 2), 1)
+    table.leave(goodbye(node(), 3), 5)
+    assert table.next_expiry == 1 + HOLD
+    assert table.hear(hello(node(), 1, "i2", 2000), 6)
+    table.expire(6 + HOLD)
+    assert table.version == version
+    table.leave(goodbye(node(), 2, "i2", 2000), 20)
+    table.expire(20 + HOLD - 0.1)
+    assert len(table) == 1
+    table.expire(20 + HOLD)
+    assert len(table) == 0
 
 
 def test_two_programs_at_one_endpoint_do_not_take_turns() -> None:

@@ -115,7 +115,7 @@ def test_the_vtep_mac_follows_from_the_node_and_is_local_unicast() -> None:
 
 @pytest.mark.parametrize("text_", ["", "02:00", "020000000000", "02:00:00:00:00:zz", "02:00:00:00:00:00:00"])
 def test_what_is_no_mac_is_refused(text_: str) -> None:
-    with pytest.raises(ValueError, match="octets|hexadecimal"):
+    with pytest.raises(ValueError, match=r"octets|hexadecimal"):
         parse_mac(text_)
 
 

@@ -77,18 +77,12 @@ def _way(target: IPNetwork, plan: Plan) -> Iterator[Line]:
     route = max((r for r in routes if _holds(r.dst, target)), key=lambda r: r.dst.prefixlen, default=None)
     if route is None:
         return
-    yield _line(plan.wanted[route.key])
-    via = route.via
     hop = plan.wanted.get(("nexthop", route.nexthop))
-    if hop is not None and isinstance(hop.object, NextHop):
-        yield _line(hop)
-        via = hop.object.via
+    via = hop.object.via if hop is not None and isinstance(hop.object, NextHop) else route.via
     neighbour = plan.wanted.get(("neighbour", route.dev, via))
-    if neighbour is not None and isinstance(neighbour.object, Neighbour):
-        yield _line(neighbour)
-        entry = plan.wanted.get(("fdb", route.dev, neighbour.object.mac))
-        if entry is not None:
-            yield _line(entry)
+    mac = neighbour.object.mac if neighbour is not None and isinstance(neighbour.object, Neighbour) else None
+    steps = (plan.wanted[route.key], hop, neighbour, plan.wanted.get(("fdb", route.dev, mac)))
+    yield from (_line(step) for step in steps if step is not None)
 
 
 def _refusals(target: IPNetwork, view: View, claims: Iterable[Node]) -> Iterator[Line]:

@@ -61,6 +61,7 @@ def _multicast(settings: Settings, place: Place) -> Discovery:
             direct=settings.peers,
             announce_interval=settings.announce_interval,
             peer_timeout=settings.peer_timeout,
+            goodbye_hold=settings.goodbye_hold,
             key=place.key,
         )
     )

@@ -68,12 +68,14 @@ class PeerTable:
         self.source = settings.source
         """Where this node is."""
         self._timeout = settings.peer_timeout
+        self._hold = settings.goodbye_hold
         self._limits = settings.limits
         self._keyed = settings.key is not None
         self._counters = counters
         self._complaints = complaints
         self._assembler = Assembler(settings.limits.assembly_octets)
         self._alive: dict[str, _Peer] = {}  # in the order in which they were last heard
+        self._leaving: dict[str, float] = {}  # who said goodbye, and when it is let go
         self._gone: dict[str, _Past] = {}  # in the order in which they went
         self._ids: list[str] = []
         self._nodes: list[Node] = []
@@ -106,6 +108,10 @@ class PeerTable:
     @property
     def next_expiry(self) -> float:
         """Nobody falls silent for too long before this."""
+        return min(self._next_silence, min(self._leaving.values(), default=float("inf")))
+
+    @property
+    def _next_silence(self) -> float:
         first = next(iter(self._alive.values()), None)
         return max(first.heard, self.listening_since) + self._timeout if first else float("inf")
 
@@ -132,7 +138,8 @@ class PeerTable:
         return whole is None or self._admit(whole[0], hello.stamp, _Arrival(source, whole[1], now, direct))
 
     def goodbye(self, goodbye: Goodbye, source: IPAddress, now: float) -> None:
-        """A peer leaves. Only its own running instance can say so, and only from where it is."""
+        """A peer leaves. Only its own running instance can say so, and only from where it is. It is held for a moment:
+        if it only restarts, nobody's packets are to be lost meanwhile."""
         peer = self._alive.get(goodbye.peer_id)
         if not self.comes_from(goodbye.peer_id, goodbye.endpoints, source, now) or peer is None or not goodbye.stamp:
             return
@@ -143,11 +150,14 @@ class PeerTable:
             goodbye.peer_id, goodbye.stamp, source, now
         ):
             peer.past = _Past(goodbye.stamp, now, peer.past.former)
-            self._leave(goodbye.peer_id, now)
+            self._leaving.setdefault(goodbye.peer_id, now + self._hold)
 
     def expire(self, now: float) -> None:
-        """Let go who has been silent for too long while the group could be heard."""
-        while self.next_expiry <= now:
+        """Let go who said goodbye and did not come back, and who was silent for too long while the group could be
+        heard."""
+        for peer_id in [peer_id for peer_id, at in self._leaving.items() if at <= now]:
+            self._leave(peer_id, now)
+        while self._next_silence <= now:
             self._leave(next(iter(self._alive)), now)
         while self._gone and next(iter(self._gone.values())).at + MEMORY <= now:
             del self._gone[next(iter(self._gone))]
@@ -195,7 +205,7 @@ class PeerTable:
         if stamp.instance == past.stamp.instance:
             # Parts of the latest set all carry its seq: `_Peer` moves on to it only when the set is whole.
             return stamp.seq > past.stamp.seq or self._overtaken(peer_id, past, source, now)
-        if peer and source not in peer.node.endpoints:
+        if peer and source not in peer.node.endpoints and peer_id not in self._leaving:
             text = (
                 f"two hosts use the node id {peer_id!r}: one at {peer.source}, which was first, and one at {source}, "
                 f"which is refused until the first is silent for {self._timeout:g} s or leaves; "
@@ -241,6 +251,7 @@ class PeerTable:
             former = (*former, past.stamp.instance)[-_FORMER:]
         self._octets += arrival.size - (old.size if old else 0)
         self._alive.pop(node.id, None)
+        self._leaving.pop(node.id, None)
         self._alive[node.id] = _Peer(
             node=node,
             source=arrival.source,
@@ -276,6 +287,7 @@ class PeerTable:
 
     def _leave(self, peer_id: str, now: float) -> None:
         peer = self._alive.pop(peer_id)
+        self._leaving.pop(peer_id, None)
         peer.past.at = now
         self._gone[peer_id] = peer.past
         if len(self._gone) > self._limits.peers:
