@@ -9,7 +9,9 @@ import pytest
 
 from weft.model import parse_mac
 from weft.objects import Address, NextHop, Object, Op, Route, Vxlan, Why
-from weft.targets.kernel.links import LinkState
+from weft.targets.kernel.codec import Message, text
+from weft.targets.kernel.constants import IFLA_IFNAME, RTM_DELLINK
+from weft.targets.kernel.links import IFINFO, LinkState
 from weft.targets.kernel.mirror import Mirror
 
 DEV = "vxlan100"
@@ -96,3 +98,11 @@ def test_a_renamed_link_frees_its_name(mirror: Mirror) -> None:
     mirror.put_link(link(name="vxlan9"))
     assert set(mirror.objects) == {("link", "vxlan9")}
     assert mirror.indexes == {"vxlan9": 7}
+
+
+def test_a_vanished_link_of_ours_leaves_doubt_and_others_do_not(mirror: Mirror) -> None:
+    mirror.put_link(link(ifindex=8, name="br0", vxlan=None, kind="bridge"))
+    mirror.hear(Message(RTM_DELLINK, 0, 0, 0, IFINFO.pack(0, 1, 8, 0, 0) + text(IFLA_IFNAME, "br0")))
+    assert (mirror.doubtful, mirror.foreign) == (False, {})
+    mirror.hear(Message(RTM_DELLINK, 0, 0, 0, IFINFO.pack(0, 1, 7, 0, 0) + text(IFLA_IFNAME, DEV)))
+    assert (mirror.doubtful, mirror.objects) == (True, {})
