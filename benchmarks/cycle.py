@@ -89,6 +89,7 @@ async def _measure() -> dict[str, tuple[float, str]]:
             seconds, ops = await it.cycle(full=True)
             cold.append(seconds)
             kinds = (Neighbour, Fdb, NextHop, Route)
+            await asyncio.sleep(0)  # the target files what it wrote when the event loop comes to it
             held = sum(isinstance(thing, kinds) for thing in it.reconciler.actual())
             if held != 4 * PEERS:
                 raise RuntimeError(f"{held} objects in the kernel, not {4 * PEERS}")

@@ -21,6 +21,7 @@ from weft.targets.kernel.constants import (
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
     NLM_F_REQUEST,
+    NLMSG_ERROR,
     NLMSGERR_ATTR_MSG,
 )
 
@@ -138,14 +139,16 @@ def address(packed: bytes) -> IPAddress:
 
 
 def answer(message: Message) -> Answer:
-    """Decode an NLMSG_ERROR. Its body is the errno (negative) and the request's header; with NETLINK_CAP_ACK the rest
-    of the request is left out, with NETLINK_EXT_ACK attributes follow (netlink.h, struct nlmsgerr)."""
+    """Decode an NLMSG_ERROR or NLMSG_DONE. Both begin with the errno (negative). In an error the request's header
+    follows, with NETLINK_CAP_ACK without the rest of the request; then, with NETLINK_EXT_ACK, in both the attributes
+    (netlink.h, struct nlmsgerr; af_netlink.c, netlink_dump_done)."""
     body = message.body
     with decoding("an acknowledgement"):
         errno = -_ERROR.unpack_from(body)[0]
         said = ""
         if message.flags & NLM_F_ACK_TLVS:
-            asked = HEADER.unpack_from(body, 4)[0]
-            offset = 20 if message.flags & NLM_F_CAPPED else 4 + align(asked)
+            offset = 4
+            if message.kind == NLMSG_ERROR:
+                offset = 20 if message.flags & NLM_F_CAPPED else 4 + align(HEADER.unpack_from(body, 4)[0])
             said = string(attributes(body, offset).get(NLMSGERR_ATTR_MSG, b""))
         return Answer(message.sequence, errno, said)

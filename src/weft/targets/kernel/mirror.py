@@ -117,7 +117,7 @@ class Mirror:
 
     def wrote(self, ops: Sequence[Op], requests: Sequence[bytes]) -> None:
         """The kernel carried out these ops, all of one kind; `requests` are what was asked of it. They are filed when
-        somebody looks: a cold start isn't held up by it."""
+        somebody looks, or when the event loop comes to it: a cold start isn't held up by it."""
         self._unfiled.extend(ops)
         if ops and type(ops[0].object) is Fdb:
             self._echoes.update([request[4:6] + request[16:] for request in requests])
@@ -125,8 +125,7 @@ class Mirror:
     @property
     def objects(self) -> dict[Key, Object]:
         """Ours, by key."""
-        if self._unfiled:
-            self._file_written()
+        self.file_written()
         return self._objects
 
     def replace_objects(self, found: dict[Key, Object]) -> dict[Key, Object]:
@@ -134,7 +133,10 @@ class Mirror:
         before, self._objects = self.objects, found
         return before
 
-    def _file_written(self) -> None:
+    def file_written(self) -> None:
+        """File what we wrote since the last time."""
+        if not self._unfiled:
+            return
         unfiled, self._unfiled = self._unfiled, []
         objects, source = self._objects, None
         for op in unfiled:
@@ -183,8 +185,7 @@ class Mirror:
 
     def hear(self, message: Message) -> None:
         """Follow one notification. Raises NetlinkDecodeError."""
-        if self._unfiled:
-            self._file_written()
+        self.file_written()
         kind = message.kind
         if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
             self._hear_entry(message)

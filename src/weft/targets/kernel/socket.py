@@ -54,12 +54,17 @@ _FPROG = struct.Struct("@HP")
 
 
 class NetlinkSocket:
-    """One NETLINK_ROUTE socket in the network namespace `netns` (a path; None: the current one)."""
+    """One NETLINK_ROUTE socket in the network namespace `netns` (a path; None: the current one). Raises TargetError
+    without CAP_NET_ADMIN there."""
 
     def __init__(self, netns: str | None, receive_buffer: int, groups: Iterable[int] = ()) -> None:
         self._socket = inside(netns, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE))
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
+        except PermissionError as error:
+            self._socket.close()
+            raise TargetError("this needs CAP_NET_ADMIN in the network namespace: run it as root") from error
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         with contextlib.suppress(OSError):  # Linux before 4.20: filters are then not checked, and ours check again
@@ -150,8 +155,10 @@ class NetlinkSocket:
             if _ends(received):
                 yield received[: -_DONE.size]
                 return
-            if len(received) >= 36 and _KIND.unpack_from(received, 4)[0] == NLMSG_ERROR:
+            if _KIND.unpack_from(received, 4)[0] in (NLMSG_ERROR, NLMSG_DONE):
                 told = answer(next(messages(received)))
+                if not told.number:
+                    return
                 raise KernelError(told.number, "asking for a dump", told.text)
             yield received
 
@@ -178,7 +185,7 @@ def complete(buffer: bytes) -> Iterator[Message]:
 
 
 def _ends(buffer: bytes) -> bool:
-    """The last message is NLMSG_DONE: 20 octets, more only if there is an error text with it."""
+    """The last message is NLMSG_DONE: 20 octets. It is longer, and alone, where an error text comes with it."""
     at = len(buffer) - _DONE.size
     if at < 0:
         return False

@@ -98,6 +98,7 @@ class KernelTarget:
         finally:
             self._busy = False
         self._mirror.check_hops()
+        asyncio.get_running_loop().call_soon(self._mirror.file_written)  # the last reading's objects are live
         self._tell()  # what others did meanwhile was heard here, so no notification is left to wake anybody
         return results
 
