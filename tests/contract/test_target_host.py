@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_interface
 
@@ -10,8 +11,13 @@ import pytest
 
 from tests.support.namespace import Namespace, namespace
 from tests.support.needs import needs_root
+from weft.errors import KernelError
 from weft.model import Host, Uplink
 from weft.targets.kernel import HostFacts, read_host
+from weft.targets.kernel.codec import u32
+from weft.targets.kernel.constants import AF_INET, RTA_TABLE, RTM_GETROUTE
+from weft.targets.kernel.hops import RTMSG
+from weft.targets.kernel.socket import NetlinkSocket
 
 pytestmark = needs_root
 WAIT = 10.0
@@ -40,6 +46,18 @@ def test_an_interface_with_its_mtu_and_addresses(ns: Namespace) -> None:
     ns.ip("address add 2001:db8::1/64 dev up0 nodad")
     addresses = tuple(ip_interface(a) for a in ("192.0.2.1/24", "192.0.2.9/24", "2001:db8::1/64"))
     assert read(ns) == Host((Uplink("up0", 1400, addresses, accepts_ra=True),), nexthop_objects=True)
+
+
+def test_a_namespace_as_it_is_born() -> None:
+    """Its main routing table does not exist yet, and the kernel says so at the end of the dump."""
+    with namespace("born") as bare:
+        bare.ip("link set lo down")
+        bare.ip("route flush table main")
+        with contextlib.closing(NetlinkSocket(str(bare.path), 1 << 16)) as socket:
+            body = RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0) + u32(RTA_TABLE, 4711)
+            with pytest.raises(KernelError, match=r"ENOENT.*FIB table does not exist"):
+                list(socket.buffers(RTM_GETROUTE, body))
+        assert read(bare) == Host()
 
 
 def test_default_routes(ns: Namespace) -> None:
