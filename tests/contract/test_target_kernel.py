@@ -207,6 +207,20 @@ async def test_a_renamed_hosts_link_is_still_ours(place: KernelPlace) -> None:
     assert (await held(place.restarted()))[LINK.key] == msgspec.structs.replace(LINK, alias="weft:agent:old-name")
 
 
+async def test_a_link_of_our_name_and_role_is_ours_though_name_and_mac_of_the_host_changed(place: KernelPlace) -> None:
+    old = msgspec.structs.replace(LINK, alias="weft:agent:old-name", mac=Mac(b"\x02\x00\x00\x00\x00\x77"))
+    former = KernelTarget(old.alias, old.mac, str(place.ns.path))
+    await done(former, add(old))
+    former.close()
+    for device, ours in (("", False), (DEV, True)):
+        target = KernelTarget(LINK.alias, LINK.mac, str(place.ns.path), device)
+        reading = await target.read()
+        assert (LINK.key in reading.objects, LINK.key in reading.foreign) == (ours, not ours)
+        assert (target.devices == {DEV}) is ours
+        target.close()
+    assert reading.objects[LINK.key] == old
+
+
 async def test_a_link_that_somebody_marked_as_his_is_foreign(place: KernelPlace) -> None:
     await done(place.target, add(LINK))
     place.ns.ip(f"link set {DEV} alias mine")

@@ -52,8 +52,9 @@ class Agent:
         underlay = {"auto": 0, "ipv4": 4, "ipv6": 6}[settings.underlay]
         self.settings = settings
         self.engine: Engine = ENGINES[settings.engine](settings)
-        self.kernel = KernelTarget(mark(settings), vtep_mac(node, settings.vni))
-        self.firewall = FirewallTarget(owns=lambda dev: dev == device)
+        self.kernel = KernelTarget(mark(settings), vtep_mac(node, settings.vni), device=device)
+        # Chains of a device of ours that is to go (the VNI was changed) go with it.
+        self.firewall = FirewallTarget(owns=lambda dev: dev == device or dev in self.kernel.devices)
         self.world = World(
             Identity(
                 id=node,

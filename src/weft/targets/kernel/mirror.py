@@ -36,13 +36,14 @@ from weft.targets.kernel.links import LinkState, decode_address, decode_link
 
 
 class Mirror:
-    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac`: of our VTEP, by which a link is recognised that
-    was not marked yet, or that was marked before the host got another name."""
+    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac` and `device`: our VTEP's MAC, by which a link is
+    recognised that was not marked yet, and its name, by which one is that was marked before the host was renamed."""
 
-    def __init__(self, owner: str, mac: Mac | None) -> None:
+    def __init__(self, owner: str, mac: Mac | None, device: str = "") -> None:
         self._owner = owner
         self._role = owner.rpartition(":")[0] + ":"
         self._mac = mac
+        self._device = device
         self._raced = False
         self._removing = False
         self._echoes: set[bytes] = set()
@@ -66,7 +67,9 @@ class Mirror:
             return False
         if link.alias == self._owner:
             return True
-        return link.mac == self._mac and (not link.alias or link.alias.startswith(self._role))
+        if link.alias.startswith(self._role):
+            return link.mac == self._mac or link.name == self._device
+        return link.mac == self._mac and not link.alias
 
     def set_links(self, links: Iterable[LinkState]) -> None:
         """All links there are, as a full reading found them."""
@@ -94,7 +97,8 @@ class Mirror:
     def _file(self, link: LinkState) -> None:
         key = ("link", link.name)
         if link.vxlan is None or not self.is_ours(link):
-            self.foreign[key] = f"a {link.kind or 'device'} without weft's mark"
+            whose = f"marked {link.alias}" if link.alias.startswith("weft:") else "without weft's mark"
+            self.foreign[key] = f"a {link.kind or 'device'} {whose}"
             return
         self.names[link.ifindex] = link.name
         self.indexes[link.name] = link.ifindex

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.model import Mac
@@ -48,13 +49,13 @@ KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHo
 
 
 class KernelTarget:
-    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac`: our VTEP's, by which a link is recognised whose
-    making was cut short. `netns`: path of a network namespace, None for the current one. Raises TargetError if that
-    can't be entered."""
+    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac` and `device`: our VTEP's MAC and name, by which a
+    link is recognised whose making was cut short, or that was made before this host was renamed. `netns`: path of a
+    network namespace, None for the current one. Raises TargetError if that can't be entered."""
 
-    def __init__(self, owner: str, mac: Mac | None = None, netns: str | None = None) -> None:
+    def __init__(self, owner: str, mac: Mac | None = None, netns: str | None = None, device: str = "") -> None:
         self._netns = netns
-        self._mirror = Mirror(owner, mac)
+        self._mirror = Mirror(owner, mac, device)
         self._sysctls = Sysctls(netns)
         self._requests = NetlinkSocket(netns, ANSWER_BUFFER)
         self._listener = NetlinkSocket(netns, LISTEN_BUFFER, GROUPS)
@@ -71,6 +72,11 @@ class KernelTarget:
     @property
     def kinds(self) -> tuple[type[Object], ...]:
         return KINDS
+
+    @property
+    def devices(self) -> AbstractSet[str]:
+        """Names of the links that are ours, as of the last reading: whose firewall chains are ours too."""
+        return self._mirror.indexes.keys()
 
     async def read(self, full: bool = False) -> Reading:
         mirror = self._mirror
