@@ -80,10 +80,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that a person should know: what it is about (a node, a network, a source) and one sentence."""
+    """Something that a person should know: what it is about (a node, a network, a source) and one sentence.
+
+    `wrong` False: it is as it should be, and still worth saying (a node of another VNI)."""
 
     subject: str
     message: str
+    wrong: bool = True
 
 
 @dataclass(frozen=True, slots=True)

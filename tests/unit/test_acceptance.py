@@ -88,6 +88,8 @@ def test_a_subnet_that_holds_somebodys_endpoint_is_refused() -> None:
 )
 def test_a_node_that_no_tunnel_can_lead_to_is_not_routed_to(claim: Node, why: str) -> None:
     assert verdict(claim) == ({}, [f"node b is not routed to: {why}"])
+    (problem,) = accept([claim], POLICY).problems
+    assert problem.wrong is ("VNI" not in why), "another overlay on the same underlay is nothing wrong"
 
 
 @pytest.mark.parametrize("twin", [node("c", "192.0.2.2"), node("c", "192.0.2.3", mac=vtep_mac("b", 4096))])

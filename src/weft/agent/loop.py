@@ -156,7 +156,7 @@ class Loop:
     def _tell_problems(self) -> None:
         now = frozenset(self.world.problems())
         for problem in sorted(now - self._problems, key=lambda p: (p.subject, p.message)):
-            log.warning("%s", problem.message)
+            log.log(logging.WARNING if problem.wrong else logging.INFO, "%s", problem.message)
         for problem in sorted(self._problems - now, key=lambda p: (p.subject, p.message)):
             log.info("no longer: %s", problem.message)
         self._problems = now

@@ -97,7 +97,9 @@ def _judge(claim: Node, policy: Policy) -> Verdict:
     """One node's claims by themselves."""
     refusal = _unreachable(claim, policy)
     if refusal:
-        return Verdict(claim, None, (Problem(claim.id, f"node {claim.id} is not routed to: {refusal}"),))
+        elsewhere = claim.vni != policy.me.vni  # another overlay on the same underlay: its own business
+        text = f"node {claim.id} is not routed to: {refusal}"
+        return Verdict(claim, None, (Problem(claim.id, text, wrong=not elsewhere),))
     problems: list[Problem] = []
     networks: list[Network] = []
     for network in claim.networks:
@@ -120,10 +122,10 @@ def _unreachable(claim: Node, policy: Policy) -> str:
     """Why no tunnel can lead to this node, or ""."""
     me = policy.me
     endpoint = claim.endpoint(policy.underlay)
-    if claim.backend != me.backend:
-        return f"its backend is {claim.backend}, this host's is {me.backend}"
     if claim.vni != me.vni:
         return f"its VNI is {claim.vni}, this host's is {me.vni}"
+    if claim.backend != me.backend:
+        return f"its backend is {claim.backend}, this host's is {me.backend}"
     if claim.port != me.port:
         return f"it speaks VXLAN on port {claim.port}, this host on {me.port}"
     if endpoint is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from weft.core.plan import Wanted
-from weft.objects import Key, Object, Op, Why
+from weft.objects import Key, Object, Op, Sysctl, Why
 
 UNWANTED = Why("kernel", "this host", "nothing asks for it any more")
 
@@ -67,7 +67,7 @@ def diff(wanted: Mapping[Key, Wanted], facts: Facts, leave: Leave = ALL, only: I
     for key in keys:
         want, have = wanted.get(key), facts.actual.get(key)
         if want is None:
-            if have is not None and key not in lost:
+            if have is not None and key not in lost and not isinstance(have, Sysctl):  # set, never reverted
                 removals.append(Op("remove", have, UNWANTED))
         elif key in conflicts:
             continue

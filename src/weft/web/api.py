@@ -160,7 +160,7 @@ class Api:
     def status(self) -> AgentStatus:
         loop, account = self._loop, self._loop.reconciler.account
         here = loop.world.me()
-        problems = [p.message for p in loop.world.problems()]
+        problems = [p.message for p in loop.world.problems() if p.wrong]
         not_done = [self._row(key, status) for key, status in account.statuses.items()]
         counts = Counter(type(thing).__name__.lower() for thing in loop.reconciler.actual())
         node = here.node if here is not None else None

@@ -9,34 +9,36 @@ from weft.targets.kernel.netns import inside
 from weft.targets.kernel.words import asked
 
 ROOT = Path("/proc/sys")
+FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+"""Where these are on, that is seen without having been asked for: a plan made without memory then has nothing to do."""
 
 
 class Sysctls:
-    """The settings that were asked for: they are read back, and set again when somebody changes them.
+    """Forwarding, and the settings that were asked for: they are read back, and set again when somebody changes them.
 
     The kernel doesn't tell of changes: they show at the next reading. A removal forgets a setting and leaves its value.
     """
 
     def __init__(self, netns: str | None) -> None:
         self._netns = netns
-        self._paths: dict[str, str | None] = {}
+        self._paths: dict[str, str | None] = dict.fromkeys(FORWARDING)
+        self._asked: set[str] = set()
 
     def read(self, objects: dict[Key, Object]) -> set[Key]:
         """Put the settings' values into `objects`; the keys of those that changed since the last time."""
-        if not self._paths:
-            return set()
         values = inside(self._netns, lambda: {path: _value(path) for path in self._paths})
         changed: set[Key] = {("sysctl", path) for path, value in values.items() if self._paths[path] != value}
         self._paths = values
         for path, value in values.items():
             objects.pop(("sysctl", path), None)
-            if value is not None:
+            if value is not None and (value == "1" or path in self._asked):
                 objects["sysctl", path] = Sysctl(path, value)
         return changed
 
     def apply(self, op: Op, thing: Sysctl, objects: dict[Key, Object]) -> Failure | None:
         if op.action == "remove":
             self._paths.pop(thing.path, None)
+            self._asked.discard(thing.path)
             objects.pop(thing.key, None)
             return None
         if ".." in PurePosixPath(thing.path).parts or thing.path.startswith("/"):
@@ -46,6 +48,7 @@ class Sysctls:
         except OSError as error:
             return Failure(f"{asked(op)}: {error.strerror}: {ROOT / thing.path}")
         self._paths[thing.path] = thing.value
+        self._asked.add(thing.path)
         objects[thing.key] = thing
         return None
 
