@@ -353,6 +353,19 @@ async def test_a_sysctl_that_somebody_changed_shows(place: KernelPlace) -> None:
     assert reading.objects[forward.key] == Sysctl(forward.path, "0")
 
 
+@pytest.mark.parametrize("path", ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"])
+async def test_forwarding_that_somebody_turns_off_wakes_and_shows(place: KernelPlace, path: str) -> None:
+    woken = asyncio.Event()
+    await done(place.target, add(Sysctl(path, "1")))
+    await place.target.read()
+    place.target.watch(woken.set)
+    place.ns.run("sysctl", "-qw", f"{path.replace('/', '.')}=0")
+    await soon(woken.is_set, "the kernel's word")
+    reading = await place.target.read()
+    assert ("sysctl", path) in (reading.touched or ())
+    assert reading.objects["sysctl", path] == Sysctl(path, "0")
+
+
 async def test_a_host_without_ipv6(place: KernelPlace) -> None:
     place.ns.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     await done(place.target, add(LINK, ADDRESS, *PEER_4))

@@ -37,6 +37,7 @@ from weft.targets.kernel.entries import decode_entry, encode_fdb, encode_neighbo
 from weft.targets.kernel.hops import decode_hop, decode_route, encode_hops, encode_routes
 from weft.targets.kernel.links import decode_address, decode_link
 from weft.targets.kernel.socket import DumpInterrupted, complete
+from weft.targets.kernel.sysctl import forwarding_of
 
 DEV = "vxlan100"
 INDEX = 7
@@ -52,6 +53,7 @@ DECODERS: dict[str, Callable[[Message], object]] = {
     "hop": lambda message: decode_hop(message, NAMES),
     "route": lambda message: decode_route(message, NAMES, {}),
     "answer": codec.answer,
+    "netconf": forwarding_of,
 }
 
 HEADS = {
@@ -61,6 +63,7 @@ HEADS = {
     "hop": struct.pack("=BBBxI", 2, 0, 76, 4),
     "route": struct.pack("=BBBBBBBBI", 2, 24, 0, 0, 254, 76, 0, 1, 0),
     "answer": struct.pack("=i", -22),
+    "netconf": struct.pack("=Bxxx", 2),
 }
 """Fixed parts of which each decoder looks at the attributes behind them."""
 

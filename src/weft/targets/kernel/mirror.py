@@ -27,12 +27,14 @@ from weft.targets.kernel.constants import (
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
     RTM_NEWNEXTHOP,
     RTM_NEWROUTE,
 )
 from weft.targets.kernel.entries import decode_entry
 from weft.targets.kernel.hops import decode_hop, decode_route
 from weft.targets.kernel.links import LinkState, decode_address, decode_link
+from weft.targets.kernel.sysctl import forwarding_of
 
 
 class Mirror:
@@ -201,6 +203,9 @@ class Mirror:
             self._hear_link(message)
         elif kind in (RTM_NEWADDR, RTM_DELADDR):
             self._hear_address(message)
+        elif kind == RTM_NEWNETCONF:
+            path = forwarding_of(message)
+            self.touched.update({("sysctl", path)} if path else ())
 
     def _hear_link(self, message: Message) -> None:
         if message.body[:1] == bytes([AF_BRIDGE]):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from weft.objects import Failure, Key, Object, Op, Sysctl
+from weft.targets.kernel.codec import Message, attributes, decoding, number
+from weft.targets.kernel.constants import AF_INET6, NETCONFA_FORWARDING, NETCONFA_IFINDEX, NETCONFA_IFINDEX_ALL
 from weft.targets.kernel.netns import inside
 from weft.targets.kernel.words import asked
 
 ROOT = Path("/proc/sys")
+NETCONF_HEADER = 4
+"""Octets of netconfmsg (netconf.h), the family and padding."""
 FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 """Where these are on, that is seen without having been asked for: a plan made without memory then has nothing to do."""
 
@@ -16,7 +20,8 @@ FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 class Sysctls:
     """Forwarding, and the settings that were asked for: they are read back, and set again when somebody changes them.
 
-    The kernel doesn't tell of changes: they show at the next reading. A removal forgets a setting and leaves its value.
+    Of changes of forwarding the kernel tells (`forwarding_of`); of others it doesn't: they show at the next reading. A
+    removal forgets a setting and leaves its value.
     """
 
     def __init__(self, netns: str | None) -> None:
@@ -51,6 +56,17 @@ class Sysctls:
         self._asked.add(thing.path)
         objects[thing.key] = thing
         return None
+
+
+def forwarding_of(message: Message) -> str:
+    """Which of FORWARDING an RTM_NEWNETCONF tells of; "" if it is about one interface, or about something else. Raises
+    NetlinkDecodeError."""
+    with decoding("a change of settings"):
+        found = attributes(message.body, NETCONF_HEADER)
+        everywhere = number(found[NETCONFA_IFINDEX]) == NETCONFA_IFINDEX_ALL
+        if not everywhere or NETCONFA_FORWARDING not in found:
+            return ""
+        return FORWARDING[message.body[0] == AF_INET6]
 
 
 def _value(path: str) -> str | None:

@@ -19,8 +19,10 @@ from weft.targets.kernel.bpf import listening_filter
 from weft.targets.kernel.codec import messages
 from weft.targets.kernel.constants import (
     RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_NETCONF,
     RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_NETCONF,
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_LINK,
     RTNLGRP_NEIGH,
@@ -37,8 +39,10 @@ GROUPS = (
     RTNLGRP_LINK,
     RTNLGRP_NEIGH,
     RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_NETCONF,
     RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_NETCONF,
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_NEXTHOP,
 )
