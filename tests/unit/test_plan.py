@@ -136,6 +136,13 @@ def test_a_part_is_not_made_again_for_a_peer_that_did_not_change() -> None:
     assert changed(first, plan(view(b, c), first)) == set()
 
 
+def test_one_of_many_that_changes_or_leaves_is_all_that_changes() -> None:
+    many = [node(f"n{i}", f"192.0.2.{i + 2}", f"10.{i + 2}.0.0/24") for i in range(8)]
+    before = plan(view(*many))
+    for now in ([*many[1:]], [node("n0", "192.0.2.99", "10.77.0.0/24"), *many[1:]]):
+        assert plan(view(*now), before).wanted == plan(view(*now)).wanted
+
+
 def test_two_nodes_that_ask_for_one_key_are_settled_by_their_order() -> None:
     b, c = node("b", "192.0.2.2", "10.2.0.0/24"), node("c", "192.0.2.3", "10.2.0.0/24")
     both = plan(view(b, c))
