@@ -123,7 +123,7 @@ def exec_(where: str, command: tuple[str, ...], name: str | None) -> None:
         line = asyncio.run(found.container_command(host, container, list(command)))
     else:
         line = host.inside(list(command))
-    os.execvpe(line[0], line, host.environment)
+    os.execvpe(line[0], line, host.environment | services.agent_environment(host))
 
 
 @lab.command()

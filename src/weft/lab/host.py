@@ -131,9 +131,8 @@ class LabHost:
             raise LabError(f"{service} runs on {self.name} already")
         mark = self.folder / f"{service}.mark"
         mark.unlink(missing_ok=True)
-        variables = [f"{key}={value}" for key, value in environment.items()]
-        wrapped = ["env", "-i", *variables, "sh", "-c", SERVICE, str(self.folder / service), *command]
-        await shell.detach(self.inside(wrapped), self.folder / "init.log")
+        wrapped = ["sh", "-c", SERVICE, str(self.folder / service), *command]
+        await shell.detach(self.inside(wrapped), self.folder / "init.log", environment)
         if not await shell.until(lambda: Mark.read(mark) is not None, _deadline(START)):
             raise LabError(f"{service} on {self.name} does not start; see `weft lab logs {self.name} {service}`")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from weft.errors import LabError
@@ -18,7 +18,7 @@ PATIENCE = 60.0
 """Seconds after which a command that should take milliseconds is given up."""
 
 
-async def run(command: Sequence[str], stdin: str = "") -> str:
+async def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] | None = None) -> str:
     """Run a command to its end and return its stdout. LabError with its stderr if it fails or isn't installed."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -26,6 +26,7 @@ async def run(command: Sequence[str], stdin: str = "") -> str:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=environment,
             start_new_session=True,  # a Ctrl-C is ours to handle: the command ends in order
         )
     except FileNotFoundError as error:
@@ -63,10 +64,11 @@ async def ip(lines: Iterable[str], namespace: str = "") -> None:
         raise LabError(f"in namespace {namespace or 'of the machine'}: `ip {given[number - 1]}`: {text}") from error
 
 
-async def detach(command: Sequence[str], log: Path) -> None:
-    """Start a program that outlives us: in a session of its own, writing to `log`, nobody's child."""
+async def detach(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Start a program that outlives us: in a session of its own, writing to `log`, nobody's child. Its environment is
+    never put on a command line, where everybody could read the keys in it."""
     redirect = 'exec "$@" >>"$0" 2>&1 </dev/null'
-    await run(["setsid", "--fork", "sh", "-c", redirect, str(log), *command])
+    await run(["setsid", "--fork", "sh", "-c", redirect, str(log), *command], environment=environment)
 
 
 async def until(condition: Callable[[], bool], deadline: float) -> bool:
