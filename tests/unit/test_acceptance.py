@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -82,6 +83,7 @@ def test_a_subnet_that_holds_somebodys_endpoint_is_refused() -> None:
         (node("b", "192.0.2.1"), "it claims this host's own endpoint 192.0.2.1"),
         (node("b", "127.0.0.1"), "127.0.0.1 can't be a tunnel's endpoint"),
         (node("b", "192.0.2.2", mac=Mac(bytes(6))), "it tells no unicast VTEP MAC"),
+        (node("b", "192.0.2.2", mtu=1), "it says that its uplink's MTU is 1; 646 is the least that is believed"),
         (node("b", "192.0.2.2", mac=Mac(b"\x01" + bytes(5))), "it tells no unicast VTEP MAC"),
         (node("b", "192.0.2.2", mac=vtep_mac("a", 4096)), "it claims this host's own VTEP MAC"),
     ],
@@ -127,6 +129,27 @@ def test_a_disputed_subnet_costs_only_itself() -> None:
     b = node("b", "192.0.2.2", "10.2.0.0/24", "10.3.0.0/24")
     c = node("c", "192.0.2.3", networks=(network("web", "10.3.0.0/24", since=1.0), network("x", "10.4.0.0/24")))
     assert verdict(b, c)[0] == {"b": ["10.2.0.0/24"], "c": ["10.3.0.0/24", "10.4.0.0/24"]}
+
+
+def test_a_host_that_can_not_carry_ipv6_says_so_once_and_routes_the_rest() -> None:
+    policy = replace(POLICY, no_ipv6="this host has no IPv6")
+    peers = [node(f"n{i}", f"192.0.2.{i + 2}", f"10.{i + 2}.0.0/24", f"fd00:{i}::/64") for i in range(3)]
+    routed, problems = verdict(*peers, policy=policy)
+    assert routed == {"n0": ["10.2.0.0/24"], "n1": ["10.3.0.0/24"], "n2": ["10.4.0.0/24"]}
+    assert problems == ["3 IPv6 networks of peers are not routed: this host has no IPv6"]
+
+
+def test_a_claim_around_two_thousand_others_is_settled_step_by_step() -> None:
+    peers = [node(f"n{i:04}", f"198.18.{i // 250}.{i % 250}", f"10.{i // 250 + 2}.{i % 250}.0/24") for i in range(2000)]
+    greedy = node("zz", "192.0.2.9", networks=(network("all", "10.0.0.0/8", since=999.0),))
+    policy = replace(POLICY, networks=())
+    begun = time.process_time()
+    accepted = accept([greedy, *peers], policy)
+    assert time.process_time() - begun < 1.0, "it grows with the square of the peers"
+    (problem,) = accepted.problems
+    assert "node zz's network all 10.0.0.0/8 is refused: it overlaps 10.2.0.0/24" in problem.message
+    old = replace(greedy, networks=(network("all", "10.0.0.0/8", since=1.0),))
+    assert len(accept([old, *peers], policy).problems) == 2000
 
 
 drawn = st.lists(

@@ -32,9 +32,9 @@ def test_two_hosts_over_ipv4() -> None:
         "ip address add 10.1.0.1/32 dev vxlan4096",
         "ip neigh add 192.0.2.2 lladdr 86:dd:f6:c2:3c:41 dev vxlan4096 nud permanent",
         "bridge fdb add 86:dd:f6:c2:3c:41 dev vxlan4096 dst 192.0.2.2 self permanent",
-        "ip nexthop add id 1937629170 via 192.0.2.2 dev vxlan4096 onlink proto 76",
-        "ip route add 10.2.0.0/24 nhid 1937629170 proto 76 metric 7600 src 10.1.0.1",
-        "ip route add 10.2.1.0/24 nhid 1937629170 proto 76 metric 7600 src 10.1.0.1",
+        "ip nexthop add id 2090570276 via 192.0.2.2 dev vxlan4096 onlink proto 76",
+        "ip route add 10.2.0.0/24 nhid 2090570276 proto 76 metric 7600 src 10.1.0.1",
+        "ip route add 10.2.1.0/24 nhid 2090570276 proto 76 metric 7600 src 10.1.0.1",
     ]
 
 
@@ -44,8 +44,8 @@ def test_ipv6_networks_go_through_the_link_local_of_the_peers_mac() -> None:
     assert [line for line in lines if "neigh" in line or "fd00" in line or str(gateway) in line] == [
         "ip neigh add 192.0.2.2 lladdr 86:dd:f6:c2:3c:41 dev vxlan4096 nud permanent",
         f"ip neigh add {gateway} lladdr 86:dd:f6:c2:3c:41 dev vxlan4096 nud permanent",
-        f"ip nexthop add id 1937629171 via {gateway} dev vxlan4096 onlink proto 76",
-        "ip -6 route add fd00:2::/64 nhid 1937629171 proto 76 metric 7600",
+        f"ip nexthop add id 2090570277 via {gateway} dev vxlan4096 onlink proto 76",
+        "ip -6 route add fd00:2::/64 nhid 2090570277 proto 76 metric 7600",
     ]
 
 
@@ -84,7 +84,7 @@ def test_a_peer_with_a_smaller_uplink_mtu_gets_it_on_its_routes() -> None:
 
 def test_ipv6_networks_turn_on_ipv6_forwarding_without_losing_the_advertised_default_route() -> None:
     own = (network("home", "fd00:1::/64"),)
-    taking = Uplink("eth0", 1500, uplink().addresses, frozenset({4}), accepts_ra=True)
+    taking = Uplink("eth0", 1500, uplink().addresses, uplink().defaults, accepts_ra=True)
     wanted = plan(view(networks=own, host=Host((taking,)))).wanted
     assert [(w.object.path, w.object.value) for w in wanted.values() if isinstance(w.object, Sysctl)] == [
         ("net/ipv4/ip_forward", "1"),
@@ -152,7 +152,7 @@ def test_two_nodes_that_ask_for_one_key_are_settled_by_their_order() -> None:
 
 
 def test_next_hop_ids_differ_even_if_hashes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "crc32", lambda _: SLOTS - 1)
+    monkeypatch.setattr(plan_module, "crc32", lambda *_: SLOTS - 1)
     wanted = plan(view(*(node(f"n{i}", f"192.0.2.{i + 2}", f"10.2.{i}.0/24") for i in range(5)))).wanted
     ids = [w.object.id for w in wanted.values() if isinstance(w.object, NextHop)]
     assert len(set(ids)) == 5

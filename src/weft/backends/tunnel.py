@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv6Address
 
-from weft.model import IPAddress, Mac, View
+from weft.model import Host, IPAddress, Mac, View
 
 OVERHEAD = {4: 50, 6: 70}
 """Octets that VXLAN adds by underlay family: IP (20 or 40) + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)."""
+
+LEAST_MTU_OF_IPV6 = 1280
+"""Octets (RFC 8200): below that the kernel has no IPv6 on a device."""
 
 NEXT_HOP_BASE = 0x70000000
 NEXT_HOP_LAST = 0x7FFFFFFF
@@ -45,6 +48,15 @@ class Tunnel:
 
     def source(self, version: int) -> IPAddress | None:
         return next((a for a in self.sources if a.version == version), None)
+
+
+def no_ipv6(host: Host, device_mtu: int) -> str:
+    """Why no IPv6 can be routed over this host's device; "" if it can."""
+    if not host.ipv6:
+        return "this host has no IPv6 (see net.ipv6.conf.default.disable_ipv6)"
+    if device_mtu < LEAST_MTU_OF_IPV6:
+        return f"the tunnel's MTU is {device_mtu}, and IPv6 needs {LEAST_MTU_OF_IPV6}"
+    return ""
 
 
 def device_name(vni: int) -> str:

@@ -7,11 +7,13 @@ two nodes that claim overlapping subnets, the claim that is older holds, on ever
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import NamedTuple
 
+from weft.backends.tunnel import OVERHEAD
 from weft.model import IPNetwork, Network, Node, Problem, Uplink
 
 NEVER = tuple(
@@ -21,17 +23,22 @@ NEVER = tuple(
 """Loopback, link-local, multicast and reserved space: nobody's container network, whatever `allowed` says."""
 
 
+LEAST_MTU = 576 + max(OVERHEAD.values())
+"""Octets: every IPv4 host takes 576 (RFC 791), and the tunnel must carry that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What claims are judged by. Equal policies give equal verdicts, so verdicts are kept while it stays the same.
 
-    `networks`: all of this host's own, the private ones too."""
+    `networks`: all of this host's own, the private ones too. `no_ipv6`: why none can be routed here, "" if it can."""
 
     me: Node
     underlay: int
     allowed: tuple[IPNetwork, ...]
     networks: tuple[Network, ...]
     uplinks: tuple[Uplink, ...]
+    no_ipv6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class Verdict:
     problems: tuple[Problem, ...]
     claims: tuple[_Claim, ...] = ()
     marks: tuple[tuple[int, int], ...] = ()
+    without_way: int = 0
+    """How many of its subnets this host has no way to carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,9 @@ def accept(claims: Sequence[Node], policy: Policy, previous: Accepted | None = N
             verdict = _judge(claim, policy)
         verdicts[claim.id] = verdict
     problems = [problem for verdict in verdicts.values() for problem in verdict.problems]
+    without_way = sum(verdict.without_way for verdict in verdicts.values())
+    if without_way:
+        problems.append(Problem(policy.me.id, f"{without_way} IPv6 networks of peers are not routed: {policy.no_ipv6}"))
     routable = [verdict for verdict in verdicts.values() if verdict.node is not None]
     routable, twice = _unique_tunnels(routable)
     nodes, disputed = _settle(routable)
@@ -102,20 +114,23 @@ def _judge(claim: Node, policy: Policy) -> Verdict:
         return Verdict(claim, None, (Problem(claim.id, text, wrong=not elsewhere),))
     problems: list[Problem] = []
     networks: list[Network] = []
+    without_way = 0
     for network in claim.networks:
         good: list[IPNetwork] = []
         for subnet in network.subnets:
             fault = _fault(subnet, policy)
-            if fault:
+            if policy.no_ipv6 and subnet.version == 6:
+                without_way += 1
+            elif fault:
                 text = f"node {claim.id}'s network {network.name} {subnet} is refused: {fault}"
                 problems.append(Problem(claim.id, text))
             else:
                 good.append(subnet)
         if good:
             networks.append(network if len(good) == len(network.subnets) else replace(network, subnets=tuple(good)))
-    node = claim if not problems else replace(claim, networks=tuple(networks))
+    node = claim if not problems and not without_way else replace(claim, networks=tuple(networks))
     marks = (*((a.version, int(a)) for a in node.endpoints), (0, int.from_bytes(node.mac, "big")))
-    return Verdict(claim, node, tuple(problems), tuple(_Claim.of(node)), marks)
+    return Verdict(claim, node, tuple(problems), tuple(_Claim.of(node)), marks, without_way)
 
 
 def _unreachable(claim: Node, policy: Policy) -> str:
@@ -134,6 +149,8 @@ def _unreachable(claim: Node, policy: Policy) -> str:
         return f"it claims this host's own endpoint {endpoint}"
     if endpoint.is_loopback or endpoint.is_unspecified or endpoint.is_multicast:
         return f"{endpoint} can't be a tunnel's endpoint"
+    if claim.mtu and claim.mtu < LEAST_MTU:
+        return f"it says that its uplink's MTU is {claim.mtu}; {LEAST_MTU} is the least that is believed"
     if not any(claim.mac) or claim.mac[0] & 1:
         return "it tells no unicast VTEP MAC"
     if claim.mac == me.mac:
@@ -198,11 +215,11 @@ def _settle(verdicts: list[Verdict]) -> tuple[list[Node], list[Problem]]:
     claims = sorted(claim for verdict in verdicts for claim in verdict.claims)
     refused = dict(_swallowing(claims, verdicts))
     for cluster in _clusters(claims):
-        held: list[_Claim] = []
+        held = _Held()
         for claim in sorted((c for c in cluster if c not in refused), key=lambda c: (c.since, c.node, c.network)):
-            rival = next((h for h in held if h.node != claim.node and _overlap(h.subnet, claim.subnet)), None)
+            rival = held.rival(claim)
             if rival is None:
-                held.append(claim)
+                held.add(claim)
             else:
                 refused[claim] = f"it overlaps {rival.subnet}, the older claim of node {rival.node} ({rival.network})"
     if not refused:
@@ -213,6 +230,37 @@ def _settle(verdicts: list[Verdict]) -> tuple[list[Node], list[Problem]]:
     ]
     gone = {(claim.node, claim.network, claim.subnet) for claim in refused}
     return [_without(node, gone) for node in nodes], problems
+
+
+class _Held:
+    """Claims that hold, of which no two of different nodes overlap. Both steps take time that grows with the logarithm
+    of their number, for somebody may claim 10.0.0.0/8 among ten thousand."""
+
+    def __init__(self) -> None:
+        self._by_prefix: dict[tuple[int, int], _Claim] = {}
+        self._lengths: set[int] = set()
+        self._firsts: list[tuple[int, int, _Claim]] = []
+
+    def rival(self, claim: _Claim) -> _Claim | None:
+        """A held claim of another node that overlaps this one: of two subnets, one lies in the other."""
+        width = claim.subnet.max_prefixlen
+        for length in self._lengths:
+            if length <= claim.subnet.prefixlen:
+                around = self._by_prefix.get((claim.first >> (width - length) << (width - length), length))
+                if around is not None and around.node != claim.node:
+                    return around
+        at = bisect_left(self._firsts, (claim.first,))
+        while at < len(self._firsts) and self._firsts[at][0] <= -claim.negated_last:
+            if self._firsts[at][2].node != claim.node:
+                return self._firsts[at][2]
+            at += 1
+        return None
+
+    def add(self, claim: _Claim) -> None:
+        length = claim.subnet.prefixlen
+        self._by_prefix[claim.first, length] = claim
+        self._lengths.add(length)
+        insort(self._firsts, (claim.first, len(self._firsts), claim))
 
 
 def _swallowing(claims: list[_Claim], verdicts: list[Verdict]) -> Iterator[tuple[_Claim, str]]:

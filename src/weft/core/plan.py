@@ -54,7 +54,7 @@ def plan(view: View, previous: Plan | None = None) -> Plan:
     here = (view.me, view.networks, view.host, view.profile)
     before = old.parts.get(HERE)
     parts = {HERE: before if before is not None and before.made_from == here else _part(here, _here(view))}
-    for node, slot in _slots(view.nodes):
+    for node, slot in _slots(view.nodes, tunnel.device):
         there = (node, tunnel, slot)
         before = old.parts.get(node.id)
         if before is None or before.made_from != there:
@@ -110,11 +110,13 @@ def _forwarding(host: Host, versions: set[int]) -> Iterator[Sysctl]:
         yield Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
-def _slots(nodes: Iterable[Node]) -> Iterator[tuple[Node, int]]:
-    """Each node with a number of its own, from a hash of its id; of two that meet, the one that sorts first stays."""
+def _slots(nodes: Iterable[Node], device: str) -> Iterator[tuple[Node, int]]:
+    """Each node with a number of its own, from a hash of its id and the device (next-hop ids are one space for all
+    devices of a host); of two that meet, the one that sorts first stays."""
     taken: set[int] = set()
+    salt = crc32(device.encode())
     for node in nodes:
-        slot = crc32(node.id.encode()) % SLOTS
+        slot = crc32(node.id.encode(), salt) % SLOTS
         while slot in taken:
             slot = (slot + 1) % SLOTS
         taken.add(slot)
