@@ -18,7 +18,7 @@ from weft.agent.world import World
 from weft.backends.tunnel import vtep_mac
 from weft.core.identity import Identity
 from weft.daemons.process import spare_the_collector
-from weft.model import Host, Known, Network, Node, Profile, Uplink
+from weft.model import DefaultRoute, Host, Known, Network, Node, Profile, Uplink
 from weft.objects import Fdb, Neighbour, NextHop, Route
 from weft.targets.kernel.target import KernelTarget
 
@@ -26,7 +26,7 @@ PEERS = 10_000
 ROUNDS = 3
 VNI = 4096
 ALLOWED = (ip_network("10.0.0.0/8"),)
-HOST = Host((Uplink("eth0", 1500, (ip_interface("192.0.2.1/24"),), frozenset({4})),))
+HOST = Host((Uplink("eth0", 1500, (ip_interface("192.0.2.1/24"),), (DefaultRoute(4),)),))
 OWN = Network("home", (ip_network("172.30.0.0/24"),), since=0.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_interface, ip_network
 
 from weft.backends.tunnel import vtep_mac
-from weft.model import Host, Known, Mac, Network, Node, Profile, Uplink, View
+from weft.model import DefaultRoute, Host, Known, Mac, Network, Node, Profile, Uplink, View
 
 VNI = 4096
 PRIVATE = tuple(ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
@@ -39,8 +39,15 @@ def node(
     )
 
 
-def uplink(name: str = "eth0", *addresses: str, mtu: int = 1500, default: tuple[int, ...] = (4,)) -> Uplink:
-    return Uplink(name, mtu, tuple(ip_interface(a) for a in addresses or ("192.0.2.1/24",)), frozenset(default))
+def uplink(
+    name: str = "eth0",
+    *addresses: str,
+    mtu: int = 1500,
+    default: tuple[int | DefaultRoute, ...] = (4,),
+) -> Uplink:
+    """`default`: its default routes; a number is a plain one of this IP version."""
+    routes = tuple(d if isinstance(d, DefaultRoute) else DefaultRoute(d) for d in default)
+    return Uplink(name, mtu, tuple(ip_interface(a) for a in addresses or ("192.0.2.1/24",)), routes)
 
 
 def view(

@@ -102,15 +102,25 @@ class Known(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """A default route of the main table, of IP version 4 or 6. Of several, the kernel takes the one with the lowest
+    metric; `source` is the address that it prefers for what this host sends itself."""
+
+    version: int
+    metric: int = 0
+    source: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Uplink:
-    """An interface of this host that is not ours: name, MTU in octets, its addresses, and which families' default
-    routes go out of it (4, 6). `accepts_ra`: it takes its IPv6 default route from router advertisements, which the
-    kernel stops doing when forwarding is on unless accept_ra is 2."""
+    """An interface of this host that is not ours: name, MTU in octets, its addresses in the kernel's own order (a
+    family's primary ones first), and the default routes that go out of it. `accepts_ra`: it takes its IPv6 default
+    route from router advertisements, which the kernel stops doing when forwarding is on unless accept_ra is 2."""
 
     name: str
     mtu: int
     addresses: tuple[IPInterface, ...] = ()
-    default_for: frozenset[int] = frozenset()
+    defaults: tuple[DefaultRoute, ...] = ()
     accepts_ra: bool = False
 
 
@@ -119,6 +129,8 @@ class Host:
     """What this host's kernel and firewall have, as far as a plan depends on it."""
 
     uplinks: tuple[Uplink, ...] = ()
+    ipv6: bool = True
+    """A device made now would have IPv6."""
     nexthop_objects: bool = True
     """The kernel has next-hop objects (Linux 5.3)."""
     chains: frozenset[tuple[int, str, str]] = frozenset()

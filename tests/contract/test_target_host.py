@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from tests.support.namespace import Namespace, namespace
 from tests.support.needs import needs_root
 from weft.errors import KernelError
-from weft.model import Host, Uplink
+from weft.model import DefaultRoute, Host, Uplink
 from weft.targets.kernel import HostFacts, read_host
 from weft.targets.kernel.codec import u32
 from weft.targets.kernel.constants import AF_INET, RTA_TABLE, RTM_GETROUTE
@@ -68,14 +68,33 @@ def test_default_routes(ns: Namespace) -> None:
     ns.ip("route add default dev far table 100")
     found = uplink(ns)
     assert found is not None
-    assert found.default_for == {4, 6}
+    assert found.defaults == (DefaultRoute(4), DefaultRoute(6, 1024))
     assert uplink(ns, "far") is None
+
+
+def test_default_routes_with_metrics_and_a_preferred_source(ns: Namespace) -> None:
+    ns.ip("route add default via 192.0.2.254 metric 200")
+    ns.ip("address add 192.0.2.9/24 dev up0")
+    ns.ip("route add default via 192.0.2.253 metric 100 src 192.0.2.9")
+    found = uplink(ns)
+    assert found is not None
+    assert found.defaults == (DefaultRoute(4, 100, ip_address("192.0.2.9")), DefaultRoute(4, 200))
+
+
+def test_addresses_are_in_the_kernels_order(ns: Namespace) -> None:
+    """A keepalived address with a lower number does not come before the one that was there first."""
+    ns.ip("address flush dev up0")
+    for added in ("192.0.2.20/24", "192.0.2.30/24", "192.0.2.5/32", "198.51.100.1/24"):
+        ns.ip(f"address add {added} dev up0")
+    found = uplink(ns)
+    assert found is not None
+    assert [str(a) for a in found.addresses] == ["192.0.2.20/24", "192.0.2.5/32", "198.51.100.1/24", "192.0.2.30/24"]
 
 
 def test_a_default_route_over_several_paths(ns: Namespace) -> None:
     ns.ip("address add 198.51.100.1/24 dev far")
     ns.ip("route add default nexthop via 192.0.2.254 dev up0 nexthop via 198.51.100.254 dev far")
-    assert {u.name for u in read(ns).uplinks if 4 in u.default_for} == {"up0", "far"}
+    assert {u.name for u in read(ns).uplinks if u.defaults == (DefaultRoute(4),)} == {"up0", "far"}
 
 
 def test_a_bridge_is_one_and_its_ports_are_not(ns: Namespace) -> None:
@@ -128,7 +147,7 @@ async def test_changes_are_told(ns: Namespace) -> None:
     await asyncio.wait_for(following(hosts, "192.0.2.7/24"), WAIT)
     ns.ip("route add default via 192.0.2.254")
     told = await asyncio.wait_for(anext(hosts), WAIT)
-    assert told.uplinks[0].default_for == {4}
+    assert told.uplinks[0].defaults == (DefaultRoute(4),)
     ns.ip("link set up0 mtu 1300")
     told = await asyncio.wait_for(anext(hosts), WAIT)
     assert told.uplinks[0].mtu == 1300

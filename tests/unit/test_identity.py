@@ -7,8 +7,9 @@ from ipaddress import ip_address
 import pytest
 
 from tests.build import network, uplink
+from weft.agent.world import World
 from weft.core.identity import Identity, describe
-from weft.model import Host, Uplink
+from weft.model import DefaultRoute, Host, Known, Profile, Uplink
 
 ME = Identity("a", 4096, 4789, "1.0")
 LAN = uplink("eth0", "192.0.2.1/24", "192.0.2.7/24", "fe80::1/64", "2001:db8::1/64", default=(4, 6))
@@ -53,6 +54,55 @@ def test_ipv6_only_and_asked_for_ipv6() -> None:
     assert describe(with_(mtu=9000), HOST, []).node.mtu == 9000  # type: ignore[union-attr]
 
 
+ROUTES = (DefaultRoute(4, 100, ip_address("192.0.2.7")), DefaultRoute(6, 1024))
+
+
+def endpoints(*uplinks: Uplink, current: tuple[str, ...] = ()) -> tuple[str, list[str]]:
+    """The uplink and the endpoints that a host with these takes."""
+    here = describe(ME, Host(uplinks), [], tuple(ip_address(a) for a in current))
+    assert here.node is not None
+    return here.uplink, [str(a) for a in here.node.endpoints]
+
+
+def test_of_several_default_routes_the_one_with_the_lowest_metric_is_taken() -> None:
+    first = uplink("eth0", "198.51.100.1/24", default=(DefaultRoute(4, 600), DefaultRoute(6, 100)))
+    second = uplink("eth1", "192.0.2.1/24", default=(DefaultRoute(4, 700), DefaultRoute(4, 100)))
+    assert endpoints(first, second) == ("eth1", ["192.0.2.1"])
+
+
+def test_the_endpoint_is_the_source_that_the_default_route_prefers() -> None:
+    lan = uplink("eth0", "192.0.2.1/24", "192.0.2.7/24", "2001:db8::1/64", default=ROUTES)
+    assert endpoints(lan) == ("eth0", ["192.0.2.7", "2001:db8::1"])
+    elsewhere = uplink("eth0", "192.0.2.1/24", default=ROUTES)
+    assert endpoints(elsewhere) == ("eth0", ["192.0.2.1"])
+    routed_to = uplink("lo", "192.0.2.7/32", default=())
+    assert endpoints(elsewhere, routed_to) == ("eth0", ["192.0.2.7"])
+
+
+def test_an_address_without_a_subnet_is_an_endpoint_only_where_there_is_no_other() -> None:
+    virtual = uplink("eth1", "192.0.2.5/32", "192.0.2.20/24", "2001:db8::5/128", "2001:db8::20/64")
+    assert endpoints(virtual) == ("eth1", ["192.0.2.20", "2001:db8::20"])
+    assert endpoints(uplink("eth1", "192.0.2.5/32", "192.0.2.4/32")) == ("eth1", ["192.0.2.5"])
+
+
+def test_the_endpoint_stays_while_the_uplink_has_it() -> None:
+    both = uplink("eth1", "192.0.2.5/24", "192.0.2.20/24", "2001:db8::1/64", default=ROUTES)
+    assert endpoints(both, current=("192.0.2.20",)) == ("eth1", ["192.0.2.20", "2001:db8::1"])
+    assert endpoints(both, current=("192.0.2.9",)) == ("eth1", ["192.0.2.5", "2001:db8::1"])
+    other = uplink("eth2", "198.51.100.1/24")
+    assert endpoints(other, current=("192.0.2.20",)) == ("eth2", ["198.51.100.1"])
+
+
+def test_the_world_keeps_the_endpoint_that_it_told_first() -> None:
+    world = World(ME, Profile(), (), engine=Known((), complete=True))
+    for addresses in (["192.0.2.20/24"], ["192.0.2.5/24", "192.0.2.20/24"]):
+        world.host = Host((uplink("eth1", *addresses),))
+        here = world.me()
+        assert here is not None
+        assert here.node is not None
+        assert here.node.endpoints == (ip_address("192.0.2.20"),)
+
+
 def test_the_overlay_address_is_this_hosts_own_in_its_oldest_exposed_network() -> None:
     networks = [
         network("young", "10.5.0.0/24", since=9.0),
@@ -78,7 +128,7 @@ def test_the_overlay_address_is_this_hosts_own_in_its_oldest_exposed_network() -
         (ME, Host((WG,)), "no default route, so no uplink could be chosen; set `interface` or `endpoint`"),
         (with_(interface="eth9"), HOST, "there is no interface eth9 (setting `interface`); found: br-home, eth0, wg0"),
         (with_(interface="wg0", underlay=6), HOST, "no IPv6 endpoint on the chosen uplink"),
-        (ME, Host((Uplink("eth0", 1500, (), frozenset({4})),)), "no default route"),
+        (ME, Host((Uplink("eth0", 1500, (), (DefaultRoute(4),)),)), "no default route"),
     ],
 )
 def test_no_uplink_is_a_problem_that_says_what_to_set(identity: Identity, host: Host, said: str) -> None:

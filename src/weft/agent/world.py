@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from weft.backends.tunnel import OVERHEAD, no_ipv6
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.identity import Identity, Self, describe
-from weft.model import Host, IPNetwork, Known, Network, Node, Problem, Profile, View
+from weft.model import Host, IPAddress, IPNetwork, Known, Network, Node, Problem, Profile, View
 
 
 @dataclass(slots=True)
@@ -27,13 +28,17 @@ class World:
     host: Host | None = None
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
     _accepted: Accepted | None = field(default=None)
+    _endpoints: tuple[IPAddress, ...] = ()
 
     def me(self) -> Self | None:
         """This host as the others are to know it; None while this host's networks or its kernel are unknown (a HELLO
         without networks would make the peers drop our routes)."""
         if self.host is None or self.engine is None or not self.engine.complete:
             return None
-        return describe(self.identity, self.host, self.engine.items)
+        here = describe(self.identity, self.host, self.engine.items, self._endpoints)
+        if here.node is not None:
+            self._endpoints = here.node.endpoints
+        return here
 
     def view(self) -> View | None:
         """What to plan from; None as long as nothing may be planned: a peer's claim can't be judged before this host's
@@ -42,10 +47,14 @@ class World:
         if here is None or here.node is None or self.host is None or self.engine is None:
             return None
         claims = self.peers.items if self.peers is not None else ()
-        policy = Policy(here.node, here.underlay, self.allowed, self.engine.items, self.host.uplinks)
+        node = here.node
+        lacking = no_ipv6(self.host, node.mtu - OVERHEAD[here.underlay])
+        if lacking:
+            node = replace(node, overlay=tuple(a for a in node.overlay if a.version == 4))
+        policy = Policy(node, here.underlay, self.allowed, self.engine.items, self.host.uplinks, lacking)
         self._accepted = accept(claims, policy, self._accepted)
         return View(
-            me=here.node,
+            me=node,
             networks=self.engine.items,
             nodes=self._accepted.nodes,
             problems=tuple(self.problems()),

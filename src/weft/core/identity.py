@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from weft.backends.tunnel import vtep_mac
-from weft.model import Host, IPAddress, Network, Node, Problem, Uplink
+from weft.model import Host, IPAddress, IPInterface, Network, Node, Problem, Uplink
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,11 @@ class Self:
     problem: Problem | None = None
 
 
-def describe(identity: Identity, host: Host, networks: Sequence[Network]) -> Self:
-    """This host as the others are to know it."""
+def describe(identity: Identity, host: Host, networks: Sequence[Network], current: tuple[IPAddress, ...] = ()) -> Self:
+    """This host as the others are to know it. `current`: the endpoints that it has had until now; they are kept while
+    the uplink has them, for another one means another device, here and in every peer's tables."""
     uplink = _uplink(identity, host)
-    endpoints = identity.endpoints or (_addresses(uplink) if uplink else ())
+    endpoints = identity.endpoints or (_endpoints(uplink, host, current) if uplink else ())
     underlay = identity.underlay or (4 if any(a.version == 4 for a in endpoints) else 6)
     if not any(a.version == underlay for a in endpoints):
         return Self(None, underlay, problem=Problem(identity.id, _no_uplink(identity, host, underlay)))
@@ -60,25 +61,46 @@ def describe(identity: Identity, host: Host, networks: Sequence[Network]) -> Sel
 
 
 def _uplink(identity: Identity, host: Host) -> Uplink | None:
-    """The named interface, the one that has the named endpoint, or the default route's (IPv4's before IPv6's)."""
+    """The named interface, the one that has the named endpoint, or that of the default route with the lowest metric
+    (IPv4's before IPv6's)."""
     if identity.interface:
         return next((u for u in host.uplinks if u.name == identity.interface), None)
     if identity.endpoints:
         own = set(identity.endpoints)
         return next((u for u in host.uplinks if any(a.ip in own for a in u.addresses)), None)
-    families = (identity.underlay,) if identity.underlay else (4, 6)
-    for family in families:
-        for uplink in host.uplinks:
-            if family in uplink.default_for and any(a.version == family for a in _addresses(uplink)):
+    for family in (identity.underlay,) if identity.underlay else (4, 6):
+        routes = (
+            (route.metric, uplink) for uplink in host.uplinks for route in uplink.defaults if route.version == family
+        )
+        for _, uplink in sorted(routes, key=lambda found: found[0]):
+            if any(a.version == family for a in _endpoints(uplink, host)):
                 return uplink
     return None
 
 
-def _addresses(uplink: Uplink) -> tuple[IPAddress, ...]:
-    """The uplink's first address of each family that other hosts can reach."""
-    usable = [a.ip for a in uplink.addresses if not (a.ip.is_link_local or a.ip.is_loopback)]
-    firsts = (next((a for a in usable if a.version == version), None) for version in (4, 6))
+def _endpoints(uplink: Uplink, host: Host, current: tuple[IPAddress, ...] = ()) -> tuple[IPAddress, ...]:
+    """Of each family, the address of this uplink that tunnels are to end on: the present one; the source that its
+    default route prefers; the first that came with a subnet. An address without one (/32, /128) is last: on a host
+    that has others, it is a service's that may move to another host at any time (keepalived, anycast)."""
+    sources = _preferred(uplink, host)
+    subnets_first = sorted(filter(_is_reachable, uplink.addresses), key=lambda a: a.network.num_addresses == 1)
+    candidates = [*sources, *(a.ip for a in subnets_first)]
+    in_order = [*(a for a in current if a in candidates), *candidates]
+    firsts = (next((a for a in in_order if a.version == version), None) for version in (4, 6))
     return tuple(a for a in firsts if a is not None)
+
+
+def _preferred(uplink: Uplink, host: Host) -> list[IPAddress]:
+    """What the uplink's default routes prefer as source, best route first. It may be on another interface: a host that
+    is routed to over several uplinks has its address on the loopback or a dummy."""
+    own = {a.ip for u in host.uplinks for a in u.addresses if _is_reachable(a)}
+    in_order = sorted(uplink.defaults, key=lambda route: route.metric)
+    return [route.source for route in in_order if route.source is not None and route.source in own]
+
+
+def _is_reachable(address: IPInterface) -> bool:
+    """Other hosts can send to it."""
+    return not (address.ip.is_link_local or address.ip.is_loopback)
 
 
 def _overlay(host: Host, networks: Sequence[Network]) -> Iterator[IPAddress]:

@@ -9,16 +9,14 @@ import asyncio
 import contextlib
 import errno
 import struct
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
-from weft.model import Host, IPInterface, Uplink
+from weft.model import DefaultRoute, Host, IPInterface, Uplink
 from weft.targets.kernel.bpf import facts_filter
-from weft.targets.kernel.codec import Message, attributes, decoding, number, u32
+from weft.targets.kernel.codec import Message, address, attributes, decoding, number, u32
 from weft.targets.kernel.constants import (
-    AF_INET,
-    AF_INET6,
     IFA_F_DADFAILED,
     IFA_F_DEPRECATED,
     IFA_F_SECONDARY,
@@ -28,6 +26,8 @@ from weft.targets.kernel.constants import (
     RT_TABLE_MAIN,
     RTA_MULTIPATH,
     RTA_OIF,
+    RTA_PREFSRC,
+    RTA_PRIORITY,
     RTA_TABLE,
     RTM_GETADDR,
     RTM_GETLINK,
@@ -39,7 +39,7 @@ from weft.targets.kernel.constants import (
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_LINK,
 )
-from weft.targets.kernel.hops import RTMSG, hop_of
+from weft.targets.kernel.hops import FAMILIES, RTMSG, hop_of
 from weft.targets.kernel.links import (
     ALL_ADDRESSES,
     ALL_LINKS,
@@ -110,12 +110,12 @@ def _read(socket: NetlinkSocket, netns: str | None) -> Host:
     try:
         links = [decode_link(message) for message in _dump(socket, RTM_GETLINK, ALL_LINKS)]
         addresses = [decode_address(message) for message in _dump(socket, RTM_GETADDR, ALL_ADDRESSES)]
-        defaults = {4: _default_links(socket, AF_INET), 6: _default_links(socket, AF_INET6)}
+        defaults = [*_default_routes(socket, 4), *_default_routes(socket, 6)]
     except NetlinkDecodeError as error:
         raise TargetError(f"this host's interfaces can't be read: {error}") from error
     found = list(_uplinks(links, addresses, defaults))
     takes_ra = inside(netns, lambda: {uplink.name for uplink in found if _accepts_ra(uplink.name)})
-    uplinks = [Uplink(u.name, u.mtu, u.addresses, u.default_for, u.name in takes_ra) for u in found]
+    uplinks = [Uplink(u.name, u.mtu, u.addresses, u.defaults, u.name in takes_ra) for u in found]
     return Host(tuple(sorted(uplinks, key=lambda uplink: uplink.name)), _has_nexthop_objects(socket))
 
 
@@ -125,7 +125,7 @@ def _dump(socket: NetlinkSocket, kind: int, body: bytes) -> Iterator[Message]:
 
 
 def _uplinks(
-    links: Iterable[LinkState], addresses: Iterable[AddressState], defaults: dict[int, set[int]]
+    links: Iterable[LinkState], addresses: Iterable[AddressState], defaults: Sequence[tuple[int, DefaultRoute]]
 ) -> Iterator[Uplink]:
     kinds = {link.ifindex: link.kind for link in links}
     on_link: dict[int, list[AddressState]] = {}
@@ -135,10 +135,10 @@ def _uplinks(
     for link in links:
         if link.alias.startswith(OURS) or kinds.get(link.master) in PORTS_OF:
             continue
-        default_for = frozenset(version for version, indexes in defaults.items() if link.ifindex in indexes)
+        outgoing = tuple(route for ifindex, route in defaults if ifindex == link.ifindex)
         own = on_link.get(link.ifindex, [])
-        if own or default_for:
-            yield Uplink(link.name, link.mtu, tuple(_sorted(own)), default_for)
+        if own or outgoing:
+            yield Uplink(link.name, link.mtu, tuple(_in_order(own)), outgoing)
 
 
 def _is_usable(state: AddressState) -> bool:
@@ -148,26 +148,35 @@ def _is_usable(state: AddressState) -> bool:
     return not (version == 6 and state.flags & UNFIT)
 
 
-def _sorted(states: list[AddressState]) -> list[IPInterface]:
-    """IPv4 first, a family's primary addresses before its secondary ones: the same set gives the same tuple."""
-    in_order = sorted(states, key=lambda s: (s.address.version, s.flags & IFA_F_SECONDARY, int(s.address.ip)))
-    return [state.address for state in in_order]
+def _in_order(states: list[AddressState]) -> list[IPInterface]:
+    """IPv4 first, a family's primary addresses before its secondary ones; else as the kernel has them, for there what
+    was configured first comes before what somebody added later."""
+    return [s.address for s in sorted(states, key=lambda s: (s.address.version, s.flags & IFA_F_SECONDARY))]
 
 
-def _default_links(socket: NetlinkSocket, family: int) -> set[int]:
-    """Indexes of the links that default routes of the main table go out of; none if the kernel lacks the family."""
-    body = RTMSG.pack(family, 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(RTA_TABLE, RT_TABLE_MAIN)
-    found: set[int] = set()
+def _default_routes(socket: NetlinkSocket, version: int) -> list[tuple[int, DefaultRoute]]:
+    """The default routes of the main table, each with the index of a link that it goes out of; none if the kernel
+    lacks the family."""
+    body = RTMSG.pack(FAMILIES[version], 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(RTA_TABLE, RT_TABLE_MAIN)
+    found: list[tuple[int, DefaultRoute]] = []
     try:
         for message in _dump(socket, RTM_GETROUTE, body):
             with decoding("a route"):
                 _, length, _, _, table, _, _, kind, _ = RTMSG.unpack_from(message.body)
                 if length == 0 and table == RT_TABLE_MAIN and kind == RTN_UNICAST:
-                    found.update(_outgoing(attributes(message.body, RTMSG.size)))
+                    found.extend(_decode_default(version, attributes(message.body, RTMSG.size)))
     except KernelError as error:
         if error.number not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):
             raise
-    return found
+    return sorted(set(found), key=lambda item: (item[0], item[1].metric, str(item[1].source)))
+
+
+def _decode_default(version: int, route: dict[int, bytes]) -> Iterator[tuple[int, DefaultRoute]]:
+    """One for each link that the route goes out of."""
+    metric = number(route[RTA_PRIORITY]) if RTA_PRIORITY in route else 0
+    source = address(route[RTA_PREFSRC]) if RTA_PREFSRC in route else None
+    for ifindex in _outgoing(route):
+        yield ifindex, DefaultRoute(version, metric, source)
 
 
 def _outgoing(route: dict[int, bytes]) -> Iterator[int]:
