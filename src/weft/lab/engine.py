@@ -67,10 +67,6 @@ class Engine:
         }
         await self._call("POST", "/networks/create", json=body)
 
-    async def remove_network(self, name: str) -> None:
-        """`docker network rm`."""
-        await self._call("DELETE", f"/networks/{name}")
-
     async def run(self, network: ContainerNetwork, container: Container) -> None:
         """`docker run --detach --restart=always`, with the addresses that the topology gave it."""
         keys = {4: "IPv4Address", 6: "IPv6Address"}

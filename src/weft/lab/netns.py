@@ -6,24 +6,18 @@ Called by `lab`, `host`, `matrix`, `watch` and the demo. Names are those of `ip 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from weft.errors import LabError
+from weft.targets.kernel.netns import inside
 
 NAMED = Path("/run/netns")
-CLONE_NEWNET = 0x40000000  # linux/sched.h
-_libc = ctypes.CDLL(None, use_errno=True)
-
-T = TypeVar("T")
 Identity = tuple[int, int]
 """What tells one namespace from another: the device and inode of its file."""
 
@@ -38,25 +32,9 @@ def names() -> list[str]:
     return sorted(entry.name for entry in NAMED.iterdir()) if NAMED.is_dir() else []
 
 
-def within(namespace: Path, work: Callable[[], T]) -> T:
-    """The result of `work`, done by a thread that is in the namespace and ends with it.
-
-    A socket that it opens belongs to that namespace for good, so the caller's own thread can go on using it."""
-
-    def enter() -> T:
-        with open(namespace) as there:
-            if _libc.setns(there.fileno(), CLONE_NEWNET) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, f"setns to {namespace}: {os.strerror(number)}")
-        return work()
-
-    with ThreadPoolExecutor(1, thread_name_prefix=f"in {namespace.name}") as thread:
-        return thread.submit(enter).result()
-
-
 def socket_in(namespace: Path, family: int, kind: int, protocol: int = 0) -> socket.socket:
-    """A socket of that namespace."""
-    return within(namespace, lambda: socket.socket(family, kind, protocol))
+    """A socket of that namespace, for good: the caller, who is elsewhere, can go on using it."""
+    return inside(str(namespace), lambda: socket.socket(family, kind, protocol))
 
 
 def set_sysctls(name: str, settings: Iterable[tuple[str, str]]) -> None:
@@ -68,7 +46,7 @@ def set_sysctls(name: str, settings: Iterable[tuple[str, str]]) -> None:
             with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
                 Path("/proc/sys", key).write_text(value)
 
-    within(path(name), write)
+    inside(str(path(name)), write)
 
 
 @contextlib.contextmanager
