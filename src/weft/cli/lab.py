@@ -120,10 +120,10 @@ def exec_(where: str, command: tuple[str, ...], name: str | None) -> None:
     host_name, _, container = where.partition("/")
     host = found.host(host_name)
     if container:
-        line = asyncio.run(found.container_command(host, container, list(command)))
+        line, settings = asyncio.run(found.container_command(host, container, list(command))), {}
     else:
-        line = host.inside(list(command))
-    os.execvpe(line[0], line, host.environment | services.agent_environment(host))
+        line, settings = host.inside(list(command)), services.agent_environment(host)
+    os.execvpe(line[0], line, host.environment | settings)
 
 
 @lab.command()

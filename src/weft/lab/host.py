@@ -26,6 +26,9 @@ SERVICES: tuple[ServiceName, ...] = ("agent", "docker")
 START = 30.0
 """Seconds that an init or a service may take until it answers; all take well under one on an idle machine."""
 STOP = 20.0
+INHERITED = ("PATH", "HOME", "LANG", "TERM", "TZ")
+INHERITED_BEGINNINGS = ("LC_", "PYTHON")
+"""What services take over of our environment. All else stays out: it may hold keys that are not for them."""
 
 INIT = """
 set -e
@@ -77,8 +80,16 @@ class LabHost:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command in this host finds set: ours without weft's and Docker's variables, and its own ones."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "DOCKER_"))}
+        """What a person's command in this host finds set: ours without weft's and Docker's variables, and its own."""
+        return self._settled({k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "DOCKER_"))})
+
+    @property
+    def service_environment(self) -> dict[str, str]:
+        """What a service of this host finds set: little of ours (INHERITED), and the host's own."""
+        kept = {k: v for k, v in os.environ.items() if k in INHERITED or k.startswith(INHERITED_BEGINNINGS)}
+        return self._settled(kept)
+
+    def _settled(self, inherited: Mapping[str, str]) -> dict[str, str]:
         own = {"WEFT_SOCKET": str(self.agent_socket), "HOSTNAME": self.name}
         if self.host.engine == "docker":
             own["DOCKER_HOST"] = f"unix://{self.docker_socket}"
@@ -99,18 +110,17 @@ class LabHost:
         """/proc as processes of this host see it: their pids are this host's own."""
         return Path(f"/proc/{self.init().pid}/root/proc")
 
-    def inside(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> list[str]:
+    def inside(self, command: Sequence[str]) -> list[str]:
         """A command that runs `command` in this host: its namespaces, the caller's working directory."""
-        variables = [f"{key}={value}" for key, value in (environment or {}).items()]
         enter = ["nsenter", f"--target={self.init().pid}", "--net", "--mount", "--pid", "--uts", "--"]
-        return [*enter, "env", f"--chdir={Path.cwd()}", *variables, *command]
+        return [*enter, "env", f"--chdir={Path.cwd()}", *command]
 
     async def boot(self) -> None:
         """Start the init. LabError with what it said if it doesn't come up."""
         log = self.folder / "init.log"
         spaces = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
         command = ["nsenter", f"--net={netns.path(self.namespace)}", *spaces, "sh", "-c", INIT, "init"]
-        await shell.detach([*command, str(self.folder), self.name], log)
+        await shell.detach([*command, str(self.folder), self.name], log, self.service_environment)
         if not await shell.until(lambda: Mark.read(self.folder / "init") is not None, _deadline(START)):
             raise LabError(f"host {self.name} does not come up: {log.read_text().strip() or 'it says nothing'}")
 
@@ -126,11 +136,14 @@ class LabHost:
         return self.folder / f"{service}.log"
 
     async def start(self, service: ServiceName, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a service's program and return when it has begun. LabError if it runs already."""
+        """Start a service's program and return when it has begun. LabError if it runs already.
+
+        `environment` may hold keys: it is handed over as such, never as words of a command line."""
         if self.running(service):
             raise LabError(f"{service} runs on {self.name} already")
         mark = self.folder / f"{service}.mark"
         mark.unlink(missing_ok=True)
+        self.log(service).touch(mode=0o600)
         wrapped = ["sh", "-c", SERVICE, str(self.folder / service), *command]
         await shell.detach(self.inside(wrapped), self.folder / "init.log", environment)
         if not await shell.until(lambda: Mark.read(mark) is not None, _deadline(START)):

@@ -19,13 +19,13 @@ async def start(host: LabHost, service: ServiceName) -> None:
         if host.host.engine != "docker":
             raise LabError(f"host {host.name} has `engine: {host.host.engine}`: there is no Docker Engine to start")
         host.docker_socket.unlink(missing_ok=True)
-        await host.start("docker", dockerd(host), host.environment)
+        await host.start("docker", dockerd(host), host.service_environment)
         await host.ready("docker", host.docker_socket)
         await _answers(host)
     else:
         if host.host.agent is None:
             raise LabError(f"host {host.name} has `agent: false` in its lab's file: there is no agent to start")
-        await host.start("agent", agent(), host.environment | agent_environment(host))
+        await host.start("agent", agent(), host.service_environment | agent_environment(host))
         await host.ready("agent", host.agent_socket)
 
 

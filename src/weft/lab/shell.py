@@ -64,9 +64,10 @@ async def ip(lines: Iterable[str], namespace: str = "") -> None:
         raise LabError(f"in namespace {namespace or 'of the machine'}: `ip {given[number - 1]}`: {text}") from error
 
 
-async def detach(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Start a program that outlives us: in a session of its own, writing to `log`, nobody's child. Its environment is
-    never put on a command line, where everybody could read the keys in it."""
+async def detach(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    """Start a program that outlives us: in a session of its own, writing to `log` (readable by root alone), nobody's
+    child. Its environment is never put on a command line, where everybody could read the keys in it."""
+    log.touch(mode=0o600)
     redirect = 'exec "$@" >>"$0" 2>&1 </dev/null'
     await run(["setsid", "--fork", "sh", "-c", redirect, str(log), *command], environment=environment)
 

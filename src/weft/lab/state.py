@@ -1,5 +1,6 @@
 """Where a lab lives on the machine's disk, and which labs there are.
 
+    /run/weft-lab/<lab>/                root's alone (0700)
     /run/weft-lab/<lab>/state.json      the topology file's content: every verb works it out again
     /run/weft-lab/<lab>/<host>/         pid marks, logs, sockets (docker.sock, agent.sock)
     /var/lib/weft-lab/<lab>/<host>/     Docker's data
@@ -87,11 +88,13 @@ def create(topology: Topology, document: object, file: str) -> None:
         raise LabError(f"a namespace {foreign!r} is there already and no lab's: choose another name with --name")
     RUN.mkdir(exist_ok=True)
     try:
-        folder(topology.name).mkdir()
+        folder(topology.name).mkdir(mode=0o700)  # the file may hold the agents' key, and logs tell a lot
     except FileExistsError as error:
         raise LabError(f"another `weft lab up` is making lab {topology.name!r} right now") from error
     content = {"file": file, "name": topology.name, "document": document}
-    (folder(topology.name) / "state.json").write_text(json.dumps(content, indent=1))
+    path = folder(topology.name) / "state.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(content, indent=1))
     for host in topology.hosts:
         (folder(topology.name) / host.name).mkdir()
 
