@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.lab.harness import bridge_json, do, example, failing, ip_json, lab_up, on, settle
 from tests.support.eventually import until
 from tests.support.needs import needs_root
+from weft.errors import LabError
 from weft.lab import repair, services
 from weft.lab.lab import Lab
 
@@ -78,8 +80,14 @@ def test_a_stopped_agent_leaves_the_data_plane_up_and_cleanup_takes_it_down(lab:
 
 
 def test_cleanup_refuses_while_the_agent_runs(lab: Lab) -> None:
-    assert on(lab, "a", "weft cleanup", check=False) == ""
-    assert failing(lab) == []
+    host = lab.host("a")
+    whole = do(repair.snapshot(host))
+    command = host.inside(["weft", "cleanup"])
+    done = subprocess.run(command, env=host.environment, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "agent" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert do(repair.snapshot(host)) == whole
 
 
 # -- other people's objects ---------------------------------------------------------------------------------------
@@ -188,3 +196,9 @@ def test_the_agents_of_a_second_lab_with_the_same_addresses_are_never_met(lab: L
 @pytest.mark.parametrize("fault", repair.FAULTS, ids=lambda fault: re.sub(r"^(an?|the) ", "", fault.name))
 def test_what_somebody_deletes_is_back(lab: Lab, fault: repair.Fault) -> None:
     assert 0 < do(repair.mended(lab.host("a"), fault)) < 2000
+
+
+def test_a_repair_that_was_not_heard_of_is_not_taken_for_a_quick_one(lab: Lab) -> None:
+    route = next(fault for fault in repair.FAULTS if fault.kind == "route")
+    with pytest.raises(LabError, match=r"no notification \(rule\) told that it went"):
+        do(repair.mended(lab.host("a"), replace(route, kind="rule")))
