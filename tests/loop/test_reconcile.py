@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,6 +218,65 @@ async def test_what_a_source_took_back_itself_goes_at_once() -> None:
     assert await rig.held() == rig.wanted()
     await rig.cycle(replace(VIEW, synced=False))
     assert await rig.held() == rig.wanted()
+
+
+async def test_a_restart_does_not_take_a_disputed_route_from_its_rightful_owner() -> None:
+    b = node("b", "192.0.2.2", networks=(network("old", "10.2.0.0/24", since=1.0),))
+    c = node("c", "192.0.2.3", networks=(network("new", "10.2.0.0/24", since=2.0),))
+    rig = Rig()
+    await rig.cycle(view(b, networks=VIEW.networks, host=HOST))
+    before = (await rig.held())[ROUTE]
+    restarted = Rig(rig.kernel, rig.firewall)
+    await restarted.cycle(view(c, networks=VIEW.networks, host=HOST, synced=False))
+    assert (await rig.held())[ROUTE] == before
+    await restarted.cycle(view(b, networks=VIEW.networks, host=HOST, synced=False))
+    assert (await rig.held())[ROUTE] == before
+
+
+async def test_tampering_before_every_source_has_spoken_is_repaired() -> None:
+    rig = Rig()
+    early = replace(VIEW, synced=False)
+    await rig.cycle(early)
+    right = (await rig.held())[ROUTE]
+    rig.kernel.tamper_put(msgspec.structs.replace(right, nexthop=0, via=ip_address("192.0.2.77"), onlink=True))
+    await rig.cycle(early)
+    assert (await rig.held())[ROUTE] == right
+    restarted = Rig(rig.kernel, rig.firewall)
+    await restarted.cycle(early)
+    rig.kernel.tamper_put(msgspec.structs.replace(right, nexthop=0, via=ip_address("192.0.2.77"), onlink=True))
+    await restarted.cycle(early)
+    assert (await rig.held())[ROUTE] == right
+
+
+async def test_a_target_that_stays_unreadable_is_asked_when_it_is_due_and_not_in_a_loop() -> None:
+    rig = Rig()
+    await rig.cycle(EMPTY)
+    rig.firewall.faults.fail_next(1)
+    rig.firewall.tamper_delete(next(k for k in rig.wanted() if k[0] == "jump"))
+    await rig.cycle(EMPTY)
+    rig.firewall.faults.fail_reads(1000)
+    asked = 0
+    until = rig.now + 10
+    while rig.now < until:
+        await rig.cycle(EMPTY)
+        asked += 1
+        due = rig.reconciler.next_retry()
+        assert due is not None
+        rig.now = max(rig.now + 0.001, due)
+    assert asked < 12
+    assert rig.firewall.faults.reads_failed < 12
+
+
+async def test_a_fault_of_our_own_in_a_target_is_a_failure_of_its_ops() -> None:
+    class Faulty(MemoryTarget):
+        async def apply(self, ops: object) -> list[Failure | None]:
+            raise ZeroDivisionError("oops")
+
+    faulty = Reconciler((Faulty(KERNEL_KINDS), MemoryTarget(FIREWALL_KINDS, "firewall")))
+    await _cycle(faulty)
+    report = await _cycle(faulty)
+    assert set(report.failed.values()) == {"a fault in weft itself: ZeroDivisionError('oops')"}
+    assert any(isinstance(thing, FIREWALL_KINDS) for thing in faulty.actual())
 
 
 async def test_a_foreign_object_is_a_conflict_until_it_goes() -> None:

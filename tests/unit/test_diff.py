@@ -97,9 +97,26 @@ def test_removals_are_held_until_every_source_has_spoken_and_additions_go_on() -
 
 
 def test_what_a_source_took_back_itself_is_removed_before_all_have_spoken() -> None:
-    changes = diff({}, have(link(), ROUTE, HOP), Leave(synced=False, retracted=frozenset({ROUTE.key})))
+    changes = diff({}, have(link(), ROUTE, HOP), Leave(synced=False, settled=frozenset({ROUTE.key})))
     assert said(changes.ops) == ["remove Route"]
     assert said(changes.held) == ["remove NextHop", "remove Link"]
+
+
+def test_a_leftover_route_waits_for_the_peer_that_it_leads_to() -> None:
+    other = NextHop(0x70000002, DEV, ip_address("192.0.2.3"))
+    moved = Route(ROUTE.dst, DEV, nexthop=other.id, metric=7600)
+    early = Leave(synced=False)
+    changes = diff(wanted(link(), other, moved), have(link(), HOP, ROUTE), early)
+    assert said(changes.ops) == ["add NextHop"]
+    assert said(changes.held) == ["change Route", "remove NextHop"]
+    heard = diff(wanted(link(), HOP, other, moved), have(link(), HOP, other, ROUTE), early)
+    assert said(heard.ops) == ["change Route"], "its peer was heard and does not claim the subnet any more"
+    ours = Leave(synced=False, settled=frozenset({ROUTE.key}))
+    assert said(diff(wanted(link(), other, moved), have(link(), HOP, other, ROUTE), ours).ops) == ["change Route"]
+    new_mtu = Route(ROUTE.dst, DEV, nexthop=HOP.id, metric=7600, mtu=1300)
+    assert said(diff(wanted(link(), HOP, new_mtu), have(link(), HOP, ROUTE), early).ops) == ["change Route"]
+    plain = Route(ROUTE.dst, DEV, via=ip_address("192.0.2.9"), onlink=True, metric=7600)
+    assert said(diff(wanted(link(), HOP, ROUTE), have(link(), HOP, plain), early).held) == ["change Route"]
 
 
 def test_a_device_that_must_be_remade_brings_everything_on_it_back_in_one_pass() -> None:

@@ -24,6 +24,7 @@ class Announcer:
         self._here: Self | None = None
         self._moved = asyncio.Event()
         self._discovery: Discovery | None = None
+        self._place: tuple[str, int] | None = None
         self._last: tuple[Node, ...] = ()
         self._former: dict[str, Node] = {}
 
@@ -31,28 +32,35 @@ class Announcer:
         """This is what this host is now; None: not known yet, nothing is told."""
         if here is None or here.node is None:
             return
-        before, self._here = self._here, here
-        if before is None or _place(before) != _place(here):
+        self._here = here
+        if self._place != _place(here):
             self._moved.set()
         elif self._discovery is not None and self._announcing:
             self._discovery.announce(here.node)
 
     async def peers(self) -> AsyncIterator[Known[Node]]:
-        """Full sets of peers. Ends when the uplink changed: call again for the next place's.
+        """Full sets of peers. Ends when the uplink changed; called again, also after an error, it goes on with what is
+        true by then. Raises DiscoveryError if there can be no discovery here.
 
         The old discovery is closed after the new one has spoken: its goodbye is older by then, and no peer heeds it."""
-        await self._moved.wait()
-        self._moved.clear()
-        if self._here is None or self._here.node is None:
-            return
-        self._former = {node.id: node for node in self._last}
-        old, self._discovery = self._discovery, self._make(self._here)
+        while self._here is None or self._here.node is None:
+            await self._moved.wait()
+            self._moved.clear()
+        if self._discovery is None or self._place != _place(self._here):
+            self._moved.clear()
+            await self._move(self._here, self._here.node)
+        if self._discovery is not None:
+            async for known in self._until_moved(self._discovery):
+                yield self._remembering(known)
+
+    async def _move(self, here: Self, node: Node) -> None:
+        new = self._make(here)
         if self._announcing:
-            self._discovery.announce(self._here.node)
+            new.announce(node)
+        self._former = {known.id: known for known in self._last}
+        old, self._discovery, self._place = self._discovery, new, _place(here)
         if old is not None:
             await old.close()
-        async for known in self._until_moved(self._discovery):
-            yield self._remembering(known)
 
     def _remembering(self, known: Known[Node]) -> Known[Node]:
         """A new place's set, and until that is complete, who was known in the old one: not heard yet is not gone."""
@@ -67,18 +75,17 @@ class Announcer:
     async def _until_moved(self, discovery: Discovery) -> AsyncIterator[Known[Node]]:
         source = discovery.peers()
         moved = asyncio.ensure_future(self._moved.wait())
-        while True:
-            following = asyncio.ensure_future(anext(source, None))
-            try:
+        following = asyncio.ensure_future(anext(source, None))
+        try:
+            while True:
                 await asyncio.wait({following, moved}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not following.done():
-                    following.cancel()
-                    moved.cancel()
-            known = following.result() if following.done() and not following.cancelled() else None
-            if known is None:
-                return
-            yield known
+                if not following.done() or (known := following.result()) is None:
+                    return
+                yield known
+                following = asyncio.ensure_future(anext(source, None))
+        finally:
+            following.cancel()
+            moved.cancel()
 
     def last_seen(self) -> Mapping[str, float]:
         """Node id → seconds since 1970."""

@@ -28,6 +28,7 @@ T = TypeVar("T")
 FIRST_RESTART = 0.2
 LAST_RESTART = 10.0
 LOGGED_FAILURES = 5
+LOGGED_PROBLEMS = 50
 
 
 class Loop:
@@ -71,7 +72,11 @@ class Loop:
                 if full:
                     last_full = now
                 self._woken.clear()
-                await self.step(full)
+                try:
+                    await self.step(full)
+                except Exception:  # whatever it was, the next cycle starts from the kernel again
+                    log.exception("a cycle failed by a fault in weft itself; please report it")
+                    await asyncio.sleep(FIRST_RESTART)
                 await self._sleep(last_full + self.interval)
         finally:
             self.stop()
@@ -132,12 +137,21 @@ class Loop:
             try:
                 async for value in open_source():
                     delay = FIRST_RESTART
+                    self.world.broken.pop(name, None)
                     keep(value)
                     self.wake()
             except (WeftError, OSError) as error:
-                log.error("source %s: %s; asking again in %.1f s", name, error, delay)
+                self._broke(name, str(error))
+            except Exception as error:  # a fault of weft's own in one source must not silence it for ever
+                log.exception("source %s: a fault in weft itself; please report it", name)
+                self._broke(name, f"a fault in weft itself: {error!r}")
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_RESTART)
+
+    def _broke(self, name: str, message: str) -> None:
+        """It is told once, and when it is over (`_tell_problems`)."""
+        self.world.broken[name] = Problem(name, f"source {name}: {message}; it is asked again")
+        self.wake()
 
     def _tell(self, report: Report) -> None:
         if report.done:
@@ -155,8 +169,12 @@ class Loop:
 
     def _tell_problems(self) -> None:
         now = frozenset(self.world.problems())
-        for problem in sorted(now - self._problems, key=lambda p: (p.subject, p.message)):
+        came = sorted(now - self._problems, key=lambda p: (p.subject, p.message))
+        for problem in came[:LOGGED_PROBLEMS]:
             log.log(logging.WARNING if problem.wrong else logging.INFO, "%s", problem.message)
-        for problem in sorted(self._problems - now, key=lambda p: (p.subject, p.message)):
+        went = sorted(self._problems - now, key=lambda p: (p.subject, p.message))
+        for problem in went[:LOGGED_PROBLEMS]:
             log.info("no longer: %s", problem.message)
+        if len(came) > LOGGED_PROBLEMS or len(went) > LOGGED_PROBLEMS:
+            log.warning("%d problems came and %d went; see `weft show peers`", len(came), len(went))
         self._problems = now

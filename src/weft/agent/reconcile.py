@@ -8,6 +8,7 @@ it comes to the same, and takes microseconds instead of a second among ten thous
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -21,6 +22,8 @@ from weft.errors import TargetError
 from weft.model import View
 from weft.objects import Failure, Key, Object, Op
 from weft.targets import Reading, Target
+
+log = logging.getLogger("weft")
 
 EVENTS_KEPT = 500
 
@@ -61,11 +64,14 @@ class Reconciler:
         self.account = Account()
         self.plan = Plan()
         self._synced = False
-        self._retracted: set[Key] = set()
+        self._settled: set[Key] = set()
+        self._whole = False
         self._doubtful = True
         self._dirty: set[Key] = set()
+        self._waiting: set[Key] = set()
         self._readings: dict[str, Reading] = {}
         self._reads: dict[Key, Failure | None] = {}
+        self._unread: set[str] = set()
         self._started = 0.0
         self._target_of = {kind: target for target in self.targets for kind in target.kinds}
 
@@ -73,13 +79,20 @@ class Reconciler:
         """Read every target. Never raises for a target's failure: one that can't be read gets a Status of its own, is
         left alone in this cycle, and is read again when that is due."""
         self._started = self.clock.now()
+        self._reads = {}
         for target in self.targets:
+            key = ("target", target.name)
+            before = self.account.statuses.get(key)
+            if before is not None and before.retry_at > self._started:
+                continue
             try:
                 reading = await target.read(full)
             except TargetError as error:
-                self._reads[("target", target.name)] = Failure(f"it can't be read: {error}")
+                self._reads[key] = Failure(f"it can't be read: {error}")
+                self._unread.add(target.name)
                 continue
-            self._reads[("target", target.name)] = None
+            self._reads[key] = None
+            self._unread.discard(target.name)
             self._readings[target.name] = reading
             if reading.touched is None or full:
                 self._doubtful = True
@@ -89,12 +102,13 @@ class Reconciler:
     async def mend(self, view: View) -> Report:
         """After `read`: make the targets what `view` demands, as far as that works now."""
         self._adopt(plan(view, self.plan), view.synced)
-        unread = {key[1] for key, failure in self._reads.items() if failure is not None}
         changes = self._changes(view.synced)
-        self._doubtful = bool(unread)
-        ops = [op for op in changes.ops if self._target_of[type(op.object)].name not in unread and self._due(op)]
-        answers = await self._apply(ops)
-        report = self._account(changes, {**self._reads}, answers)
+        self._doubtful = bool(self._unread)
+        possible = [op for op in changes.ops if self._target_of[type(op.object)].name not in self._unread]
+        self._waiting = {op.object.key for op in (*changes.ops, *changes.held)} - {op.object.key for op in possible}
+        answers = await self._apply([op for op in possible if self._due(op)])
+        self._settle(changes, answers, view.synced)
+        report = self._account(changes, dict(self._reads), answers)
         self.account.cycles += 1
         self.account.last = report
         return report
@@ -102,8 +116,7 @@ class Reconciler:
     def preview(self, view: View) -> Changes:
         """After `read(full=True)`: what `mend` would do. Nothing is changed."""
         new = plan(view, self.plan)
-        retracted = self._retracted.union(key for key in changed(self.plan, new) if key not in new.wanted)
-        return diff(new.wanted, _facts(self._readings.values()), Leave(view.synced, retracted))
+        return diff(new.wanted, _facts(self._readings.values()), Leave(view.synced, self._settled))
 
     def actual(self) -> Iterator[Object]:
         """Every object of ours that the targets held at the last reading."""
@@ -111,8 +124,10 @@ class Reconciler:
             yield from reading.objects.values()
 
     def next_retry(self) -> float | None:
-        """When (on the loop's clock) the next failed object is due, or None."""
-        return min((s.retry_at for s in self.account.statuses.values()), default=None)
+        """When (on the loop's clock) the next failed object is due, or None. What waits for something else than time (a
+        target that can't be read, a source that hasn't spoken) is not."""
+        statuses = self.account.statuses.items()
+        return min((status.retry_at for key, status in statuses if key not in self._waiting), default=None)
 
     def _adopt(self, new: Plan, synced: bool) -> None:
         moved = changed(self.plan, new)
@@ -120,12 +135,9 @@ class Reconciler:
             status = self.account.statuses.get(key)
             if status is not None and self.plan.wanted.get(key) != new.wanted.get(key):
                 self.account.statuses[key] = Status("pending", status.since, message=status.message)
-            (self._retracted.discard if key in new.wanted else self._retracted.add)(key)
         self._dirty |= moved
         if synced and not self._synced:
             self._doubtful = True
-        if synced:
-            self._retracted.clear()
         self._synced = synced
         self.plan = new
 
@@ -137,11 +149,23 @@ class Reconciler:
             due = (key for key, status in self.account.statuses.items() if status.retry_at <= now)
             only = self._dirty.union(due)
         self._dirty = set()
-        return diff(self.plan.wanted, facts, Leave(synced, self._retracted), only)
+        self._whole = only is None
+        return diff(self.plan.wanted, facts, Leave(synced, self._settled), only)
 
     def _due(self, op: Op) -> bool:
         status = self.account.statuses.get(op.object.key)
         return status is None or status.retry_at <= self.clock.now()
+
+    def _settle(self, changes: Changes, answers: list[tuple[Op, Failure | None]], synced: bool) -> None:
+        """Remember what this run has brought about or found right: only that may be changed or removed at will before
+        every source has spoken. The rest is an earlier run's, which may have known better."""
+        if synced:
+            self._settled.clear()
+            return
+        if self._whole:
+            open_ = {op.object.key for op in (*changes.ops, *changes.held)}
+            self._settled.update(key for key in self.plan.wanted if key not in open_ and key not in changes.conflicts)
+        self._settled.update(op.object.key for op, failure in answers if failure is None)
 
     async def _apply(self, ops: list[Op]) -> list[tuple[Op, Failure | None]]:
         answers: list[tuple[Op, Failure | None]] = []
@@ -151,6 +175,10 @@ class Reconciler:
                 answers.extend(zip(batch, await target.apply(batch), strict=True))
             except TargetError as error:
                 answers.extend((op, Failure(str(error))) for op in batch)
+                self._doubtful = True
+            except Exception as error:  # a fault of weft's own must not take the rest of the network with it
+                log.exception("%s: a fault in weft itself; please report it", target.name)
+                answers.extend((op, Failure(f"a fault in weft itself: {error!r}")) for op in batch)
                 self._doubtful = True
         return answers
 
@@ -185,7 +213,7 @@ class Reconciler:
         """Drop the status of an object that is right by now, or that nobody wants and nobody has."""
         asked = {op.object.key for op in changes.ops} | {op.object.key for op in changes.held}
         for key in list(self.account.statuses):
-            if key not in asked and key not in tried and self._right(key):
+            if key[0] != "target" and key not in asked and key not in tried and self._right(key):
                 del self.account.statuses[key]
 
     def _right(self, key: Key) -> bool:

@@ -18,7 +18,8 @@ from weft.model import Host, IPAddress, IPNetwork, Known, Network, Node, Problem
 @dataclass(slots=True)
 class World:
     """`engine`, `peers` and `host` are None until their source has answered for the first time. `chains`: asks the
-    firewall which foreign chains it had at its last reading (`model.Host.chains`)."""
+    firewall which foreign chains it had at its last reading (`model.Host.chains`). `broken`: sources that can't be
+    followed now, by name."""
 
     identity: Identity
     profile: Profile
@@ -27,6 +28,7 @@ class World:
     peers: Known[Node] | None = None
     host: Host | None = None
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
+    broken: dict[str, Problem] = field(default_factory=dict)
     _accepted: Accepted | None = field(default=None)
     _endpoints: tuple[IPAddress, ...] = ()
 
@@ -66,6 +68,7 @@ class World:
     def problems(self) -> Iterator[Problem]:
         """Everything that a person should know, from every source and from judging the claims."""
         me = self.me()
+        yield from self.broken.values()
         if me is not None and me.problem is not None:
             yield me.problem
         for known in (self.engine, self.peers):

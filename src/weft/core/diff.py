@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from weft.core.plan import Wanted
-from weft.objects import Key, Object, Op, Sysctl, Why
+from weft.objects import Key, Object, Op, Route, Sysctl, Why
 
 UNWANTED = Why("kernel", "this host", "nothing asks for it any more")
 
@@ -19,7 +19,8 @@ UNWANTED = Why("kernel", "this host", "nothing asks for it any more")
 @dataclass(frozen=True, slots=True)
 class Changes:
     """`ops`: to be carried out in this order. `conflicts`: wanted keys that somebody else's object occupies, with a
-    phrase that names it. `held`: removals that wait until every source has spoken."""
+    phrase that names it. `held`: what waits until every source has spoken: removals, and routes that would change from
+    a peer that was not heard yet to another."""
 
     ops: tuple[Op, ...] = ()
     conflicts: Mapping[Key, str] = field(default_factory=dict)
@@ -36,14 +37,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """What may be removed: everything once all sources have spoken (`synced`); before that only `retracted` keys, which
-    a source asked for earlier and then took back itself."""
+    """What may be removed or led elsewhere: everything once all sources have spoken (`synced`); before that only
+    `settled` keys, which this run has brought about or found right: a source asked for them and took them back."""
 
     synced: bool = True
-    retracted: Set[Key] = frozenset()
+    settled: Set[Key] = frozenset()
 
     def covers(self, key: Key) -> bool:
-        return self.synced or key in self.retracted
+        return self.synced or key in self.settled
 
 
 ALL = Leave()
@@ -64,6 +65,7 @@ def diff(wanted: Mapping[Key, Wanted], facts: Facts, leave: Leave = ALL, only: I
             conflicts[key] = "it stands on an object that is somebody else's"
     additions: list[Op] = []
     removals: list[Op] = []
+    waiting: list[Op] = []
     for key in keys:
         want, have = wanted.get(key), facts.actual.get(key)
         if want is None:
@@ -73,13 +75,15 @@ def diff(wanted: Mapping[Key, Wanted], facts: Facts, leave: Leave = ALL, only: I
             continue
         elif have is None or key in lost:
             additions.append(Op("add", want.object, want.why))
+        elif have != want.object and not (leave.covers(key) or _known(have, wanted)) and _moves(have, want.object):
+            waiting.append(Op("change", want.object, want.why, have))
         elif have != want.object:
             additions.extend(_change(want, have))
     additions.sort(key=_rank)
     removals.sort(key=_rank, reverse=True)
     allowed = [op for op in removals if leave.covers(op.object.key)]
     held = [op for op in removals if not leave.covers(op.object.key)] if len(allowed) < len(removals) else []
-    return Changes((*additions, *allowed), conflicts, tuple(held))
+    return Changes((*additions, *allowed), conflicts, (*waiting, *held))
 
 
 def _differing(wanted: Mapping[Key, Wanted], facts: Facts) -> list[Key]:
@@ -88,6 +92,23 @@ def _differing(wanted: Mapping[Key, Wanted], facts: Facts) -> list[Key]:
     keys = [key for key, want in wanted.items() if actual.get(key) != want.object]
     keys.extend(key for key in actual if key not in wanted)
     return keys
+
+
+def _moves(have: Object, want: Object) -> bool:
+    """Whether a change would lead a route to another peer."""
+    return isinstance(have, Route) and _gateway(have) != _gateway(want)
+
+
+def _known(have: Object, wanted: Mapping[Key, Wanted]) -> bool:
+    """Whether the peer that a route of an earlier run leads to was heard in this one. If not, it may be the rightful
+    owner: the route waits, so that a restart disturbs nothing that was right."""
+    return _gateway(have) in wanted
+
+
+def _gateway(thing: Object) -> Key:
+    if not isinstance(thing, Route):
+        return ()
+    return ("nexthop", thing.nexthop) if thing.nexthop else ("neighbour", thing.dev, thing.via)
 
 
 def _must_be_remade(want: Wanted | None, have: Object | None) -> bool:
