@@ -17,6 +17,7 @@ from weft.targets.kernel import HostFacts, read_host
 from weft.targets.kernel.codec import u32
 from weft.targets.kernel.constants import AF_INET, RTA_TABLE, RTM_GETROUTE
 from weft.targets.kernel.hops import RTMSG
+from weft.targets.kernel.host import PAUSE
 from weft.targets.kernel.socket import NetlinkSocket
 
 pytestmark = needs_root
@@ -34,7 +35,7 @@ def ns() -> Iterator[Namespace]:
 
 
 def read(ns: Namespace) -> Host:
-    return read_host(str(ns.path))
+    return asyncio.run(read_host(str(ns.path)))
 
 
 def uplink(ns: Namespace, name: str = "up0") -> Uplink | None:
@@ -129,7 +130,56 @@ def test_router_advertisements(ns: Namespace, accept: int, forwarding: int, take
 
 def test_a_host_without_ipv6(ns: Namespace) -> None:
     ns.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-    assert read(ns).uplinks == (Uplink("up0", 1400, (ip_interface("192.0.2.1/24"),), accepts_ra=True),)
+    found = read(ns)
+    assert found.uplinks == (Uplink("up0", 1400, (ip_interface("192.0.2.1/24"),), accepts_ra=True),)
+    assert not found.ipv6
+
+
+def test_whether_a_new_device_would_have_ipv6(ns: Namespace) -> None:
+    assert read(ns).ipv6
+    ns.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+    ns.ip("link add new0 type bridge")
+    assert ns.run("sysctl", "-n", "net.ipv6.conf.new0.disable_ipv6").strip() == "1"
+    assert not read(ns).ipv6
+
+
+async def test_the_event_loop_runs_while_a_large_table_is_read(ns: Namespace) -> None:
+    """And routes that lead somewhere in particular are passed over."""
+    lines = [f"route add 10.{n // 256}.{n % 256}.0/24 via 192.0.2.254" for n in range(20_000)]
+    ns.ip("route add default via 192.0.2.254 metric 7")
+    ns.run("ip", "-batch", "-", stdin="\n".join(lines))
+    reading = asyncio.ensure_future(read_host(str(ns.path)))
+    turns = 0
+    while not reading.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert (await reading).uplinks[0].defaults == (DefaultRoute(4, 7),)
+    assert turns > 20_000 // 1000
+
+
+async def test_a_flood_of_changes_makes_few_readings(ns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings: list[Host] = []
+
+    async def counted(netns: str | None) -> Host:
+        readings.append(await read_host(netns))
+        return readings[-1]
+
+    monkeypatch.setattr("weft.targets.kernel.host.read_host", counted)
+    hosts = HostFacts(str(ns.path)).hosts()
+    await anext(hosts)
+    following_mtu = asyncio.ensure_future(until_mtu(hosts, 1300))
+    started = asyncio.get_running_loop().time()
+    for mtu in range(1340, 1299, -1):
+        await asyncio.to_thread(ns.ip, f"link set up0 mtu {mtu}")
+    await asyncio.wait_for(following_mtu, WAIT)
+    assert len(readings) <= 3 + (asyncio.get_running_loop().time() - started) / PAUSE
+    await hosts.aclose()
+
+
+async def until_mtu(hosts: AsyncIterator[Host], mtu: int) -> None:
+    async for host in hosts:
+        if host.uplinks[0].mtu == mtu:
+            return
 
 
 async def following(hosts: AsyncIterator[Host], done: str) -> Host:
@@ -142,7 +192,7 @@ async def following(hosts: AsyncIterator[Host], done: str) -> Host:
 
 async def test_changes_are_told(ns: Namespace) -> None:
     hosts = HostFacts(str(ns.path)).hosts()
-    assert await anext(hosts) == read(ns)
+    assert await anext(hosts) == await read_host(str(ns.path))
     ns.ip("address add 192.0.2.7/24 dev up0")
     await asyncio.wait_for(following(hosts, "192.0.2.7/24"), WAIT)
     ns.ip("route add default via 192.0.2.254")

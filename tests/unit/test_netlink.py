@@ -35,6 +35,7 @@ from weft.targets.kernel.constants import (
 )
 from weft.targets.kernel.entries import decode_entry, encode_fdb, encode_neighbours
 from weft.targets.kernel.hops import decode_hop, decode_route, encode_hops, encode_routes
+from weft.targets.kernel.host import default_routes
 from weft.targets.kernel.links import decode_address, decode_link
 from weft.targets.kernel.socket import DumpInterrupted, complete
 from weft.targets.kernel.sysctl import forwarding_of
@@ -160,6 +161,22 @@ def test_an_answer_of_an_old_kernel_repeats_the_request() -> None:
 def test_a_dump_under_which_the_table_changed_is_not_complete() -> None:
     with pytest.raises(DumpInterrupted):
         list(complete(HEADER.pack(16, RTM_NEWROUTE, NLM_F_DUMP_INTR, 1, 0)))
+
+
+def test_of_a_dump_of_routes_only_the_default_ones_are_decoded() -> None:
+    default = HEADER.pack(28, RTM_NEWROUTE, 0, 1, 0) + struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 3, 0, 1, 0)
+    other = HEADER.pack(33, RTM_NEWROUTE, 0, 1, 0) + struct.pack("=BBBBBBBBI", 2, 24, 0, 0, 254, 3, 0, 1, 0) + bytes(8)
+    assert [m.body[1] for m in default_routes(other + default + other)] == [0]
+    with pytest.raises(DumpInterrupted):
+        list(default_routes(other + HEADER.pack(36, RTM_NEWROUTE, NLM_F_DUMP_INTR, 1, 0) + other[16:]))
+
+
+@given(data=st.binary(max_size=100))
+@example(data=bytes(40))
+@example(data=HEADER.pack(400, RTM_NEWROUTE, 0, 1, 0) + b"\2\x18" + bytes(10))
+def test_any_bytes_are_passed_over_or_refused(data: bytes) -> None:
+    with contextlib.suppress(NetlinkDecodeError, DumpInterrupted):
+        assert sum(len(m.body) + 16 for m in default_routes(data)) <= len(data)
 
 
 ROUTES = (

@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import errno
 import struct
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.model import DefaultRoute, Host, IPInterface, Uplink
@@ -22,6 +24,7 @@ from weft.targets.kernel.constants import (
     IFA_F_SECONDARY,
     IFA_F_TEMPORARY,
     IFA_F_TENTATIVE,
+    NLM_F_DUMP_INTR,
     RT_SCOPE_HOST,
     RT_TABLE_MAIN,
     RTA_MULTIPATH,
@@ -52,9 +55,15 @@ from weft.targets.kernel.mirror import is_kernels_own
 from weft.targets.kernel.netns import inside
 from weft.targets.kernel.socket import DUMP_BUFFER, DumpInterrupted, NetlinkSocket, complete
 
+T = TypeVar("T")
+
 GROUPS = (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE)
 SETTLE = 0.005
 """Seconds from the first notification to the reading: one `docker run` makes a dozen of them."""
+PAUSE = 0.1
+"""Seconds between two readings at least, and ..."""
+RESTS = 5
+"""... so many times as long as the last reading took: a flapping interface beside a BGP table keeps nobody busy."""
 OURS = "weft:"
 PORTS_OF = frozenset({"bridge", "bond", "team", "openvswitch"})
 """A link whose master is of these kinds carries packets for that one; containers' veths are such."""
@@ -62,6 +71,8 @@ TRIES = 10
 UNFIT = IFA_F_TEMPORARY | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE
 """IPv6 addresses that a tunnel can't end on: not theirs yet, or not for long."""
 NEXT_HOP_NEVER_USED = 0x6FFFFFFF
+_HEAD = struct.Struct("=I2xH9xB")
+"""nlmsghdr's length and flags, and behind it rtmsg's prefix length."""
 _PATH = struct.Struct("=HBBi")
 """rtnexthop (rtnetlink.h): length, flags, hops, index."""
 
@@ -78,50 +89,66 @@ class HostFacts:
         listener.attach_filter(*facts_filter())
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
-        loop.add_reader(listener.fileno(), told.set)
+
+        def hear() -> None:
+            loop.remove_reader(listener.fileno())  # else it would be called over and over until the next reading
+            told.set()
+
         last: Host | None = None
         try:
             while True:
                 _discard(listener)
                 told.clear()
-                host = read_host(self._netns)
+                loop.add_reader(listener.fileno(), hear)
+                started = loop.time()
+                host = await read_host(self._netns)
+                ended = loop.time()
                 if host != last:
                     last = host
                     yield host
                 await told.wait()
-                await asyncio.sleep(SETTLE)
+                pause = max(PAUSE, RESTS * (ended - started))
+                await asyncio.sleep(max(SETTLE, ended + pause - loop.time()))
         finally:
             loop.remove_reader(listener.fileno())
             listener.close()
 
 
-def read_host(netns: str | None = None) -> Host:
-    """The facts now, without firewall chains (the firewall target knows those). Raises TargetError."""
+async def read_host(netns: str | None = None) -> Host:
+    """The facts now, without firewall chains (the firewall target knows those). Raises TargetError. The event loop
+    runs on meanwhile, also on a host with a BGP table."""
     for _ in range(TRIES):
         with (
             contextlib.closing(NetlinkSocket(netns, DUMP_BUFFER)) as socket,
             contextlib.suppress(DumpInterrupted),  # something changed meanwhile: read again
         ):
-            return _read(socket, netns)
+            return await _read(socket, netns)
     raise TargetError("this host's interfaces change faster than they can be read; it is tried again")
 
 
-def _read(socket: NetlinkSocket, netns: str | None) -> Host:
+async def _read(socket: NetlinkSocket, netns: str | None) -> Host:
     try:
-        links = [decode_link(message) for message in _dump(socket, RTM_GETLINK, ALL_LINKS)]
-        addresses = [decode_address(message) for message in _dump(socket, RTM_GETADDR, ALL_ADDRESSES)]
-        defaults = [*_default_routes(socket, 4), *_default_routes(socket, 6)]
+        links = await _dump(socket, RTM_GETLINK, ALL_LINKS, decode_link)
+        addresses = await _dump(socket, RTM_GETADDR, ALL_ADDRESSES, decode_address)
+        defaults = [*await _default_routes(socket, 4), *await _default_routes(socket, 6)]
     except NetlinkDecodeError as error:
         raise TargetError(f"this host's interfaces can't be read: {error}") from error
     found = list(_uplinks(links, addresses, defaults))
     takes_ra = inside(netns, lambda: {uplink.name for uplink in found if _accepts_ra(uplink.name)})
-    uplinks = [Uplink(u.name, u.mtu, u.addresses, u.defaults, u.name in takes_ra) for u in found]
-    return Host(tuple(sorted(uplinks, key=lambda uplink: uplink.name)), _has_nexthop_objects(socket))
+    uplinks = [replace(uplink, accepts_ra=uplink.name in takes_ra) for uplink in found]
+    return Host(
+        tuple(sorted(uplinks, key=lambda uplink: uplink.name)),
+        ipv6=inside(netns, _gives_ipv6),
+        nexthop_objects=_has_nexthop_objects(socket),
+    )
 
 
-def _dump(socket: NetlinkSocket, kind: int, body: bytes) -> Iterator[Message]:
+async def _dump(socket: NetlinkSocket, kind: int, body: bytes, decode: Callable[[Message], T]) -> list[T]:
+    found: list[T] = []
     for buffer in socket.buffers(kind, body):
-        yield from complete(buffer)
+        found.extend(decode(message) for message in complete(buffer))
+        await asyncio.sleep(0)
+    return found
 
 
 def _uplinks(
@@ -154,25 +181,41 @@ def _in_order(states: list[AddressState]) -> list[IPInterface]:
     return [s.address for s in sorted(states, key=lambda s: (s.address.version, s.flags & IFA_F_SECONDARY))]
 
 
-def _default_routes(socket: NetlinkSocket, version: int) -> list[tuple[int, DefaultRoute]]:
+async def _default_routes(socket: NetlinkSocket, version: int) -> list[tuple[int, DefaultRoute]]:
     """The default routes of the main table, each with the index of a link that it goes out of; none if the kernel
-    lacks the family."""
+    lacks the family. The kernel can't be asked for them alone, so the others are passed over as they come."""
     body = RTMSG.pack(FAMILIES[version], 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(RTA_TABLE, RT_TABLE_MAIN)
-    found: list[tuple[int, DefaultRoute]] = []
+    found: set[tuple[int, DefaultRoute]] = set()
     try:
-        for message in _dump(socket, RTM_GETROUTE, body):
-            with decoding("a route"):
-                _, length, _, _, table, _, _, kind, _ = RTMSG.unpack_from(message.body)
-                if length == 0 and table == RT_TABLE_MAIN and kind == RTN_UNICAST:
-                    found.extend(_decode_default(version, attributes(message.body, RTMSG.size)))
+        for buffer in socket.buffers(RTM_GETROUTE, body):
+            for message in default_routes(buffer):
+                with decoding("a route"):
+                    found.update(_decode_default(version, message))
+            await asyncio.sleep(0)
     except KernelError as error:
         if error.number not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):
             raise
-    return sorted(set(found), key=lambda item: (item[0], item[1].metric, str(item[1].source)))
+    return sorted(found, key=lambda item: (item[0], item[1].metric, str(item[1].source)))
 
 
-def _decode_default(version: int, route: dict[int, bytes]) -> Iterator[tuple[int, DefaultRoute]]:
-    """One for each link that the route goes out of."""
+def default_routes(buffer: bytes) -> Iterator[Message]:
+    """Of the routes in one of a dump's buffers, those with a prefix length of 0; the others aren't even cut out.
+    Raises DumpInterrupted and NetlinkDecodeError."""
+    offset, end = 0, len(buffer)
+    unpack = _HEAD.unpack_from
+    while offset < end:
+        length, flags, prefix = unpack(buffer, offset) if end - offset >= _HEAD.size else (0, 0, 0)
+        if not (prefix and _HEAD.size <= length <= end - offset) or flags & NLM_F_DUMP_INTR:
+            yield from complete(buffer[offset : offset + max(length, 1)])  # one message, or an error for what is none
+        offset += (length + 3) & ~3
+
+
+def _decode_default(version: int, message: Message) -> Iterator[tuple[int, DefaultRoute]]:
+    """One for each link that the route goes out of; none for one of another table or kind (unreachable, say)."""
+    _, length, _, _, table, _, _, kind, _ = RTMSG.unpack_from(message.body)
+    if length or table != RT_TABLE_MAIN or kind != RTN_UNICAST:
+        return
+    route = attributes(message.body, RTMSG.size)
     metric = number(route[RTA_PRIORITY]) if RTA_PRIORITY in route else 0
     source = address(route[RTA_PREFSRC]) if RTA_PREFSRC in route else None
     for ifindex in _outgoing(route):
@@ -209,6 +252,15 @@ def _accepts_ra(name: str) -> bool:
         return accept == "2" or (accept == "1" and (folder / "forwarding").read_text().strip() == "0")
     except OSError:
         return False  # no IPv6 on this interface, or it has just gone
+
+
+def _gives_ipv6() -> bool:
+    """A device that is made now gets IPv6. Its settings start as conf/default has them, and who writes conf/all writes
+    conf/default as well (addrconf.c, addrconf_disable_ipv6)."""
+    try:
+        return Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False  # this kernel has no IPv6
 
 
 def _discard(listener: NetlinkSocket) -> None:
