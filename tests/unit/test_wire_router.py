@@ -73,7 +73,7 @@ def nodes(draw: st.DrawFn) -> Node:
         port=draw(st.integers(1, 65535)),
         vni=draw(st.integers(0, 2**24 - 1)),
         mac=draw(macs),
-        mtu=draw(st.integers(0, 65535)),
+        mtu=draw(st.just(0) | st.integers(576, 65535)),
         networks=tuple(draw(st.lists(networks, max_size=12))),
         overlay=tuple(draw(st.lists(st.ip_addresses(), max_size=30))),
         backend="vxlan",
@@ -252,10 +252,20 @@ def test_a_name_that_cannot_be_sent_is_shortened_not_refused() -> None:
     assert told.networks[1].name == "?"
 
 
-@pytest.mark.parametrize("me", [node(id="a\nb"), node(id=""), node(endpoints=())])
+@pytest.mark.parametrize("me", [node(id="a\nb"), node(id=""), node(endpoints=()), node(mtu=575), node(mtu=-1)])
 def test_a_node_that_nobody_could_read_is_not_sent(me: Node) -> None:
     with pytest.raises(WireError, match="can't be announced"):
         encode_hello(me, STAMP, LIMIT)
+
+
+def test_what_others_would_refuse_is_not_sent() -> None:
+    """One value that can't be would cost this host all its peers."""
+    ages = (float("nan"), -1.0, float("inf"), 0.0)
+    me = node(*(Network(f"n{n}", (IPv4Network((n << 8, 24)),), since=age) for n, age in enumerate(ages)), mtu=65536)
+    told = heard(encode_hello(me, STAMP, LIMIT)).node
+    assert told is not None
+    assert told.mtu == 65535
+    assert [network.since for network in told.networks] == [float("inf")] * 3 + [0.0]
 
 
 def test_more_networks_than_all_parts_hold_are_an_error_that_says_so() -> None:

@@ -77,7 +77,7 @@ def _full(raw: schema.Hello, details: schema.Details) -> Hello:
         port=details.port,
         vni=raw.vni,
         mac=_unicast(parse_mac(details.mac)),
-        mtu=details.mtu,
+        mtu=_mtu(details.mtu),
         networks=networks,
         overlay=tuple(map(_address, details.overlay)),
         backend=_label(details.backend),
@@ -88,7 +88,7 @@ def _full(raw: schema.Hello, details: schema.Details) -> Hello:
         peer_id=peer_id,
         endpoints=endpoints,
         vni=raw.vni,
-        stack_name=raw.stack_name,
+        stack_name=_label(raw.stack_name) if raw.stack_name else "",
         vxlan_ip=_address(raw.vxlan_ip) if raw.vxlan_ip else None,
         subnets=subnets,
         stamp=_stamp(details),
@@ -139,6 +139,8 @@ def _label(text: str) -> str:
 # A peer says the same addresses every 30 seconds: each is parsed once, and equal ones are one object.
 @lru_cache(maxsize=1 << 15)
 def _subnet(text: str) -> IPNetwork:
+    if "%" in text:  # Python would take any text for a zone
+        raise ValueError(f"{text!r} is a network with a zone, which means nothing to another host")
     return ip_network(text)
 
 
@@ -154,6 +156,12 @@ def _endpoint(text: str) -> IPAddress:
     if address.is_multicast or address.is_unspecified or address.is_loopback or text == "255.255.255.255":
         raise ValueError(f"{text} can't be the address of another host")
     return address
+
+
+def _mtu(octets: int) -> int:
+    if octets and octets < schema.MIN_MTU:
+        raise ValueError(f"an MTU of {octets} is less than the {schema.MIN_MTU} that every host takes")
+    return octets
 
 
 def _unicast(mac: Mac) -> Mac:
@@ -192,7 +200,7 @@ class _Packer:
 
     def add_network(self, network: Network) -> None:
         """A network's entry stands in one part with its first subnet, and once more in each part that it runs into."""
-        since = None if network.since == float("inf") else network.since
+        since = network.since if 0 <= network.since < float("inf") else None
         entry = schema.Named(_shortened(network.name), since, 0)
         entry_octets = len(_encode(entry)) + 4  # a comma, and a count of up to three digits more
         texts = [str(subnet) for subnet in network.subnets]
@@ -213,14 +221,16 @@ class _Packer:
 def encode_hello(me: Node, stamp: Stamp, limit: int, query: bool = False) -> list[bytes]:
     """The bodies that tell others about `me`, each at most `limit` octets; exposed networks only.
 
-    WireError if `me` has no endpoint or a bad id, or if its networks do not fit into MAX_PARTS datagrams.
+    WireError if `me` has no endpoint, a bad id or an MTU that nobody would believe, or if its networks do not fit into
+    MAX_PARTS datagrams.
     """
     if not me.endpoints:
         raise WireError(f"{me.id} can't be announced: it has no endpoint")
     try:
         _label(me.id)
+        _mtu(me.mtu)
     except ValueError as error:
-        raise WireError(f"the node id {me.id!r} can't be announced: {error}") from error
+        raise WireError(f"the node {me.id!r} can't be announced: {error}") from error
     head = len(_body(me, stamp, _Share(0), MAX_PARTS, MAX_PARTS, query))
     packer = _Packer(limit - head)
     for address in _told_overlay(me):
@@ -263,7 +273,7 @@ def _body(me: Node, stamp: Stamp, share: _Share, part: int, parts: int, query: b
         port=me.port,
         mac=mac_text(me.mac),
         backend=me.backend,
-        mtu=me.mtu,
+        mtu=min(me.mtu, schema.MAX_MTU),  # a loopback's is one more
         overlay=share.overlay,
         named=share.named,
     )

@@ -16,14 +16,20 @@ _Counter = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Part = Annotated[int, msgspec.Meta(ge=1, le=MAX_PARTS)]
 _Vni = Annotated[int, msgspec.Meta(ge=0, le=2**24 - 1)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-_Mtu = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_Age = Annotated[float, msgspec.Meta(ge=0)]
+"""Seconds since 1970, and finite: JSON has no other numbers, and the decoder refuses 1e400."""
+
+MIN_MTU, MAX_MTU = 576, 65535
+"""Octets that an uplink carries at once: what every host takes at least (RFC 791, 3.1), and the most that an IPv4
+header's length can say. Peers' routes get their MTU from it. 0: not known; `wire/router.py` refuses what is between."""
+_Mtu = Annotated[int, msgspec.Meta(ge=0, le=MAX_MTU)]
 
 
 class Named(msgspec.Struct):
     """The next `subnets` of the HELLO's networks belong to this one; `more`: so do the first ones of the next part."""
 
     name: str
-    since: float | None
+    since: _Age | None
     subnets: _Counter
     more: bool = False
 
