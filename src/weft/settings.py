@@ -23,6 +23,11 @@ CONFIG_VARIABLE = "WEFT_CONFIG"
 PRIVATE = tuple(ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
 """RFC 1918, RFC 6598 and RFC 4193: what a peer may announce unless `allowed` says otherwise."""
 
+LONGEST_ID = 200
+"""Octets: the id is part of a link's ifalias, which the kernel holds to 255."""
+LEAST_MTU = 646
+"""Octets: IPv4's 576 (RFC 791) inside VXLAN over IPv6."""
+
 Seconds = Annotated[float, "seconds"]
 Doc = msgspec.Meta
 
@@ -72,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     goodbye_hold: Annotated[
         Seconds,
         Doc(ge=0, description="How long a peer that said goodbye is still routed to, so that a restart loses nothing."),
-    ] = 10.0
+    ] = 30.0
     key: Annotated[str, Doc(description="Pre-shared key of the hosts; signs every HELLO.")] = ""
     key_file: Annotated[str, Doc(description="File that holds the pre-shared key.")] = ""
     allowed: Annotated[
@@ -136,6 +141,27 @@ def _text(value: object) -> str:
 
 
 def _check(settings: Settings) -> None:
+    _check_times_and_keys(settings)
+    _check_addresses(settings)
+    node = settings.node
+    if not node.isprintable() or node != node.strip() or len(node.encode()) > LONGEST_ID:
+        raise SettingsError(f"node = {node!r} can't be an id: printable text of at most {LONGEST_ID} octets is")
+    if 0 < settings.mtu < LEAST_MTU:
+        raise SettingsError(
+            f"mtu = {settings.mtu} is less than {LEAST_MTU}, too little for a tunnel; 0: as the kernel says"
+        )
+    if settings.engine == "static" and not settings.networks:
+        raise SettingsError("engine = static needs networks; e.g. WEFT_NETWORKS=web=10.1.0.0/24")
+    subnets = [(s, n.name) for n in settings.networks for s in n.subnets]
+    for i, (one, first) in enumerate(subnets):
+        for other, second in subnets[i + 1 :]:
+            if one.version == other.version and one.overlaps(other):
+                raise SettingsError(
+                    f"networks: {one} ({first}) and {other} ({second}) overlap; a subnet is one network's"
+                )
+
+
+def _check_times_and_keys(settings: Settings) -> None:
     if settings.key and settings.key_file:
         raise SettingsError("key and key_file are both set; keep one of them")
     if settings.peer_timeout < 2 * settings.announce_interval:
@@ -144,13 +170,25 @@ def _check(settings: Settings) -> None:
             f" {settings.announce_interval:g} s: one lost HELLO would cut a peer off; e.g. peer_timeout ="
             f" {3 * settings.announce_interval:g}"
         )
+
+
+def _check_addresses(settings: Settings) -> None:
     families = [a.version for a in settings.endpoint]
+    for address in (*settings.endpoint, *settings.peers):
+        if address.is_multicast or address.is_loopback or address.is_unspecified:
+            raise SettingsError(f"{address} (in endpoint or peers) can't be another host's way to anything")
     if len(set(families)) != len(families):
         raise SettingsError(f"endpoint = {_text(settings.endpoint)} names two addresses of one family; keep one")
     if settings.multicast_group and not settings.multicast_group.is_multicast:
         raise SettingsError(f"multicast_group = {settings.multicast_group} is no multicast address; e.g. 239.1.1.1")
-    if settings.engine == "static" and not settings.networks:
-        raise SettingsError("engine = static needs networks; e.g. WEFT_NETWORKS=web=10.1.0.0/24")
+    version = {"ipv4": 4, "ipv6": 6}.get(settings.underlay)
+    asked = [("multicast_group", settings.multicast_group), *(("peers", peer) for peer in settings.peers)]
+    spoken = {address.version for _, address in asked if address is not None} | ({version} if version else set())
+    if len(spoken) > 1:
+        said = ", ".join(f"{key} {address}" for key, address in asked if address is not None)
+        raise SettingsError(
+            f"multicast_group, peers and underlay mix IPv4 and IPv6 ({said}); HELLOs go over one of them"
+        )
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -17,8 +18,9 @@ from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.world import World
 from weft.cli import main as cli
-from weft.cli.client import ask
+from weft.cli.client import ask_at
 from weft.core.identity import Identity
+from weft.daemons.process import claim
 from weft.errors import AgentUnreachable, WeftError
 from weft.model import Host, Known, Problem, Profile
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
@@ -155,6 +157,16 @@ async def test_plan_exits_with_2_if_something_is_pending_and_changes_nothing(age
     assert "# conflict, left alone: link vxlan4096: a bridge of somebody else's" in err
 
 
+async def test_every_verb_that_asks_an_agent_takes_a_settings_file(agent: Running, tmp_path: Path) -> None:
+    file = tmp_path / "weft.yaml"
+    file.write_text(f"socket: {agent.path}\n")
+    os.environ.pop("WEFT_SOCKET")
+    for words in (("show", "status"), ("explain", "10.2.0.5"), ("plan",)):
+        assert (await agent.weft(*words))[0] in (3, 1) or words == ("plan",)
+        code, _, err = await agent.weft(*words, "--config", str(file))
+        assert (code, err) in ((0, ""), (1, ""))
+
+
 async def test_held_removals_are_shown_as_held(agent: Running) -> None:
     agent.loop.world.peers = known(complete=False)
     agent.loop.reconciler = Reconciler((agent.kernel,))  # as after a restart
@@ -176,10 +188,15 @@ async def test_before_anything_can_be_planned_the_answers_say_what_is_waited_for
     assert json.loads(out) == []
 
 
-async def test_cleanup_refuses_while_an_agent_runs(agent: Running) -> None:
-    code, _, err = await agent.weft("cleanup")
-    assert code == 1
-    assert "the agent of node a is running and would put everything back; stop it first" in err
+async def test_cleanup_refuses_while_an_agent_runs_whatever_its_socket(agent: Running) -> None:
+    with claim("agent"):
+        code, _, err = await agent.weft("cleanup")
+        assert code == 1
+        assert "a weft agent is running in this network namespace already; stop it first" in err
+        with pytest.raises(WeftError, match="a weft agent is running in this network namespace already"):
+            claim("agent")
+        claim("flanneld").close()
+    claim("agent").close()
 
 
 async def test_a_second_agent_on_the_socket_is_refused_and_a_dead_ones_socket_is_not(
@@ -193,10 +210,16 @@ async def test_a_second_agent_on_the_socket_is_refused_and_a_dead_ones_socket_is
     assert stat.S_IMODE(stale.stat().st_mode) == 0o660
     await first.stop()
     assert not stale.exists()
-    stale.write_text("")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(stale))
     again = Server(Api(agent.loop, dict), stale)
     await again.start()
     await again.stop()
+    precious = tmp_path / "weft.yaml"
+    precious.write_text("vni: 7\n")
+    with pytest.raises(WeftError, match="exists and is no socket: it is left alone"):
+        await Server(Api(agent.loop, dict), precious).start()
+    assert precious.read_text() == "vni: 7\n"
     with pytest.raises(WeftError, match="can't be made"):
         await Server(Api(agent.loop, dict), Path("/proc/nowhere/agent.sock")).start()
 
@@ -244,4 +267,4 @@ def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_answer_that_is_no_json_is_no_agent(tmp_path: Path) -> None:
     with pytest.raises(AgentUnreachable):
-        ask("status", path=str(tmp_path))
+        ask_at(str(tmp_path), "status")

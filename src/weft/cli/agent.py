@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from weft.cli.client import as_json, ask, table
+from weft.cli.client import as_json, ask_at, config_option, table
 from weft.errors import AgentUnreachable
 from weft.settings import Settings, describe, load
 
@@ -28,8 +28,7 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         variable, text = texts[key]
         flag = "--" + key.replace("_", "-")
         command = click.option(flag, key, metavar="VALUE", help=f"{text}  [{variable}]")(command)
-    where = click.Path(exists=True, dir_okay=False, path_type=Path)
-    return click.option("--config", type=where, help="Settings file (YAML).  [WEFT_CONFIG]")(command)
+    return config_option(command)
 
 
 def _load(config: Path | None, flags: dict[str, str | None]) -> Settings:
@@ -61,7 +60,7 @@ def plan(config: Path | None, wait: float, json_: bool, **flags: str | None) -> 
     """
     settings = _load(config, flags)
     try:
-        answer = ask("plan", path=settings.socket)
+        answer = ask_at(settings.socket, "plan")
     except AgentUnreachable:
         from weft.daemons.agent import dry_run
 

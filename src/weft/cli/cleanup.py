@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import click
 
-from weft.cli.client import as_json, ask
+from weft.cli.client import as_json, config_option
 from weft.core.commands import lines
-from weft.errors import AgentUnreachable, WeftError
 from weft.settings import load
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be removed; remove nothing.")
 @click.option("--json", "json_", is_flag=True, help="Print as JSON.")
-def cleanup(dry_run: bool, json_: bool) -> int:
+@config_option
+def cleanup(dry_run: bool, json_: bool, config: Path | None) -> int:
     """Remove everything of weft's from this host, and nothing else.
 
     That is: the VXLAN devices that weft made, its routes, next hops, neighbours and forwarding entries, its firewall
@@ -24,9 +25,7 @@ def cleanup(dry_run: bool, json_: bool) -> int:
     """
     from weft.daemons.cleanup import cleanup as remove
 
-    if not dry_run:
-        _refuse_while_running()
-    removals = asyncio.run(remove(load(os.environ), dry_run))
+    removals = asyncio.run(remove(load(os.environ, file=config), dry_run))
     failures = [r.failure.message for r in removals if r.failure is not None]
     if json_:
         removed = [line for r in removals if r.failure is None for line in lines(r.op)]
@@ -38,11 +37,3 @@ def cleanup(dry_run: bool, json_: bool) -> int:
     if not removals:
         click.echo("nothing of weft's is here")
     return int(bool(failures))
-
-
-def _refuse_while_running() -> None:
-    try:
-        node = ask("status")["node"]
-    except AgentUnreachable:
-        return
-    raise WeftError(f"the agent of node {node} is running and would put everything back; stop it first")

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -28,11 +29,23 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(what: str, path: str = "", **query: str) -> Any:
-    """The agent's JSON answer to GET /v1/<what>; `path`: its socket, default as set.
+config_option = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Settings file (YAML).  [WEFT_CONFIG]",
+)
+"""The one flag that every verb has which needs settings."""
+
+
+def ask(what: str, config: Path | None = None, **query: str) -> Any:
+    """The agent's JSON answer to GET /v1/<what>, on the socket that is set in the environment or the file `config`.
 
     Raises AgentUnreachable, or WeftError with what it answered."""
-    path = path or load(os.environ).socket
+    return ask_at(load(os.environ, file=config).socket, what, **query)
+
+
+def ask_at(path: str, what: str, **query: str) -> Any:
+    """The same on the socket at `path`."""
     connection = _UnixConnection(path)
     words = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
     try:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
-from weft.cli.client import as_json, ask, table
+from weft.cli.client import as_json, ask, config_option, table
 
 
 @click.command()
 @click.argument("what", type=click.Choice(["peers", "networks", "routes", "status", "events"]))
 @click.option("--json", "json_", is_flag=True, help="Print the agent's own answer.")
-def show(what: str, json_: bool) -> int:
+@config_option
+def show(what: str, json_: bool, config: Path | None) -> int:
     """Show what the running agent knows.
 
     Exit code 1 for `status` if something is wrong, 3 if no agent answers.
     """
-    answer = ask(what)
+    answer = ask(what, config)
     if json_:
         as_json(answer)
     else:
@@ -30,12 +32,13 @@ def show(what: str, json_: bool) -> int:
 @click.command()
 @click.argument("address")
 @click.option("--json", "json_", is_flag=True, help="Print the agent's own answer.")
-def explain(address: str, json_: bool) -> int:
+@config_option
+def explain(address: str, json_: bool, config: Path | None) -> int:
     """Say why there is (or isn't) a way to ADDRESS: an address, a prefix, or a node's id.
 
     Exit code 1 if there is no way.
     """
-    answer = ask("explain", q=address)
+    answer = ask("explain", config, q=address)
     if json_:
         as_json(answer)
     else:

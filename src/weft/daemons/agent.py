@@ -15,7 +15,7 @@ from weft.agent.reconcile import Reconciler
 from weft.agent.world import World
 from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.identity import Identity, Self
-from weft.daemons.process import log_to_stderr, run_until_signalled, spare_the_collector
+from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.discovery import DISCOVERIES, Discovery, Place
 from weft.discovery.options import NO_KEY_WARNING
 from weft.engines import ENGINES, Engine
@@ -113,8 +113,9 @@ async def run(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; what was set up in the kernel stays. Raises WeftError if it can't start."""
     log_to_stderr(settings.log_level)
     spare_the_collector()
-    agent = Agent(settings)
     async with AsyncExitStack() as stack:
+        stack.enter_context(claim(ROLE))
+        agent = Agent(settings)
         stack.push_async_callback(agent.close)
         server = Server(Api(agent.loop, agent.announcer.last_seen), Path(settings.socket))
         await server.start()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from weft.backends.tunnel import vtep_mac
 from weft.core.diff import Facts, diff
-from weft.daemons.agent import mark, node_id
+from weft.daemons.agent import ROLE, mark, node_id
+from weft.daemons.process import claim
 from weft.objects import Failure, Op
 from weft.settings import Settings
 from weft.targets import Target
@@ -25,7 +26,14 @@ class Removal:
 
 async def cleanup(settings: Settings, dry_run: bool) -> list[Removal]:
     """Every device, route, next hop and firewall chain of any weft daemon. Routes go first, devices last. Sysctls stay
-    as they are. Raises TargetError if the kernel or the firewall can't be read."""
+    as they are. Raises WeftError while a daemon runs here, TargetError if the kernel or the firewall can't be read."""
+    if dry_run:
+        return await _remove(settings, dry_run)
+    with claim(ROLE):
+        return await _remove(settings, dry_run)
+
+
+async def _remove(settings: Settings, dry_run: bool) -> list[Removal]:
     done: list[Removal] = []
     own = mark(settings)
     kernels: list[Target] = [KernelTarget(owner) for owner in await owners() if owner != own]

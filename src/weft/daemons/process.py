@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Mapping
 
 from weft.agent.loop import Loop
+from weft.errors import WeftError
 
 
 def spare_the_collector() -> None:
@@ -30,14 +32,33 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
+def claim(role: str) -> socket.socket:
+    """Be the only daemon of this role in this network namespace, for as long as the socket that is returned is open.
+    Two would undo each other's work. Raises WeftError if there is one.
+
+    The names of abstract unix sockets belong to a network namespace and go with their process (unix(7)): no file, no
+    stale lock, and it holds between containers that share the namespace."""
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0weft/{role}")
+    except OSError as error:
+        held.close()
+        if error.errno != errno.EADDRINUSE:
+            raise WeftError(f"weft {role} can't mark this network namespace as taken: {error}") from error
+        raise WeftError(f"a weft {role} is running in this network namespace already; stop it first") from error
+    return held
+
+
 async def run_until_signalled(loop: Loop) -> None:
-    """Run the loop until SIGTERM or SIGINT. Tells systemd READY after the first cycle (sd_notify(3))."""
+    """Run the loop until SIGTERM or SIGINT. Tells systemd READY at once (sd_notify(3)): what is waited for after that,
+    Docker say, may take any time, and no supervisor is to lose patience."""
+    notify(os.environ, "READY=1", "STATUS=waiting for the engine and the kernel")
     running = asyncio.ensure_future(loop.run())
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     ready = asyncio.ensure_future(loop.ready.wait())
-    ready.add_done_callback(lambda done: done.cancelled() or notify(os.environ, "READY=1", "STATUS=running"))
+    ready.add_done_callback(lambda done: done.cancelled() or notify(os.environ, "STATUS=running"))
     stop = asyncio.ensure_future(asked.wait())
     await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
     notify(os.environ, "STOPPING=1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Server:
         self._api = api
         self._path = path
         self._runner: web.AppRunner | None = None
+        self._made = 0
 
     async def start(self) -> None:
         """Raises WeftError if the socket can't be made, or another agent answers on it."""
@@ -36,11 +38,11 @@ class Server:
         self._runner = web.AppRunner(app, access_log=None)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            await _refuse_second(self._path)
-            self._path.unlink(missing_ok=True)
+            await _make_room(self._path)
             await self._runner.setup()
             await web.UnixSite(self._runner, str(self._path)).start()
             os.chmod(self._path, 0o660)
+            self._made = self._path.stat().st_ino
         except OSError as error:
             raise WeftError(f"the agent's socket {self._path} can't be made: {error}") from error
 
@@ -48,7 +50,8 @@ class Server:
         if self._runner is not None:
             await self._runner.cleanup()
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up before us
-                self._path.unlink()
+                if self._path.stat().st_ino == self._made:
+                    self._path.unlink()
 
     async def _plan(self, _: web.Request) -> web.Response:
         planned = await self._api.plan()
@@ -74,11 +77,18 @@ def _json(value: object, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
 
 
-async def _refuse_second(path: Path) -> None:
-    """Two agents in one namespace would undo each other's work: the second one stops."""
+async def _make_room(path: Path) -> None:
+    """Remove the socket that an agent left behind. Raises WeftError if one answers on it, or if it is no socket."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise WeftError(f"{path} exists and is no socket: it is left alone; set another `socket`")
     try:
         _, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
+    except ConnectionRefusedError:
+        path.unlink()
         return
     writer.close()
-    raise WeftError(f"another agent answers on {path}; stop it first, or give this one its own `socket` and `vni`")
+    raise WeftError(f"another agent answers on {path}; give this one its own `socket`")
