@@ -77,7 +77,7 @@ class FirewallTarget:
 
         async def run(family: Family) -> None:
             mine = [at for at, op in enumerate(ops) if _chain_or_jump(op).family == family]
-            for at, answer in zip(mine, await self._apply(family, [ops[at] for at in mine]), strict=True):
+            for at, answer in zip(mine, await self._guarded(family, [ops[at] for at in mine]), strict=True):
                 answers[at] = answer
 
         await asyncio.gather(*map(run, {_chain_or_jump(op).family for op in ops}))
@@ -104,11 +104,24 @@ class FirewallTarget:
         """Read every implementation and choose: the one with Docker's chains, else the one that `iptables` means."""
         found = await asyncio.to_thread(find_backends)
         answers = await self._save([(b, family) for b in found for family in b.families()])
+        told = self._complaints
+        self._complaints = set()
         rulesets = {at: answer for at, answer in answers.items() if isinstance(answer, Ruleset)}
         docker = {backend for (backend, _), ruleset in rulesets.items() if has_docker(ruleset)}
         chosen = next(iter(sorted(found, key=lambda backend: backend not in docker)), None)
-        self._check({at: answer for at, answer in answers.items() if at[0] == chosen})
+        self._check({at: answer for at, answer in answers.items() if at[0] == chosen}, told)
+        for text in sorted(told - self._complaints):
+            log.info("the firewall can be read again; it was left alone because: %s", text)
         self._chosen, self._rulesets = chosen, rulesets
+        self.problem = lacking(chosen)
+        await self._look_for_tables(chosen)
+
+    async def _look_for_tables(self, chosen: Backend | None) -> None:
+        """A table that was missing may have come: a module was loaded, or the tool had only failed for a moment."""
+        for family, table in sorted(self._missing) if chosen is not None else ():
+            if chosen is not None and await self._has_table(chosen, family, table):
+                self._missing.discard((family, table))
+                log.info("this kernel has table %s for IPv%d now: it is used again", table, family)
 
     async def _refresh(self) -> None:
         """Read the chosen implementation; where the kernel tells of changes, only what it told of."""
