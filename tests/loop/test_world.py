@@ -63,6 +63,24 @@ def test_the_view_holds_what_was_accepted_and_the_problems_of_everybody() -> Non
     assert view.me.overlay == (ip_address("10.1.0.1"),)
 
 
+def test_a_host_without_ipv6_plans_none_and_says_how_much_it_leaves_out() -> None:
+    six = node("c", "192.0.2.3", "fd00:3::/64", "10.3.0.0/24")
+    dual = Host(
+        (uplink("eth0", "192.0.2.1/24"), uplink("br-home", "10.1.0.1/24", "fd00:1::1/64", default=())), ipv6=False
+    )
+    engine = Known((network("home", "10.1.0.0/24", "fd00:1::/64"),), True)
+    view = world(host=dual, engine=engine, peers=known(B, six)).view()
+    assert view is not None
+    assert [str(s) for n in view.nodes for w in n.networks for s in w.subnets] == ["10.2.0.0/24", "10.3.0.0/24"]
+    assert view.me.overlay == (ip_address("10.1.0.1"),)
+    (problem,) = view.problems
+    assert problem.message.startswith("1 IPv6 networks of peers are not routed: this host has no IPv6")
+    small = Host((uplink("eth0", "192.0.2.1/24", mtu=1280),))
+    narrow = world(host=small, engine=engine, peers=known(six)).view()
+    assert narrow is not None
+    assert "the tunnel's MTU is 1230, and IPv6 needs 1280" in narrow.problems[0].message
+
+
 def test_a_host_without_an_uplink_says_so_and_plans_nothing() -> None:
     lost = world(host=Host(), engine=HOME)
     assert lost.view() is None
