@@ -37,6 +37,7 @@ class Tunnel:
 
     @classmethod
     def of(cls, view: View) -> Tunnel:
+        """What `view` makes of it."""
         return cls(
             device=device_name(view.me.vni),
             underlay=view.profile.underlay,

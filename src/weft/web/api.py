@@ -127,6 +127,7 @@ class Api:
         self._started = time.monotonic()
 
     def peers(self) -> list[PeerRow]:
+        """Every node that was heard, sorted by id."""
         known = self._loop.world.peers
         routed = {n.id for n in self._loop.view.nodes} if self._loop.view else set()
         problems: dict[str, list[str]] = {}
@@ -137,10 +138,12 @@ class Api:
         return [_peer(node, seen.get(node.id, 0.0), node.id in routed, problems.get(node.id, [])) for node in claims]
 
     def networks(self) -> list[NetworkRow]:
+        """This host's networks, sorted by name; empty before the engine has answered."""
         engine = self._loop.world.engine
         return [_network(n) for n in engine.items] if engine is not None else []
 
     def routes(self) -> list[RouteRow]:
+        """Every route that is wanted here, sorted by destination."""
         rows = []
         for key, want in self._loop.reconciler.plan.wanted.items():
             if isinstance(want.object, Route):
@@ -158,6 +161,7 @@ class Api:
         return sorted(rows, key=lambda row: row.destination)
 
     def status(self) -> AgentStatus:
+        """How this agent is, and what is not as it should be."""
         loop, account = self._loop, self._loop.reconciler.account
         here = loop.world.me()
         problems = [p.message for p in loop.world.problems() if p.wrong]
@@ -182,6 +186,7 @@ class Api:
         )
 
     def events(self) -> list[EventRow]:
+        """The last ops that were carried out or refused, oldest first."""
         return [
             EventRow(e.at, e.op.action, text(e.op.object), str(e.op.why), e.failure.message if e.failure else "")
             for e in self._loop.reconciler.account.events
