@@ -330,6 +330,25 @@ async def test_what_iptables_says_it_did_but_did_not_is_seen(tables: Tables, ope
     assert (await target.read(full=True)).objects == plan
 
 
+async def test_one_family_that_fails_does_not_stop_the_other(tables: Tables, open_target: Open, tmp_path: Path) -> None:
+    """Neither its change nor the fresh reading behind that succeed."""
+    target = open_target()
+    plan = await plan_of(target)
+    for verb in ("restore", "save"):
+        fake(tmp_path, f"ip6tables-{tables.backend}-{verb}", "echo out of order >&2; exit 1")
+    ops = [Op("add", thing, WHY) for thing in sorted(plan.values(), key=lambda thing: thing.rank)]
+    answers = await target.apply(ops)
+    assert {op.object.key[1] for op, failure in zip(ops, answers, strict=True) if failure is None} == {4}
+    failures = [failure.message for failure in answers if failure is not None]
+    assert len(failures) == sum(key[1] == 6 for key in plan)
+    assert all("out of order" in message for message in failures)
+    assert f"WEFT-{DEV}-FWD" in tables.save(4)
+    for verb in ("restore", "save"):
+        (tmp_path / f"ip6tables-{tables.backend}-{verb}").unlink()
+    await converge(target, plan)
+    assert (await target.read(full=True)).objects == plan
+
+
 async def test_a_tool_that_hangs_is_killed(
     tables: Tables, open_target: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,8 +433,10 @@ async def test_a_chain_that_somebody_else_uses_says_so(tables: Tables, open_targ
 
 
 async def test_a_table_that_the_kernel_lacks_is_wanted_no_more(
-    tables: Tables, open_target: Open, tmp_path: Path
+    tables: Tables, open_target: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Until a full reading finds that it has come."""
+    tables.iptables("-t nat -A POSTROUTING -s fd00:9::/64 -j MASQUERADE", 6)  # or nobody wants anything of it
     tool = f"ip6tables-{tables.backend}"
     real = {verb: shutil.which(f"{tool}{verb}") for verb in ("", "-restore")}
     fake(tmp_path, tool, f'[ "$2" = nat ] && exit 3; exec {real[""]} "$@"')
@@ -425,11 +446,19 @@ async def test_a_table_that_the_kernel_lacks_is_wanted_no_more(
     plan = await plan_of(target)
     answers = await target.apply([Op("add", thing, WHY) for thing in plan.values()])
     failed = {thing.key for thing, answer in zip(plan.values(), answers, strict=True) if answer is not None}
-    assert failed == {key for key in plan if key[1:3] == (6, "nat")}
+    assert failed == {key for key in plan if key[1:3] == (6, "nat")} != set()
     assert all("this kernel has no table nat for IPv6" in answer.message for answer in answers if answer)
     plan = await plan_of(target)
     assert not any(key[1:3] == (6, "nat") for key in plan)
     assert await converge(target, plan) == []
+    await target.read(full=True)
+    assert (6, "nat", "POSTROUTING") not in target.chains
+    with caplog.at_level("INFO", "weft"):
+        for verb in ("", "-restore"):
+            (tmp_path / f"{tool}{verb}").unlink()
+        await target.read(full=True)
+    assert (6, "nat", "POSTROUTING") in target.chains
+    assert [record.message for record in caplog.records] == ["no longer: this kernel has no table nat for IPv6"]
 
 
 async def test_without_ip6tables_there_is_no_such_family(
@@ -446,6 +475,9 @@ async def test_without_ip6tables_there_is_no_such_family(
         context.setattr("weft.targets.firewall_tools.SBIN", ())
         plan = await install(target)
         assert {family for family, _, _ in target.chains} == {4}
+        assert target.problem.startswith(
+            "ip6tables is not installed, so there are no firewall rules of weft's for IPv6"
+        )
         assert (await target.read(full=True)).objects == plan
         answers = await target.apply([Op("add", Chain(6, "filter", "WEFT-vxlan4096-FWD", ()), WHY)])
     assert answers[0] is not None
@@ -482,6 +514,16 @@ async def test_a_part_that_cannot_be_read_is_said_once(
     assert {family for family, _, _ in target.chains} == {4}
     assert await converge(target, plan) == []
     assert [record.message.count("broken") for record in caplog.records if record.name == "weft"] == [1]
+    caplog.clear()
+    (tmp_path / f"ip6tables-{tables.backend}-save").unlink()
+    with caplog.at_level("INFO", "weft"):
+        await target.read(full=True)
+    assert ["no longer" in record.message for record in caplog.records if "broken" in record.message] == [True]
+    assert {family for family, _, _ in target.chains} == {4, 6}
+    fake(tmp_path, f"ip6tables-{tables.backend}-save", "echo broken >&2; exit 1")
+    caplog.clear()
+    await target.read(full=True)
+    assert [record.levelname for record in caplog.records if "broken" in record.message] == ["WARNING"]
     fake(tmp_path, f"iptables-{tables.backend}-save", "echo rubbish")
     with pytest.raises(FirewallError, match="rubbish"):
         await target.read()

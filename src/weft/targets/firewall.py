@@ -7,8 +7,9 @@ before. What it found there last, it keeps, for as long as the kernel doesn't te
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeAlias
 
 from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, parents, script
@@ -104,31 +105,32 @@ class FirewallTarget:
         """Read every implementation and choose: the one with Docker's chains, else the one that `iptables` means."""
         found = await asyncio.to_thread(find_backends)
         answers = await self._save([(b, family) for b in found for family in b.families()])
-        told = self._complaints
-        self._complaints = set()
         rulesets = {at: answer for at, answer in answers.items() if isinstance(answer, Ruleset)}
         docker = {backend for (backend, _), ruleset in rulesets.items() if has_docker(ruleset)}
         chosen = next(iter(sorted(found, key=lambda backend: backend not in docker)), None)
-        self._check({at: answer for at, answer in answers.items() if at[0] == chosen}, told)
-        for text in sorted(told - self._complaints):
-            log.info("the firewall can be read again; it was left alone because: %s", text)
+        texts = self._check({at: answer for at, answer in answers.items() if at[0] == chosen})
+        for text in sorted(self._complaints - texts):
+            log.info("no longer: part of the firewall is left alone: %s", text)
+        self._complaints &= texts
+        self._complain(texts)
         self._chosen, self._rulesets = chosen, rulesets
-        self.problem = lacking(chosen)
-        await self._look_for_tables(chosen)
+        if chosen is not None:
+            await self._look_for_tables(chosen)
 
-    async def _look_for_tables(self, chosen: Backend | None) -> None:
-        """A table that was missing may have come: a module was loaded, or the tool had only failed for a moment."""
-        for family, table in sorted(self._missing) if chosen is not None else ():
-            if chosen is not None and await self._has_table(chosen, family, table):
-                self._missing.discard((family, table))
-                log.info("this kernel has table %s for IPv%d now: it is used again", table, family)
+    async def _look_for_tables(self, chosen: Backend) -> None:
+        """A table that was missing may have come: its module was loaded, or the tool had failed for another reason."""
+        for family, table in sorted(self._missing):
+            with contextlib.suppress(FirewallError):  # it can't be asked: it counts as missing, as before
+                if await self._tools.has_table(chosen, family, table):
+                    self._missing.discard((family, table))
+                    log.info("no longer: this kernel has no table %s for IPv%d", table, family)
 
     async def _refresh(self) -> None:
         """Read the chosen implementation; where the kernel tells of changes, only what it told of."""
         told = self._watch is not None and self._chosen is not None and self._chosen.notifies
         stale = [at for at in self._rulesets if at[0] == self._chosen and (at[1] in self._stale or not told)]
         answers = await self._save(stale)
-        self._check(answers)
+        self._complain(self._check(answers))
         for at, answer in answers.items():
             if isinstance(answer, Ruleset):
                 self._rulesets[at] = answer
@@ -146,17 +148,17 @@ class FirewallTarget:
             answers[at] = answer
         return answers
 
-    def _check(self, answers: Mapping[At, Ruleset | FirewallError]) -> None:
-        """Raise the first error if there is nothing else; one family that can't be read doesn't stop the other."""
+    def _check(self, answers: Mapping[At, Ruleset | FirewallError]) -> set[str]:
+        """What can't be read. Raises the first error if there is nothing else; one family that can't be read doesn't
+        stop the other."""
         failed = [answer for answer in answers.values() if isinstance(answer, FirewallError)]
         if failed and len(failed) == len(answers):
             self._stale.update(family for _, family in answers)
             raise failed[0]
-        self._complain(failed)
+        return {str(error) for error in failed}
 
-    def _complain(self, failed: Sequence[FirewallError]) -> None:
+    def _complain(self, texts: Set[str]) -> None:
         """One line for the first time that something can't be read; the rest of the firewall is looked after."""
-        texts = {str(error) for error in failed}
         for text in sorted(texts - self._complaints):
             log.warning("part of the firewall is left alone: %s", text)
         self._complaints |= texts
@@ -188,8 +190,17 @@ class FirewallTarget:
 
     # ---- changing ----
 
+    async def _guarded(self, family: Family, ops: Sequence[Op]) -> list[Failure | None]:
+        """One family's error is the answer to its own ops, and nothing to the other family."""
+        try:
+            return await self._apply(family, ops)
+        except FirewallError as error:
+            self._stale.add(family)  # some of it may have been carried out
+            return [Failure(f"IPv{family}: {error}")] * len(ops)
+
     async def _apply(self, family: Family, ops: Sequence[Op]) -> list[Failure | None]:
-        """All ops in one transaction per table; if that fails, on a fresh reading each by itself."""
+        """All ops in one transaction per table; if that fails, on a fresh reading each by itself. Raises FirewallError
+        if there is no fresh reading."""
         chosen = self._chosen
         if chosen is None or (chosen, family) not in self._rulesets:
             return [Failure(f"IPv{family}: iptables is not installed or can't be read; install iptables")] * len(ops)
@@ -214,12 +225,19 @@ class FirewallTarget:
         try:
             await self._change(backend, family, [op])
         except FirewallError as error:
-            table = _chain_or_jump(op).table
-            if await self._tools.has_table(backend, family, table):
-                return Failure(f"table {table}: {error}")
-            self._missing.add((family, table))
-            return Failure(f"this kernel has no table {table} for IPv{family}: {error}")
+            return await self._explain(backend, family, _chain_or_jump(op).table, error)
         return None
+
+    async def _explain(self, backend: Backend, family: Family, table: str, error: FirewallError) -> Failure:
+        """Why `error`: the kernel may not have the table at all."""
+        try:
+            there = await self._tools.has_table(backend, family, table)
+        except FirewallError:
+            there = True  # that can't be found out either: the first error says it all
+        if there:
+            return Failure(f"table {table}: {error}")
+        self._missing.add((family, table))
+        return Failure(f"this kernel has no table {table} for IPv{family}: {error}")
 
     async def _withdraw(self, other: Backend, family: Family, ops: Sequence[Op], answers: list[Failure | None]) -> None:
         """Take what `ops` are about out of the implementation that isn't in use; failures go into `answers`."""
