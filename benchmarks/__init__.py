@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """`run` measures; `measures` says what, in a line. A slow one takes over some 20 s, and runs only when asked for."""
+    """`run` measures; `measures` says what, in a line. A slow one takes over 20 s, and runs only when asked for."""
 
     run: Callable[[], Result]
     measures: str
