@@ -297,6 +297,20 @@ async def test_without_news_nothing_is_read(tables: Tables, open_target: Open, m
         assert target.chains == frozenset()
 
 
+async def test_a_host_without_iptables_says_what_to_install(
+    tables: Tables, open_target: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = open_target()
+    with monkeypatch.context() as context:
+        context.setenv("PATH", "/nowhere")
+        context.setattr("weft.targets.firewall_tools.SBIN", ())
+        await target.read()
+        assert target.problem.startswith("neither iptables-nft nor iptables-legacy is installed")
+        assert target.problem.endswith("apt-get install iptables")
+    await target.read(full=True)
+    assert target.problem == ""
+
+
 async def test_what_happened_before_the_watch_is_seen(tables: Tables, open_target: Open) -> None:
     target = open_target()
     await install(target)

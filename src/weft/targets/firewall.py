@@ -16,7 +16,7 @@ from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, par
 from weft.errors import FirewallError, TargetError
 from weft.objects import Chain, Failure, Jump, Key, Object, Op
 from weft.targets import Reading
-from weft.targets.firewall_tools import Backend, Tools, find_backends
+from weft.targets.firewall_tools import Backend, Tools, find_backends, lacking
 from weft.targets.firewall_watch import Watch
 
 log = logging.getLogger("weft")
@@ -37,6 +37,8 @@ class FirewallTarget:
         self.chains: frozenset[Parent] = frozenset()
         """Foreign chains to hook into, as of the last reading; for `model.Host.chains`. If a reading finds others than
         before, the plan changes."""
+        self.problem = ""
+        """What is not installed, as of the last full reading, and what that means; "" if nothing is missing."""
         self._owns = owns
         self._netns = netns
         self._tools = Tools(netns)
@@ -113,7 +115,7 @@ class FirewallTarget:
             log.info("no longer: part of the firewall is left alone: %s", text)
         self._complaints &= texts
         self._complain(texts)
-        self._chosen, self._rulesets = chosen, rulesets
+        self._chosen, self._rulesets, self.problem = chosen, rulesets, lacking(chosen)
         if chosen is not None:
             await self._look_for_tables(chosen)
 

@@ -26,6 +26,7 @@ LOCK_WAIT = 5
 """Seconds that iptables-legacy waits for another program to let go of its lock."""
 NO_TABLE = 3
 """Exit code of iptables for a table that the kernel doesn't have (xtables.h, VERSION_PROBLEM)."""
+INSTALL = "apt-get install iptables"
 TIMEOUT = 20.0
 """Seconds after which a tool that doesn't end is killed."""
 IPV6 = Path("/proc/sys/net/ipv6")
@@ -46,8 +47,7 @@ class Backend:
 
     def families(self) -> tuple[Family, ...]:
         """The families that there is a tool for, and that the kernel has."""
-        known = FAMILIES if IPV6.exists() else FAMILIES[:1]
-        return tuple(f for f in known if shutil.which(self.tool(f, "-restore"), path=_search()))
+        return tuple(f for f in _families() if shutil.which(self.tool(f, "-restore"), path=_search()))
 
 
 def find_backends() -> tuple[Backend, ...]:
@@ -59,6 +59,26 @@ def find_backends() -> tuple[Backend, ...]:
         found = [Backend("", "nf_tables" in default)]
     found.sort(key=lambda backend: backend.notifies == ("legacy" in default))
     return tuple(found)
+
+
+def lacking(backend: Backend | None) -> str:
+    """One sentence on what this host lacks if this is all that it has; "" if nothing is missing."""
+    if backend is None:
+        return (
+            "neither iptables-nft nor iptables-legacy is installed, so there are no firewall rules of weft's: networks "
+            "that are not exposed are not kept out of the overlay, and what else filters or masquerades here may stop "
+            f"it; {INSTALL}"
+        )
+    for family in _families():
+        if family not in backend.families():
+            tool = backend.tool(family)
+            return f"{tool} is not installed, so there are no firewall rules of weft's for IPv{family}; {INSTALL}"
+    return ""
+
+
+def _families() -> tuple[Family, ...]:
+    """Those that the kernel has."""
+    return FAMILIES if IPV6.exists() else FAMILIES[:1]
 
 
 def _search() -> str:
