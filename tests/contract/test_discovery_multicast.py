@@ -361,7 +361,7 @@ def test_one_who_only_listens_learns_of_the_others_and_they_do_not_learn_of_it(p
 
 def test_several_programs_of_one_host_hear_each_other(pair: list[Cable]) -> None:
     other = pair[0].settings(node="host-9", instance="another")
-    me = replace(node(9), endpoints=(ip_address("192.0.2.1"),))
+    me = replace(node(9), endpoints=(ip_address("192.0.2.1"),), vni=5000)
     with Host(pair[0], node(1)) as first, Host(pair[0], me, other) as second, Host(pair[1], node(2)) as third:
         first.until_ids("host-2", "host-9")
         second.until_ids("host-1", "host-2")

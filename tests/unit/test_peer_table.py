@@ -320,6 +320,117 @@ def test_a_plain_hello_is_listed_and_not_routed_to() -> None:
     assert table.complaints.problems == ()
 
 
+# Another id at the same endpoint. -----------------------------------------------------------------------------------
+
+
+def ids(table: PeerTable) -> list[str]:
+    return [peer.id for peer in table.nodes]
+
+
+ALPHA, ZETA = node("alpha"), node("zeta")
+
+
+@pytest.mark.parametrize(("first", "second"), [(ALPHA, ZETA), (ZETA, ALPHA)])
+@pytest.mark.parametrize("make", [Table, keyed])
+def test_a_host_that_comes_back_under_another_name_is_believed_at_once(
+    make: type[Table], first: Node, second: Node
+) -> None:
+    table = make()
+    table.hear(hello(first, 50, "i1", 1000), 0)
+    assert table.hear(hello(second, 1, "i2", 2000), 1)
+    assert table.nodes == (second,)
+    (note,) = table.complaints.problems
+    assert (note.message, note.wrong) == (f"{first.id} at 192.0.2.2 is now {second.id}", False)
+    for seq in range(2, 5):
+        assert table.hear(hello(second, seq, "i2", 2000), seq * LATER)
+    assert len(table.complaints.problems) == 1
+    table.complaints.expire(1 + TIMEOUT)
+    assert not table.complaints.problems
+
+
+def test_a_former_name_is_not_believed_again_and_does_not_flap() -> None:
+    """Two programs that run at one time: each host comes to the same verdict, in whatever order it hears them."""
+    one, other = Table(), Table()
+    one.hear(hello(ALPHA, 1, "i1", 1000), 0)
+    other.hear(hello(ZETA, 1, "i2", 2000), 0)
+    for seq in range(2, 20):
+        for table in (one, other):
+            table.hear(hello(ZETA, seq, "i2", 2000), seq * LATER)
+            assert not table.hear(hello(ALPHA, seq, "i1", 1000), seq * LATER + 5)
+            assert ids(table) == ["zeta"]
+            table.expire(seq * LATER)
+    assert "alpha: zeta and alpha are both at 192.0.2.2, and alpha is refused until zeta is silent" in one.texts()
+    one.expire(190 + TIMEOUT)
+    assert one.hear(hello(ALPHA, 30, "i1", 1000), 190 + TIMEOUT)
+    assert ids(one) == ["alpha"]
+
+
+def test_two_programs_that_are_restarted_in_turn_take_the_place_twice_and_no_more() -> None:
+    table = Table()
+    turns = [(ALPHA, ZETA)[turn % 2] for turn in range(8)]
+    believed = [table.hear(hello(who, 1, f"i{turn}", 1000 + turn), turn) for turn, who in enumerate(turns)]
+    assert believed == [True, True, True, False, True, False, True, False]
+    assert ids(table) == ["alpha"]
+    assert table.counters.refused[Refused.DUPLICATE] == 3
+    assert "alpha and zeta are both at 192.0.2.2, and zeta is refused" in table.texts()
+    assert not table.hear(hello(ZETA, 1, "i9", 2000), TIMEOUT)
+    assert table.hear(hello(ZETA, 2, "i9", 2000), TIMEOUT + 1), "the first change of hands is a peer timeout ago"
+
+
+def test_after_a_goodbye_the_place_is_free_whatever_the_clock_says() -> None:
+    table = Table(HOLDING)
+    table.hear(hello(ALPHA, 1, "i1", 2000), 0)
+    table.leave(goodbye(ALPHA, 2, "i1", 2000), 1)
+    assert ids(table) == ["alpha"]
+    assert table.hear(hello(ZETA, 1, "i2", 1000), 2)
+    assert ids(table) == ["zeta"]
+    assert table.complaints.problems == ()
+
+
+def test_tunnels_of_two_vnis_may_end_at_one_endpoint() -> None:
+    table = Table()
+    table.hear(hello(ALPHA, 1, "i1", 1000), 0)
+    table.hear(hello(replace(ZETA, vni=5000), 1, "i2", 2000), 0)
+    table.hear(hello(replace(node("beta"), port=8472), 1, "i3", 3000), 0)
+    assert ids(table) == ["alpha", "beta", "zeta"]
+    assert table.complaints.problems == ()
+
+
+def test_who_moves_frees_its_place_and_may_not_move_to_a_taken_one() -> None:
+    table = Table()
+    moved = replace(ALPHA, endpoints=(AT_C,))
+    table.hear(hello(ALPHA, 1, "i1", 1000), 0)
+    table.hear(hello(moved, 2, "i1", 1000), 1)
+    assert table.hear(hello(ZETA, 1, "i2", 500), 2)
+    assert table.nodes == (moved, ZETA)
+    assert not table.hear(hello(replace(ZETA, endpoints=(AT_C,)), 2, "i2", 500), 3)
+    assert table.nodes == (moved, ZETA)
+
+
+def test_a_set_in_parts_takes_the_place_when_it_is_whole() -> None:
+    table = Table()
+    table.hear(hello(ALPHA, 1, "i1", 1000), 0)
+    table.hear(hello(ZETA, 1, "i2", 2000, part=1, parts=2), 1)
+    assert ids(table) == ["alpha"]
+    table.hear(hello(ZETA, 1, "i2", 2000, part=2, parts=2), 1)
+    assert ids(table) == ["zeta"]
+
+
+def test_a_full_table_has_room_for_who_takes_anothers_place() -> None:
+    table = Table(replace(SETTINGS, limits=Limits(peers=1, octets=500)))
+    table.hear(hello(ALPHA, 1, "i1", 1000), 0)
+    assert table.hear(hello(ZETA, 1, "i2", 2000), 1)
+    assert ids(table) == ["zeta"]
+
+
+def test_who_is_refused_for_want_of_room_takes_nobodys_place() -> None:
+    table = Table(replace(SETTINGS, limits=Limits(subnets=1)))
+    table.hear(hello(ALPHA, 1, "i1", 1000), 0)
+    assert not table.hear(hello(node("zeta", AT_B, "10.1.0.0/16", "10.2.0.0/16"), 1, "i2", 2000), 1)
+    assert ids(table) == ["alpha"]
+    assert table.hear(hello(ALPHA, 2, "i1", 1000), 2)
+
+
 # Sets in parts. -----------------------------------------------------------------------------------------------------
 
 

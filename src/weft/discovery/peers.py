@@ -6,6 +6,8 @@
     same instance       its `seq` only ever rises; a new endpoint is an address change
     another instance    from the same endpoint: a restart, believed at once (with a key: if its epoch is newer);
                         from elsewhere: a second host with that id, refused until the first falls silent or leaves
+    another id          at an endpoint that a node has: takes its place if its epoch is newer, else it is refused until
+                        that one falls silent or leaves (`discovery/places.py`)
     silence             after `timeout` seconds a peer is gone; what it said stays unrepeatable for MEMORY seconds more
 """
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 
 from weft.discovery.assembly import Assembler
 from weft.discovery.options import MulticastSettings
+from weft.discovery.places import Place, Places
 from weft.discovery.tally import Complaints, Counters, Refused
 from weft.errors import WireError
 from weft.model import IPAddress, Node
@@ -77,6 +80,7 @@ class PeerTable:
         self._alive: dict[str, _Peer] = {}  # in the order in which they were last heard
         self._leaving: dict[str, float] = {}  # who said goodbye, and when it is let go
         self._gone: dict[str, _Past] = {}  # in the order in which they went
+        self._places = Places(settings.peer_timeout)
         self._ids: list[str] = []
         self._nodes: list[Node] = []
         self._octets = 0
@@ -126,6 +130,8 @@ class PeerTable:
         if hello.stamp is None:
             return self._plain(hello, source, now)
         if not self._believable(hello.peer_id, hello.stamp, source, now):
+            return False
+        if hello.node is None or not self._may_be_there(hello.node, hello.stamp, source, now):
             return False
         peer = self._alive.get(hello.peer_id)
         if peer and peer.past.stamp.instance == hello.stamp.instance and peer.told < hello.stamp.seq:
@@ -225,6 +231,20 @@ class PeerTable:
             return self._refuse(Refused.DUPLICATE, peer_id, text, now)
         return True
 
+    def _may_be_there(self, node: Node, stamp: Stamp, source: IPAddress, now: float) -> bool:
+        """Whether no other node is at this endpoint, or this one may take its place; reported if not."""
+        place = Place.of(node, source)
+        other = self._places.node_at(place)
+        if other is None or other == node.id or other in self._leaving:
+            return True
+        if stamp.epoch > self._alive[other].past.stamp.epoch and self._places.may_change(place, now):
+            return True
+        text = (
+            f"{other} and {node.id} are both at {source}, and {node.id} is refused until {other} is silent for "
+            f"{self._timeout:g} s or leaves; if both run there, stop one of them or set another `vni` for it"
+        )
+        return self._refuse(Refused.DUPLICATE, node.id, text, now)
+
     def _overtaken(self, peer_id: str, past: _Past, source: IPAddress, now: float) -> bool:
         """An old datagram: a replay, unless it was only overtaken or came twice, by the group and directly."""
         if now - past.at <= REORDER:
@@ -243,7 +263,12 @@ class PeerTable:
     def _admit(self, hello: Hello, stamp: Stamp, arrival: _Arrival) -> bool:
         """Write a whole, believable HELLO into the table, if there is room for it."""
         node, old = hello.node, self._alive.get(hello.peer_id)
-        if node is None or not self._room_for(hello, old, arrival):
+        if node is None:
+            return False
+        place = Place.of(node, arrival.source)
+        other = self._places.node_at(place)
+        replaced = [self._alive[name] for name in {node.id, other} if name in self._alive]
+        if not self._room_for(hello, replaced, arrival):
             return False
         past = old.past if old else self._gone.pop(hello.peer_id, None)
         former = past.former if past else ()
@@ -262,19 +287,31 @@ class PeerTable:
             direct=arrival.direct or (old is not None and old.direct and old.source == arrival.source),
         )
         self._complaints.clear("plain", node.id)
+        if other is not None and other != node.id:
+            self._replace(other, node.id, place, arrival.now)
+        self._places.settle(node.id, place)
         if old is None or old.node != node:
             self._list(node)
         return True
 
-    def _room_for(self, hello: Hello, old: _Peer | None, arrival: _Arrival) -> bool:
+    def _replace(self, old: str, new: str, place: Place, now: float) -> None:
+        """Who was at this place before can't be there any more."""
+        if old not in self._leaving:
+            self._places.changes(place, now)
+            text = f"{old} at {place.source} is now {new}"
+            self._complaints.report("renamed", new, text, now + self._timeout, wrong=False)
+        self._places.settle(new, place)
+        self._leave(old, now)
+
+    def _room_for(self, hello: Hello, replaced: list[_Peer], arrival: _Arrival) -> bool:
         limits = self._limits
         if len(hello.subnets) > limits.subnets:
             text = f"{hello.peer_id} announces {len(hello.subnets)} subnets, and {limits.subnets} is the limit: refused"
             return self._refuse(Refused.LIMIT, hello.peer_id, text, arrival.now)
-        if old is None and len(self._alive) >= limits.peers:
+        if len(self._alive) - len(replaced) >= limits.peers:
             text = f"there are {limits.peers} peers, which is the limit: more are refused"
             return self._refuse(Refused.LIMIT, "multicast", text, arrival.now)
-        if self._octets + arrival.size - (old.size if old else 0) > limits.octets:
+        if self._octets + arrival.size - sum(peer.size for peer in replaced) > limits.octets:
             text = f"the peers' announcements take {limits.octets} octets, which is the limit: more are refused"
             return self._refuse(Refused.LIMIT, "multicast", text, arrival.now)
         return True
@@ -288,6 +325,7 @@ class PeerTable:
     def _leave(self, peer_id: str, now: float) -> None:
         peer = self._alive.pop(peer_id)
         self._leaving.pop(peer_id, None)
+        self._places.leave(peer_id)
         peer.past.at = now
         self._gone[peer_id] = peer.past
         if len(self._gone) > self._limits.peers:

@@ -54,7 +54,7 @@ class Complaints:
         self.next_expiry = float("inf")
         """Nothing fades before this."""
 
-    def report(self, kind: str, subject: str, message: str, until: float = float("inf")) -> None:
+    def report(self, kind: str, subject: str, message: str, until: float = float("inf"), *, wrong: bool = True) -> None:
         """Say it, or go on saying it. What fades keeps its first wording, so that two offenders in turn don't make it
         flap; what stands until it is cleared has the latest one."""
         key = (kind, subject)
@@ -62,7 +62,7 @@ class Complaints:
         if problem is None and len(self._standing) >= self._limit:
             return
         if problem is None or (problem.message != message and until == float("inf")):
-            self._standing[key] = Problem(subject, message)
+            self._standing[key] = Problem(subject, message, wrong)
             self.version += 1
         self._until[key] = until
         self.next_expiry = min(self.next_expiry, until)
