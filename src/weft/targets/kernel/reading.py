@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -35,8 +35,19 @@ Result = TypeVar("Result")
 
 TRIES = 10
 """A dump under which the table changed is made again this many times."""
-ABSENT = frozenset({errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EINVAL, errno.ENODEV})
-"""How a kernel answers that has no next-hop objects, or no IPv6; or the device went meanwhile."""
+NO_NEXT_HOPS = frozenset({errno.EOPNOTSUPP, errno.EINVAL})
+"""How a kernel that has no next-hop objects (Linux before 5.3) answers when it is asked for them."""
+NO_FAMILY = {4: frozenset[int](), 6: frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})}
+"""How a kernel without IPv6 answers when it is asked for something of IPv6."""
+
+
+async def fill(netns: str | None, mirror: Mirror) -> None:
+    """Read everything into `mirror`. Raises TargetError if the kernel can't be read: a dump that is refused says
+    nothing, least of all that there is nothing."""
+    for _ in range(TRIES):
+        with contextlib.suppress(DumpInterrupted):  # a device went: what is on the others is read anew
+            return await FullReading(netns, mirror).run()
+    raise TargetError("devices come and go faster than they can be read; it is tried again")
 
 
 class FullReading:
@@ -49,7 +60,7 @@ class FullReading:
         self._addresses = Addresses()
 
     async def run(self) -> None:
-        """Fill the mirror. Raises TargetError if the kernel can't be read.
+        """Fill the mirror. Raises TargetError if the kernel can't be read, DumpInterrupted if a device went meanwhile.
 
         The socket lives for one reading: the rest of a dump that was cut short would stand in the way of the next."""
         with contextlib.closing(self._socket):
@@ -72,27 +83,32 @@ class FullReading:
     async def _read_entries(self, bulk: Bulk, ifindex: int) -> None:
         """FDB, next hops and neighbours of one device of ours."""
         await self._dump(RTM_GETNEIGH, fdb_of(ifindex), self._fast(bulk.fdb, self._read_entry))
-        await self._dump(RTM_GETNEXTHOP, hops_of(ifindex), self._fast(bulk.hops, self._read_hop))
+        await self._dump(RTM_GETNEXTHOP, hops_of(ifindex), self._fast(bulk.hops, self._read_hop), NO_NEXT_HOPS)
         for version, family in ((4, AF_INET), (6, AF_INET6)):
             neighbours = self._fast(partial(bulk.neighbours, version), self._read_entry)
-            await self._dump(RTM_GETNEIGH, neighbours_of(family, ifindex), neighbours)
+            await self._dump(RTM_GETNEIGH, neighbours_of(family, ifindex), neighbours, NO_FAMILY[version])
 
     async def _read_routes(self, bulk: Bulk, ifindex: int) -> None:
         """The routes out of one device of ours; next hops are known by now, and may be needed to find the device."""
         for version, family in ((4, AF_INET), (6, AF_INET6)):
             routes = self._fast(partial(bulk.routes, version), self._read_route)
-            await self._dump(RTM_GETROUTE, routes_of(family, ifindex), routes)
+            await self._dump(RTM_GETROUTE, routes_of(family, ifindex), routes, NO_FAMILY[version])
 
-    async def _dump(self, kind: int, body: bytes, read: Callable[[bytes], Result]) -> list[Result]:
-        """What `read` makes of each buffer of a dump; nothing if this kernel has no such objects."""
+    async def _dump(
+        self, kind: int, body: bytes, read: Callable[[bytes], Result], absent: Set[int] = frozenset()
+    ) -> list[Result]:
+        """What `read` makes of each buffer of a dump; nothing if the kernel answers that it has no such objects, which
+        is what the errnos in `absent` mean."""
         for _ in range(TRIES):
             try:
                 buffers = await self._socket.dump(kind, body)
             except DumpInterrupted:
                 continue
             except KernelError as error:
-                if error.number in ABSENT:
+                if error.number in absent:
                     return []
+                if error.number == errno.ENODEV:
+                    raise DumpInterrupted("a device of ours went while it was read") from error
                 raise
             with contextlib.suppress(DumpInterrupted):  # the loop asks again
                 return [await self._slice(read, at, buffer) for at, buffer in enumerate(buffers) if buffer]

@@ -30,7 +30,7 @@ from weft.targets.kernel.constants import (
 )
 from weft.targets.kernel.devices import Devices
 from weft.targets.kernel.mirror import Mirror
-from weft.targets.kernel.reading import FullReading
+from weft.targets.kernel.reading import fill
 from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, LISTEN_BUFFER, NetlinkSocket
 from weft.targets.kernel.sysctl import Sysctls
 from weft.targets.kernel.writing import ENCODERS, Batch, run_length
@@ -155,10 +155,10 @@ class KernelTarget:
         self._mirror.doubtful = True
         try:
             self._discard()
-            await FullReading(self._netns, self._mirror).run()
+            await fill(self._netns, self._mirror)
             if self._heard is not None and not self._heard.issuperset(self._mirror.names):
                 self._set_filter()  # links that were not listened to: read again, now that they are
-                await FullReading(self._netns, self._mirror).run()
+                await fill(self._netns, self._mirror)
             self._set_filter()
         except (NetlinkDecodeError, OSError) as error:
             raise TargetError(f"the kernel's tables can't be read: {error}") from error
