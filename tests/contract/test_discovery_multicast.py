@@ -389,6 +389,33 @@ def test_hosts_that_the_group_does_not_reach_are_told_directly(pair: list[Cable]
         first.until(lambda known: known.items == (node(2, "10.2.0.0/16"),), "the change")
 
 
+def test_a_named_host_that_can_not_be_told_or_does_not_answer_is_a_problem(pair: list[Cable]) -> None:
+    """The others are told all the same, and a host may name itself: one list for all hosts."""
+    unreachable, forbidden, nobody = (ip_address(f"198.51.100.{number}") for number in (1, 2, 3))
+    ns = pair[0].ns
+    ns.ip("route add 198.51.100.0/24 dev eth0")
+    ns.ip("route add unreachable 198.51.100.1")
+    ns.run("iptables", "-I", "OUTPUT", "-d", "198.51.100.2", "-j", "DROP")
+    named = (unreachable, forbidden, nobody, ip_address("192.0.2.1"), ip_address("192.0.2.2"))
+    often = {"announce_interval": 0.1, "peer_timeout": 0.5}
+    settings = pair[0].settings(**often, group=ip_address("239.9.9.9"), direct=named)
+    with Host(pair[0], node(1), settings) as first, Host(pair[1], node(2), pair[1].settings(**often)):
+        first.until(lambda known: len(known.problems) == 3, "three problems")
+        assert first.ids() == ["host-2"]
+        assert (
+            "198.51.100.1: host 198.51.100.1, named in `peers`, can't be told about this one: No route" in first.texts()
+        )
+        assert (
+            "198.51.100.2, named in `peers`, can't be told about this one: Operation not permitted; a fire"
+            in first.texts()
+        )
+        assert "198.51.100.3, named in `peers`, has not answered since 20" in first.texts()
+        ns.ip("route delete unreachable 198.51.100.1")
+        ns.run("iptables", "-F", "OUTPUT")
+        first.until(lambda known: "can't be told" not in str(known.problems), "the end of both")
+        first.until(lambda known: str(known.problems).count("has not answered") == 3, "silence")
+
+
 def test_two_hundred_networks_cross_a_small_mtu_unfragmented(pair: list[Cable]) -> None:
     for cable in pair:
         cable.ns.ip("link set eth0 mtu 1280")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+from weft.discovery.named import NamedHosts
 from weft.discovery.options import MulticastSettings
 from weft.discovery.peers import PeerTable
 from weft.discovery.schedule import INFINITY, Schedule
@@ -57,6 +58,7 @@ class Conversation:
         self.counters = Counters()
         self.complaints = Complaints(settings.limits.problems)
         self.table = PeerTable(settings, self.counters, self.complaints)
+        self._named = NamedHosts(settings.direct, settings.peer_timeout, self.complaints)
 
     # What is known. -------------------------------------------------------------------------------------------
 
@@ -100,6 +102,7 @@ class Conversation:
 
     def receive(self, datagram: bytes, source: IPAddress, now: float, direct: bool = False) -> None:
         """A datagram came, to the group or (`direct`) to this host's own address."""
+        self._named.heard(source, now)
         verdict, body = unseal(datagram, self._key)
         if verdict is not Verdict.GOOD:
             why, text = _SEALS[verdict]
@@ -118,6 +121,11 @@ class Conversation:
             return
         self.counters.received[message.kind] += 1
         self._take(message, source, len(datagram), now, direct)
+
+    def told(self, host: IPAddress, why_not: str, now: float) -> None:
+        """What was due was sent to this one host too, or (`why_not`) could not be."""
+        if self._me is not None:  # else it was asked something, and owes an answer to the group alone
+            self._named.told(host, why_not, now)
 
     def _take(self, message: Hello | Goodbye | Query, source: IPAddress, size: int, now: float, direct: bool) -> None:
         if isinstance(message, Hello):
@@ -146,7 +154,8 @@ class Conversation:
     @property
     def next_event(self) -> float:
         """Nothing is due before this."""
-        times = [self.table.next_expiry, self.complaints.next_expiry, self._echo_by]
+        silence = self._named.next_expiry(self.table.listening_since)
+        times = [self.table.next_expiry, self.complaints.next_expiry, self._echo_by, silence]
         if self._in_group:
             times.append(self._schedule.next)
             if not self._complete:
@@ -160,6 +169,7 @@ class Conversation:
         """
         self.table.expire(now)
         self.complaints.expire(now)
+        self._named.expire(now, wall, self.table.listening_since)
         if now >= self._echo_by:
             self._miss()
         if not self._in_group:

@@ -124,12 +124,20 @@ class Group:
 
     def send(self, datagram: bytes) -> None:
         """To the group. DiscoveryError if the interface can't take it; a full queue drops it, as any network may."""
-        self._send(datagram, self._group)
+        try:
+            self._send(datagram, self._group)
+        except OSError as error:
+            raise self._broken(error) from error
 
-    def tell(self, datagram: bytes, host: IPAddress) -> None:
-        """To one host. That it can't be reached is no fault of the group: it is told again at the next turn."""
-        with contextlib.suppress(DiscoveryError):
+    def tell(self, datagram: bytes, host: IPAddress) -> str:
+        """To one host. Why it can't be sent there, or "": that is no fault of the group."""
+        try:
             self._send(datagram, host)
+        except OSError as error:
+            forbidden = error.errno in (errno.EPERM, errno.EACCES)
+            hint = f"; a firewall on this host forbids sending to its UDP port {self._port}" if forbidden else ""
+            return f"{error.strerror}{hint}"
+        return ""
 
     def _send(self, datagram: bytes, to: IPAddress) -> None:
         local = to.is_multicast or to.is_link_local
@@ -140,7 +148,7 @@ class Group:
             return
         except OSError as error:
             if error.errno != errno.ENOBUFS:
-                raise self._broken(error) from error
+                raise
 
     def receive(self, listener: socket.socket, at_most: int) -> Iterator[tuple[bytes, IPAddress]]:
         """What one of the two sockets has heard, with its source address; ends when there is no more."""

@@ -181,11 +181,11 @@ class Multicast:
             await self._sleep(self._talk.next_event)
 
     def _send(self, group: Group, datagrams: list[bytes]) -> None:
-        hosts = {*self._settings.direct, *self._talk.table.direct()}
         for datagram in datagrams:
             group.send(datagram)
-            for host in hosts:
-                group.tell(datagram, host)
+        for host in {*self._settings.direct, *self._talk.table.direct()} - {self._source}:
+            failures = [why for datagram in datagrams if (why := group.tell(datagram, host))]
+            self._talk.told(host, failures[-1] if failures else "", self._clock.monotonic())
 
     async def _sleep(self, until: float) -> None:
         """Until that time of our clock, or until something wakes us."""
