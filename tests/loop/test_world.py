@@ -197,6 +197,9 @@ class Spy:
     def last_seen(self) -> Mapping[str, float]:
         return {"b": 5.0}
 
+    def counters(self) -> Mapping[str, int]:
+        return {"received.HELLO": 1}
+
     async def close(self) -> None:
         self.closed = True
         self.sets.put_nowait(None)

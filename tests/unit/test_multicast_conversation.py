@@ -388,6 +388,19 @@ def test_who_can_not_hear_itself_says_so_and_deletes_nobody() -> None:
     assert second.ids() == ["host-1"]
 
 
+def test_what_was_counted_is_told_flat() -> None:
+    host = Host(1, 0.0)
+    assert host.counters.flat() == {"received.own": 0}
+    host.announce(node(1), 0.0)
+    for datagram in host.due(0.0, LIMIT, 0.0):
+        host.receive(datagram, host.address, 0.1)
+    host.receive(b"rubbish", address(2), 0.1)
+    host.receive(encode_query("b", address(2), Stamp("b", 1, 1)), address(2), 0.1)
+    expected = {"received.QUERY": 1, "received.own": 1, "refused.malformed": 1, "sent.HELLO": 1}
+    assert host.counters.flat() == expected
+    assert list(host.counters.flat()) == sorted(expected)
+
+
 def test_one_lost_echo_is_nothing() -> None:
     host = Host(1, 0.0)
     host.announce(node(1), 0.0)

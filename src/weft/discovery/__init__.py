@@ -29,6 +29,10 @@ class Discovery(Protocol):
         """Node id → seconds since 1970 when the node was last heard."""
         ...
 
+    def counters(self) -> Mapping[str, int]:
+        """How often what happened since the start, for `weft show status`: `received.HELLO`, `refused.malformed`, …"""
+        ...
+
     async def close(self) -> None:
         """Say goodbye if there is a way to, and give up sockets."""
         ...

@@ -18,7 +18,6 @@ from socket import socket
 from weft.discovery.conversation import Conversation
 from weft.discovery.group import Group, InterfaceWatch
 from weft.discovery.options import MulticastSettings
-from weft.discovery.tally import Counters
 from weft.errors import DiscoveryError
 from weft.model import Known, Node
 
@@ -98,6 +97,10 @@ class Multicast:
         offset = self._clock.wall() - self._clock.monotonic()
         return {node_id: heard + offset for node_id, heard in self._talk.table.heard()}
 
+    def counters(self) -> Mapping[str, int]:
+        """Datagrams sent, received and refused since the start (`tally.Counters.flat`)."""
+        return self._talk.counters.flat()
+
     async def close(self) -> None:
         """Say goodbye, if anything was ever announced, and give up the sockets."""
         if self._closed:
@@ -114,11 +117,6 @@ class Multicast:
             asyncio.get_running_loop().remove_reader(self._watch.socket)
             self._watch.close()
         self._tell()
-
-    @property
-    def counters(self) -> Counters:
-        """Datagrams sent, received and refused since the start; live."""
-        return self._talk.counters
 
     # The loop. ------------------------------------------------------------------------------------------------
 

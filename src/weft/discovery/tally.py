@@ -37,6 +37,12 @@ class Counters:
     own: int = 0
     """Our own, come back: proof that the group is heard here."""
 
+    def flat(self) -> dict[str, int]:
+        """`sent.HELLO`, `received.own`, `refused.malformed`, …: sorted, and only what was counted."""
+        named = (("sent", self.sent), ("received", self.received), ("refused", self.refused))
+        counted = {f"{what}.{kind}": count for what, counter in named for kind, count in counter.items()}
+        return dict(sorted({**counted, "received.own": self.own}.items()))
+
 
 class Complaints:
     """Problems by kind and subject, each until a given time; a repetition only puts that time off.
