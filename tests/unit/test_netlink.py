@@ -196,7 +196,7 @@ def requests(encoded: list[bytes]) -> list[Message]:
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_a_route_is_decoded_as_it_was_encoded(route: Route) -> None:
-    (asked,) = requests(encode_routes([("add", route)], INDEX))
+    (asked,) = requests(encode_routes([("add", route)], INDEX, 1))
     assert (asked.kind, asked.flags & (NLM_F_CREATE | NLM_F_EXCL)) == (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
     state = decode_route(asked, NAMES, {9: DEV})
     assert state is not None
@@ -205,14 +205,14 @@ def test_a_route_is_decoded_as_it_was_encoded(route: Route) -> None:
 
 @pytest.mark.parametrize("action", ["change", "remove"])
 def test_what_a_routes_request_may_do(action: str) -> None:
-    (asked,) = requests(encode_routes([(action, ROUTES[0])], INDEX))
+    (asked,) = requests(encode_routes([(action, ROUTES[0])], INDEX, 1))
     kind, flags = (RTM_NEWROUTE, NLM_F_REPLACE) if action == "change" else (RTM_DELROUTE, 0)
     assert (asked.kind, asked.flags & ~1) == (kind, flags)
 
 
 @pytest.mark.parametrize("hop", [NextHop(0x70000001, DEV, VIA), NextHop(0x70000002, DEV, VIA6, onlink=False)], ids=str)
 def test_a_next_hop_is_decoded_as_it_was_encoded(hop: NextHop) -> None:
-    (asked,) = requests(encode_hops([("add", hop)], INDEX))
+    (asked,) = requests(encode_hops([("add", hop)], INDEX, 1))
     state = decode_hop(asked, NAMES)
     assert (state.hop, state.ours) == (hop, True)
 
@@ -220,7 +220,7 @@ def test_a_next_hop_is_decoded_as_it_was_encoded(hop: NextHop) -> None:
 @pytest.mark.parametrize("address", [VIA, VIA6], ids=str)
 def test_entries_are_decoded_as_they_were_encoded(address: IPv4Address) -> None:
     neighbour, fdb = Neighbour(DEV, address, PEER), Fdb(DEV, PEER, address)
-    encoded = [*encode_neighbours([("add", neighbour)], INDEX), *encode_fdb([("remove", fdb)], INDEX)]
+    encoded = [*encode_neighbours([("add", neighbour)], INDEX, 1), *encode_fdb([("remove", fdb)], INDEX, 1)]
     first, second = requests(encoded)
     assert decode_entry(first, NAMES) == (neighbour.key, neighbour)
     assert decode_entry(second, NAMES) == (fdb.key, fdb)
@@ -228,16 +228,16 @@ def test_entries_are_decoded_as_they_were_encoded(address: IPv4Address) -> None:
     assert decode_entry(first, {}) is None
 
 
-def test_requests_of_a_batch_are_numbered_from_one() -> None:
+def test_requests_of_a_batch_are_numbered_one_after_the_other() -> None:
     things = [Neighbour(DEV, ip_address(n), PEER) for n in range(1, 6)]
-    numbers = [m.sequence for m in requests(encode_neighbours([("add", t) for t in things], INDEX))]
-    assert numbers == [1, 2, 3, 4, 5]
+    numbers = [m.sequence for m in requests(encode_neighbours([("add", t) for t in things], INDEX, 7))]
+    assert numbers == [7, 8, 9, 10, 11]
 
 
 def test_one_odd_message_sends_a_buffer_the_slow_way() -> None:
     found: dict[Key, Object] = {}
     plain = [NextHop(0x70000000 + n, DEV, IPv4Address(n + 1)) for n in range(3)]
-    data = [_as_dumped(asked) for asked in encode_hops([("add", hop) for hop in plain], INDEX)]
+    data = [_as_dumped(asked) for asked in encode_hops([("add", hop) for hop in plain], INDEX, 1)]
     Bulk(INDEX, DEV, Addresses(), found).hops(b"".join(data))
     assert list(found.values()) == plain
     other = bytearray(data[1])

@@ -45,7 +45,8 @@ class Devices:
 
     def _add(self, op: Op, link: Link) -> Failure | None:
         ifindex = max(FIRST_INDEX, *(taken + 1 for taken in self._mirror.links), 0)
-        failures = self._socket.send([encode_link_add(link, ifindex, 1)], last=2)
+        first = self._socket.number(2)
+        failures = self._socket.send([encode_link_add(link, ifindex, first)], first, first + 1)
         self._mirror.written_links.add(ifindex)
         if not failures:
             return None
@@ -56,14 +57,16 @@ class Devices:
         if link.vxlan != now.vxlan:
             return Failure(f"{asked(op)}: these can't change while a device lives, and it has {now.vxlan}")
         self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up)
-        failures = self._socket.send([encode_link_change(link, now, 1)], last=1)
+        number = self._socket.number(1)
+        failures = self._socket.send([encode_link_change(link, now, number)], number, number)
         self._mirror.written_links.add(now.ifindex)
         return _failure(op, failures[0]) if failures else None
 
     def _remove(self, op: Op, ifindex: int | None) -> Failure | None:
         if ifindex is None:
             return None
-        failures = self._socket.send([encode_link_remove(ifindex, 1)], last=1)
+        number = self._socket.number(1)
+        failures = self._socket.send([encode_link_remove(ifindex, number)], number, number)
         if failures and failures[0].number != errno.ENODEV:
             return _failure(op, failures[0])
         self._mirror.drop_link(ifindex)

@@ -67,8 +67,8 @@ def _heads(size: int, flags: int = _REPLACE) -> dict[str, bytes]:
     return {"add": put, "change": put, "remove": start(size, RTM_DELNEIGH, 0)}
 
 
-def encode_neighbours(ops: Iterable[tuple[str, Neighbour]], ifindex: int) -> list[bytes]:
-    """A request per op, numbered from 1. Whatever stands there is replaced."""
+def encode_neighbours(ops: Iterable[tuple[str, Neighbour]], ifindex: int, first: int) -> list[bytes]:
+    """A request per op, numbered from `first`. Whatever stands there is replaced."""
     pack4, pack6 = _NEIGHBOUR[4].pack, _NEIGHBOUR[6].pack
     heads4, heads6 = _heads(_NEIGHBOUR[4].size), _heads(_NEIGHBOUR[6].size)
     ndmsg4, ndmsg6 = (NDMSG.pack(f, ifindex, NUD_PERMANENT, 0, RTN_UNICAST) for f in (AF_INET, AF_INET6))
@@ -77,12 +77,12 @@ def encode_neighbours(ops: Iterable[tuple[str, Neighbour]], ifindex: int) -> lis
         pack4(heads4[action], sequence, middle4, packed, LLADDR_HEAD, thing.mac)
         if len(packed := thing.address.packed) == 4
         else pack6(heads6[action], sequence, middle6, packed, LLADDR_HEAD, thing.mac)
-        for sequence, (action, thing) in enumerate(ops, 1)
+        for sequence, (action, thing) in enumerate(ops, first)
     ]
 
 
-def encode_fdb(ops: Iterable[tuple[str, Fdb]], ifindex: int) -> list[bytes]:
-    """A request per op, numbered from 1. A unicast entry is pointed elsewhere if it is there; the all-zero MAC's
+def encode_fdb(ops: Iterable[tuple[str, Fdb]], ifindex: int, first: int) -> list[bytes]:
+    """A request per op, numbered from `first`. A unicast entry is pointed elsewhere if it is there; the all-zero MAC's
     entries stand side by side, so those are appended (vxlan_core.c, vxlan_fdb_update_existing)."""
     pack4, pack6 = _FDB[4].pack, _FDB[6].pack
     sizes = _FDB[4].size, _FDB[6].size
@@ -94,7 +94,7 @@ def encode_fdb(ops: Iterable[tuple[str, Fdb]], ifindex: int) -> list[bytes]:
         pack4((heads4 if thing.mac != ZERO_MAC else flood4)[action], sequence, ndmsg, thing.mac, dst4, packed)
         if len(packed := thing.dst.packed) == 4
         else pack6((heads6 if thing.mac != ZERO_MAC else flood6)[action], sequence, ndmsg, thing.mac, dst6, packed)
-        for sequence, (action, thing) in enumerate(ops, 1)
+        for sequence, (action, thing) in enumerate(ops, first)
     ]
 
 

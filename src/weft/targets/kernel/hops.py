@@ -148,10 +148,10 @@ def _hop_parts(
     return packer.pack, start(packer.size, RTM_NEWNEXTHOP, flags), nhmsg, gateway
 
 
-def encode_hops(ops: Iterable[tuple[str, NextHop]], ifindex: int) -> list[bytes]:
-    """A request per op, numbered from 1: `add` refuses an id that is in use, `change` replaces."""
+def encode_hops(ops: Iterable[tuple[str, NextHop]], ifindex: int, first: int) -> list[bytes]:
+    """A request per op, numbered from `first`: `add` refuses an id that is in use, `change` replaces."""
     requests: list[bytes] = []
-    for sequence, (action, thing) in enumerate(ops, 1):
+    for sequence, (action, thing) in enumerate(ops, first):
         if action == "remove":
             requests.append(request(RTM_DELNEXTHOP, 0, sequence, _NO_HOP + u32(NHA_ID, thing.id)))
         else:
@@ -164,12 +164,12 @@ def encode_hops(ops: Iterable[tuple[str, NextHop]], ifindex: int) -> list[bytes]
 _ROUTE_REQUESTS = {"add": (RTM_NEWROUTE, _ADD), "change": (RTM_NEWROUTE, NLM_F_REPLACE), "remove": (RTM_DELROUTE, 0)}
 
 
-def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int) -> list[bytes]:
-    """A request per op, numbered from 1: `add` refuses a destination, table and metric that are in use; `change`
+def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int, first: int) -> list[bytes]:
+    """A request per op, numbered from `first`: `add` refuses a destination, table and metric that are in use; `change`
     replaces; `remove` names those three, our protocol number and the next hop or the device, so that it can't hit a
     route of somebody else's (fib_table_delete, ip6_route_del)."""
     requests: list[bytes] = []
-    for sequence, (action, thing) in enumerate(ops, 1):
+    for sequence, (action, thing) in enumerate(ops, first):
         dst, where, out, tail, scope, flags = thing.dst, _NH_ID_HEAD, thing.nexthop, b"", RT_SCOPE_UNIVERSE, 0
         if not out:
             where, out = _OIF_HEAD, ifindex

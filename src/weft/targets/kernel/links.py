@@ -183,9 +183,9 @@ def decode_address(message: Message) -> AddressState:
         return AddressState(index, scope, flags, ip_interface((address(packed), length)))
 
 
-def encode_addresses(ops: Iterable[tuple[str, Address]], ifindex: int) -> list[bytes]:
-    """A request per op, numbered from 1."""
-    return [_encode_address(action, thing, ifindex, sequence) for sequence, (action, thing) in enumerate(ops, 1)]
+def encode_addresses(ops: Iterable[tuple[str, Address]], ifindex: int, first: int) -> list[bytes]:
+    """A request per op, numbered from `first`."""
+    return [_encode_address(action, thing, ifindex, sequence) for sequence, (action, thing) in enumerate(ops, first)]
 
 
 def _encode_address(action: str, thing: Address, ifindex: int, sequence: int) -> bytes:

@@ -13,7 +13,7 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from weft.errors import KernelError, TargetError
 from weft.targets.kernel.codec import U32, Answer, Message, align, answer, messages, request
@@ -45,8 +45,10 @@ RECEIVE = 1 << 16
 """Octets for one recv(): the kernel fills a dump's buffer up to 32 KiB."""
 BUFFERS_A_SLICE = 8
 """A dump lets the event loop run after this many buffers: about 2,000 objects."""
+LAST_NUMBER = 0xFFFFFFFF
 _FLAGS = struct.Struct("=H")
 _KIND = struct.Struct("=H")
+_SEQUENCE = struct.Struct("=I")
 _DONE = struct.Struct("=IHHIIi")
 """nlmsghdr and the outcome of the dump, negative for an error."""
 _FPROG = struct.Struct("@HP")
@@ -58,6 +60,7 @@ class NetlinkSocket:
     without CAP_NET_ADMIN there."""
 
     def __init__(self, netns: str | None, receive_buffer: int, groups: Iterable[int] = ()) -> None:
+        self._next_number = 1
         self._socket = inside(netns, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
@@ -112,55 +115,91 @@ class NetlinkSocket:
         held = ctypes.create_string_buffer(program, len(program))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, _FPROG.pack(length, ctypes.addressof(held)))
 
-    def send(self, parts: Sequence[bytes], last: int) -> list[Answer]:
-        """Send whole messages as one; ask for an answer to the last one only, whose sequence number is `last`: each
-        message that fails answers anyway. Returns the failures. Raises KernelError if answers were lost."""
+    def number(self, count: int) -> int:
+        """The first of `count` sequence numbers that no other request of this socket has: what is left of an answer to
+        an earlier one (after ENOBUFS, say) is recognised as that, and passed over."""
+        first = self._next_number if self._next_number + count <= LAST_NUMBER else 1
+        self._next_number = first + count
+        return first
+
+    def send(self, parts: Sequence[bytes], first: int, last: int) -> list[Answer]:
+        """Send whole messages as one, of the sequence numbers from `first` to `last`; ask for an answer to the last one
+        only: each message that fails answers anyway. Returns the failures. Raises KernelError if answers were lost."""
         data = bytearray(b"".join(parts))
         at = _last_message(data, len(data) - len(parts[-1])) + 6
         _FLAGS.pack_into(data, at, _FLAGS.unpack_from(data, at)[0] | NLM_F_ACK)
         self._socket.send(data)
         failures: list[Answer] = []
-        while True:
-            received = self.receive()
-            if received is None:
-                raise KernelError(errno.EAGAIN, "reading the kernel's answers to a batch of requests")
-            for message in messages(received):
-                if message.kind != NLMSG_ERROR:
-                    continue
-                told = answer(message)
-                if told.number:
-                    failures.append(told)
-                if told.sequence == last:
-                    return failures
+        with self._tidy():
+            while True:
+                for message in messages(self._answer("the answers to a batch of requests")):
+                    if message.kind != NLMSG_ERROR or not first <= message.sequence <= last:
+                        continue
+                    told = answer(message)
+                    if told.number:
+                        failures.append(told)
+                    if told.sequence == last:
+                        return failures
 
     def ask(self, kind: int, body: bytes) -> Message:
         """Ask for one object. Raises KernelError if the kernel has none."""
-        self._socket.send(request(kind, 0, 1, body))
-        received = self.receive()
-        for message in messages(received or b""):
-            if message.kind != NLMSG_ERROR:
-                return message
-            told = answer(message)
-            raise KernelError(told.number, "asking for one object", told.text)
-        raise KernelError(errno.EAGAIN, "asking for one object")
+        sequence = self.number(1)
+        self._socket.send(request(kind, 0, sequence, body))
+        with self._tidy():
+            while True:
+                for message in messages(self._answer("one object")):
+                    if message.sequence != sequence:
+                        continue
+                    if message.kind != NLMSG_ERROR:
+                        return message
+                    told = answer(message)
+                    raise KernelError(told.number, "asking for one object", told.text)
 
-    def buffers(self, kind: int, body: bytes) -> Iterator[bytes]:
+    def buffers(self, kind: int, body: bytes) -> Generator[bytes, None, None]:
         """All objects of a kind, as the buffers that recv() gave, without the end mark. Raises KernelError if the
         kernel refuses. The caller looks for NLM_F_DUMP_INTR (`complete` below)."""
-        self._socket.send(request(kind, NLM_F_DUMP, 1, body))
-        while True:
-            received = self.receive()
-            if received is None:
-                raise KernelError(errno.EAGAIN, "reading a dump")
-            if _ends(received):
-                yield received[: -_DONE.size]
-                return
-            if _KIND.unpack_from(received, 4)[0] in (NLMSG_ERROR, NLMSG_DONE):
-                told = answer(next(messages(received)))
-                if not told.number:
+        sequence = self.number(1)
+        self._socket.send(request(kind, NLM_F_DUMP, sequence, body))
+        with self._tidy():
+            while True:
+                received = self._answer("a dump")
+                if _SEQUENCE.unpack_from(received, 8)[0] != sequence:
+                    continue
+                if _ends(received):
+                    yield received[: -_DONE.size]
                     return
-                raise KernelError(told.number, "asking for a dump", told.text)
-            yield received
+                if _KIND.unpack_from(received, 4)[0] in (NLMSG_ERROR, NLMSG_DONE):
+                    told = answer(next(messages(received)))
+                    if not told.number:
+                        return
+                    raise KernelError(told.number, "asking for a dump", told.text)
+                yield received
+
+    def _answer(self, to: str) -> bytes:
+        """The next thing that is there. Raises KernelError if there is nothing: the kernel answers inside send()."""
+        received = self.receive()
+        if received is None:
+            raise KernelError(errno.EAGAIN, f"reading {to}")
+        return received
+
+    @contextlib.contextmanager
+    def _tidy(self) -> Iterator[None]:
+        """If what is done inside ends early (an error, a dump that nobody reads to its end), nothing of it stays
+        behind: the kernel refuses a dump while another is unfinished, and a full queue loses the next answers too."""
+        try:
+            yield
+        except BaseException:
+            self._drain()
+            raise
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                if self.receive() is None:
+                    return
+            except KernelError as error:
+                if error.number != errno.ENOBUFS:
+                    return  # the socket is closed or broken; what led here says more
 
     async def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The same, all at once; the event loop runs in between."""

@@ -30,8 +30,8 @@ from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.socket import NetlinkSocket
 from weft.targets.kernel.words import asked
 
-Encoder: TypeAlias = Callable[[Iterable[tuple[str, Any]], int], list[bytes]]
-"""(actions and objects of one kind and device, its ifindex) → a request for each, numbered from 1."""
+Encoder: TypeAlias = Callable[[Iterable[tuple[str, Any]], int, int], list[bytes]]
+"""(actions and objects of one kind and device, its ifindex, the first's sequence number) → a request for each."""
 
 ENCODERS: Mapping[type[Object], Encoder] = {
     Address: encode_addresses,
@@ -82,15 +82,16 @@ class Batch:
             return results
         if not ops:
             return results
-        requests = self._encode(zip(actions, [op.object for op in ops], strict=True), self._ifindex)
+        first = self._socket.number(len(ops))
+        requests = self._encode(zip(actions, [op.object for op in ops], strict=True), self._ifindex, first)
         try:
-            refusals = self._socket.send(requests, last=len(requests))
+            refusals = self._socket.send(requests, first, first + len(requests) - 1)
         except (KernelError, NetlinkDecodeError, OSError) as error:
             self._mirror.doubtful = True
             for at, op in zip(places, ops, strict=True):
                 results[at] = Failure(f"{asked(op)}: {error}")
             return results
-        refused = {answer.sequence - 1: answer for answer in refusals}
+        refused = {answer.sequence - first: answer for answer in refusals}
         carried_out = [op for at, op in enumerate(ops) if at not in refused] if refused else ops
         self._mirror.wrote(carried_out, requests)
         for at, refusal in refused.items():
@@ -132,8 +133,9 @@ class Batch:
             return Failure(f"{asked(op)}: something stands there, but when asked for it: {error}")
         if whose:
             return Failure(f"{asked(op)}: {whose} stands there; it was left alone", conflict=True)
-        requests = self._encode([("change", thing)], self._mirror.indexes[_device(thing)])
-        failures = self._socket.send(requests, last=1)
+        number = self._socket.number(1)
+        requests = self._encode([("change", thing)], self._mirror.indexes[_device(thing)], number)
+        failures = self._socket.send(requests, number, number)
         if failures:
             return Failure(str(KernelError(failures[0].number, asked(op), failures[0].text)))
         self._mirror.wrote([op], requests)
