@@ -1,0 +1,129 @@
+"""What the others do about a host whose agent ends, as docs/quickstart.md says it.
+
+An agent that is stopped in order (SIGTERM) says goodbye: the others go on routing to its host for `goodbye_hold`, long
+enough for a restart, and then forget it. One that dies (kill -9) says nothing: they keep it for `peer_timeout`. On its
+own host, everything stays in the kernel either way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+
+from tests.lab.harness import do, ip_json, lab_up, settle
+from tests.support.eventually import until
+from tests.support.needs import needs_root
+from weft.lab import repair, services
+from weft.lab.lab import Lab
+
+pytestmark = needs_root
+
+HOLD = 2.0
+TIMEOUT = 6.0
+TWO_HOSTS = {
+    "engine": "none",
+    "agent": {"announce_interval": 0.5, "goodbye_hold": HOLD, "peer_timeout": TIMEOUT},
+    "hosts": {"a": {"networks": {"web": "10.1.1.0/24"}}, "b": {"networks": {"web": "10.2.1.0/24"}}},
+}
+SUBNET = "10.2.1.0/24"
+TARGET = "10.2.1.2"
+PACE = 0.01
+"""Seconds between two pings: 100 Hz."""
+OUTAGE = 0.2
+"""Seconds without an answer that are no jitter."""
+
+
+@pytest.fixture(scope="module")
+def _module_lab() -> Iterator[Lab]:
+    with lab_up(TWO_HOSTS, "stopping") as found:
+        yield found
+
+
+@pytest.fixture
+def lab(_module_lab: Lab) -> Lab:
+    """Both agents run, everything answers, and a's has listened long enough to remove anything at all."""
+    host = _module_lab.host("b")
+    if not host.running("agent"):
+        do(services.start(host, "agent"))
+    settle(_module_lab)
+    return _module_lab
+
+
+@contextmanager
+def pinging(lab: Lab) -> Iterator[list[float]]:
+    """Ping b's container from a's for the length of the `with`; at its end the list holds when answers came
+    (seconds since 1970)."""
+    line = do(lab.container_command(lab.host("a"), "web1", ["ping", "-D", "-n", "-i", str(PACE), TARGET]))
+    answers: list[float] = []
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield answers
+        finally:
+            os.killpg(process.pid, signal.SIGINT)  # nsenter, and the ping that is its child
+            told = process.communicate(timeout=10)[0]
+    answers += [float(moment) for moment in re.findall(r"^\[([\d.]+)\] \d+ bytes from", told, re.MULTILINE)]
+
+
+def outages(answers: list[float]) -> list[tuple[float, float]]:
+    """From when to when nothing came back."""
+    return [(one, other) for one, other in pairwise(answers) if other - one > OUTAGE]
+
+
+def routed(lab: Lab) -> bool:
+    return bool(ip_json(lab, "a", f"route show {SUBNET}"))
+
+
+def test_who_says_goodbye_is_routed_to_for_goodbye_hold_and_again_when_back(lab: Lab) -> None:
+    host = lab.host("b")
+    whole = do(repair.snapshot(host))
+    with pinging(lab) as answers:
+        do(services.stop(host, "agent"))
+        stopped = time.time()
+        until(lambda: not routed(lab), "a to forget b", HOLD + TIMEOUT + 5)
+        forgotten = time.time()
+        assert do(repair.snapshot(host)) == whole, "b's own tunnels, routes and rules stay"
+        until(lambda: time.time() - forgotten > 2 * OUTAGE, "pings to be lost")
+        do(services.start(host, "agent"))
+        started = time.time()
+        until(lambda: routed(lab), "a to route to b again")
+        settle(lab)
+    assert HOLD - 0.5 < forgotten - stopped < HOLD + 1.5
+    ((lost, back),) = outages(answers)
+    assert HOLD - 0.5 < lost - stopped < forgotten - stopped + OUTAGE, "no packet is lost while the goodbye is held"
+    assert back - started < 2
+
+
+def test_a_stop_that_is_shorter_than_goodbye_hold_loses_nothing(lab: Lab) -> None:
+    with pinging(lab) as answers:
+        do(services.stop(lab.host("b"), "agent"))
+        stopped = time.monotonic()
+        until(lambda: time.monotonic() - stopped > HOLD / 2, "half of the time")
+        do(services.start(lab.host("b"), "agent"))
+        until(lambda: time.monotonic() - stopped > 2 * HOLD, "the hold to be over", 2 * HOLD + 1)
+        assert routed(lab)
+    assert outages(answers) == []
+
+
+def test_who_dies_is_routed_to_for_peer_timeout(lab: Lab) -> None:
+    host = lab.host("b")
+    whole = do(repair.snapshot(host))
+    with pinging(lab) as answers:
+        do(services.kill(host, "agent"))
+        died = time.time()
+        until(lambda: not routed(lab), "a to forget b", 2 * TIMEOUT)
+        forgotten = time.time()
+        assert do(repair.snapshot(host)) == whole
+        until(lambda: time.time() - forgotten > 2 * OUTAGE, "pings to be lost")
+        do(services.start(host, "agent"))
+        settle(lab)
+    assert TIMEOUT - 1.5 < forgotten - died < TIMEOUT + 1.5, "the last HELLO was up to 0.5 s before"
+    ((lost, _),) = outages(answers)
+    assert lost - died > TIMEOUT - 1.5
