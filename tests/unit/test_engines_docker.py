@@ -282,6 +282,29 @@ async def test_close_ends_the_source_also_in_the_middle_of_a_pause(
         await soon(lambda: sets.ended, "the source to end")
 
 
+async def test_bad_tls_files_are_a_problem_until_they_are_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    engine = Docker("tcp://127.0.0.1:1")
+    async with reading(engine.networks()) as sets:
+        first = await sets.wait(troubled("No such file or directory", "(see $DOCKER_TLS_VERIFY"), "the missing files")
+        assert (first.items, first.complete) == ((), False)
+        for name in ("ca", "cert", "key"):
+            (tmp_path / f"{name}.pem").write_text("rubbish")
+        await sets.wait(troubled("$DOCKER_CERT_PATH"), "the bad files")
+        assert not sets.ended
+    await engine.close()
+
+
+async def test_tls_without_a_directory_of_files_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.delenv("DOCKER_CERT_PATH", raising=False)
+    engine = Docker("tcp://127.0.0.1:1")
+    async with reading(engine.networks()) as sets:
+        await sets.wait(troubled("DOCKER_CERT_PATH is not set"), "the problem")
+    await engine.close()
+
+
 @pytest.mark.parametrize("url", ["ssh://host", "/var/run/docker.sock", "unix://", "fd://", "tcp://"])
 def test_a_url_of_another_kind(url: str) -> None:
     with pytest.raises(EngineError, match="is not a URL that weft can use: unix:///PATH or tcp://HOST:PORT"):

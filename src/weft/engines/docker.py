@@ -47,7 +47,9 @@ class Docker:
     def __init__(self, url: str = "", expose: Expose = "all", resync: float = 60.0) -> None:
         self.url = url or os.environ.get("DOCKER_HOST") or DEFAULT_URL
         if not re.match(r"unix:///.|(tcp|https?)://.", self.url):
-            raise EngineError(f"docker_host {self.url!r} is not a URL that weft can use: unix:///PATH or tcp://HOST:PORT")
+            raise EngineError(
+                f"docker_host {self.url!r} is not a URL that weft can use: unix:///PATH or tcp://HOST:PORT"
+            )
         self._expose = expose
         self._resync = resync
         self._line: _Line | None = None
@@ -60,8 +62,8 @@ class Docker:
         outage = _Outage(self.url)
         try:
             while not self._closing.is_set():
-                line = self._line = self._line or _Line(self.url)
                 try:
+                    line = self._line = self._line or _Line(self.url)
                     rang = await line.rings(self._resync)
                     networks, problems = read_networks(await line.list(), self._expose)
                 except EngineError as error:
