@@ -116,6 +116,10 @@ def test_answers_of_other_numbers_are_passed_over(place: KernelPlace) -> None:
         early = socket.number(3)
         assert len(socket.send(removals(early, 3), early, early)) == 1
         assert b"".join(socket.buffers(RTM_GETLINK, ALL_LINKS))
+        early = socket.number(3)
+        assert len(socket.send(removals(early, 3), early, early)) == 1
+        late = socket.number(1)
+        assert [failure.sequence for failure in socket.send(removals(late, 1), late, late)] == [late]
 
 
 def test_a_dump_that_is_left_early_does_not_stand_in_the_way_of_the_next(place: KernelPlace) -> None:
