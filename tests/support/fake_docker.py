@@ -78,6 +78,7 @@ class FakeDocker:
         self.mute = False
         self.hung = False
         self.refuse: set[str] = set()
+        self.why = "forbidden here"
         self.broken: Json = None
         self.lists = 0
         self.streams = 0
@@ -117,7 +118,7 @@ class FakeDocker:
             await asyncio.Event().wait()
         match request.path.removeprefix(f"/v{API}"):
             case path if path in self.refuse:
-                return _json({"message": f"{path} is forbidden here"}, status=403)
+                return _json({"message": f"{path} is {self.why}"}, status=403)
             case "/version":
                 return _json({"ApiVersion": API, "Version": "20.10.24"})
             case "/networks":

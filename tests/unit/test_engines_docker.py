@@ -199,7 +199,7 @@ async def test_an_outage_does_not_hide_what_else_is_wrong(engine: Docker, path: 
     fake.add(listed("blue", ["10.1.0.0/24"], labels={"weft.expose": "maybe"}))
     async with reading(engine.networks()) as sets:
         async with fake.serving(path):
-            await sets.wait(troubled("label weft.expose=maybe"), "the bad label")
+            await sets.wait(troubled("label weft.expose='maybe'"), "the bad label")
         down = await sets.wait(lambda k: len(k.problems) == 2, "the outage beside it")
         assert [p.subject for p in down.problems] == ["network blue", "docker"]
 
@@ -234,6 +234,14 @@ async def test_a_wrong_answer_is_told(engine: Docker, path: Path, refuse: str, b
         await sets.wait(troubled(phrase), f"the problem {phrase!r}")
         fake.refuse, fake.broken = set(), None
         await sets.wait(has("bridge"), "the recovery")
+
+
+async def test_an_answer_forges_no_line_of_the_log(engine: Docker, path: Path) -> None:
+    fake = FakeDocker()
+    fake.refuse, fake.why = {"/networks"}, "no\n2026-11-20 weft: forged"
+    async with fake.serving(path), reading(engine.networks()) as sets:
+        down = await sets.wait(troubled("it answered 403: /networks is no?2026-11-20 weft: forged"), "the problem")
+        assert down.problems[0].message.isprintable()
 
 
 async def test_close_ends_the_source_also_in_the_middle_of_a_wait(engine: Docker, path: Path) -> None:

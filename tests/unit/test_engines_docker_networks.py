@@ -131,7 +131,28 @@ def test_a_bad_label_is_a_problem_and_keeps_the_network_private(label: str) -> N
     (one,), (problem,) = read({**PLAIN, "Labels": {"weft.expose": label}})
     assert not one.exposed
     assert problem.subject == "network blue"
-    assert f"weft.expose={label} is neither true nor false" in problem.message
+    assert f"weft.expose={label!r} is neither true nor false" in problem.message
+
+
+FORGED = "x\n2026-11-20 weft: forged\u2028line"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {**PLAIN, "Labels": {"weft.expose": FORGED}},
+        {**PLAIN, "Name": FORGED, "Labels": {"weft.expose": "maybe"}},
+        {**PLUGIN, "Driver": FORGED},
+        listed("blue", [f"10.1.0.0/24{FORGED}", "10.2.0.0/24"]),
+        listed("blue", ["fd00::%forged\n/64"]),
+        listed("blue", ["10.1.0.0/24"], options={"com.docker.network.bridge.name": FORGED}),
+    ],
+)
+def test_nothing_that_docker_says_forges_a_line_of_the_log(network: dict[str, Json]) -> None:
+    (one,), problems = read(network)
+    said = [one.name, one.bridge, one.note, *map(str, one.subnets)]
+    assert all(text.isprintable() for text in said)
+    assert all(text.isprintable() for problem in problems for text in (problem.subject, problem.message))
 
 
 IMPOSSIBLE = [

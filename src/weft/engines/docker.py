@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from weft.engines.docker_networks import Expose, read_networks
+from weft.engines.docker_networks import Expose, printable, read_networks
 from weft.errors import EngineError
 from weft.model import Known, Network, Problem
 
@@ -219,9 +219,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, aiohttp.ClientConnectorError) and cause.os_error.strerror:
         return cause.os_error.strerror
     if isinstance(error, aiodocker.DockerError):
-        return f"it answered {error.status}: {error.message}" if error.status < 900 else error.message
+        said = printable(str(error.message))
+        return f"it answered {error.status}: {said}" if error.status < 900 else said
     if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
         return "it closed the connection"
     if isinstance(error, TimeoutError):
         return f"no answer within {ANSWER:g} s"
-    return f"{type(error).__name__}: {error}"
+    return printable(f"{type(error).__name__}: {error}")

@@ -73,10 +73,10 @@ def _network(listed: _Listed, expose: Expose, problems: list[Problem]) -> Networ
     subnets = tuple(sorted(set(_subnets(listed, problems)), key=_order))
     note = _why_not_exposed(listed, expose, problems) if subnets else "it has no subnet"
     return Network(
-        name=listed.name,
+        name=printable(listed.name),
         subnets=subnets,
         gateways=tuple(sorted(set(_gateways(listed)), key=_order)) if bridged else (),
-        bridge=_bridge(listed) if bridged else "",
+        bridge=printable(_bridge(listed)) if bridged else "",
         since=listed.created.timestamp() if listed.created.year > 1 else float("inf"),  # Go's zero time: not known
         exposed=not note,
         note=note,
@@ -94,6 +94,8 @@ def _bridge(listed: _Listed) -> str:
 def _subnets(listed: _Listed, problems: list[Problem]) -> Iterator[IPNetwork]:
     for pool in listed.ipam.config or ():
         try:
+            if "%" in pool.subnet:  # Python would take any text for a zone
+                raise ValueError
             yield ip_network(pool.subnet, strict=False)  # Docker lets host bits stand: 10.7.0.9/24
         except ValueError:
             problems.append(_problem(listed, f"its subnet {pool.subnet!r} is none; weft leaves it out"))
@@ -163,9 +165,14 @@ def _label(listed: _Listed, problems: list[Problem]) -> Literal["true", "false",
             return "true"
         case "false":
             return "false"
-    problems.append(_problem(listed, f"label {LABEL}={text} is neither true nor false: the network is not exposed"))
+    problems.append(_problem(listed, f"label {LABEL}={text!r} is neither true nor false: the network is not exposed"))
     return "bad"
 
 
 def _problem(listed: _Listed, message: str) -> Problem:
-    return Problem(f"network {listed.name}", message)
+    return Problem(f"network {printable(listed.name)}", message)
+
+
+def printable(text: str) -> str:
+    """What somebody else wrote, for one line of a log: whatever could end or forge one is a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in text)
