@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,16 @@ HOST = Host((uplink("eth0", "192.0.2.1/24"), uplink("br-home", "10.1.0.1/24", de
 SECRET = replace(network("secret", "10.66.0.0/24", exposed=False), note="label weft.expose=false")
 HOME = Known((network("home", "10.1.0.0/24"), SECRET), True)
 PEERS = known(node("b", "192.0.2.2", "10.2.0.0/24"), node("far", "192.0.2.9", "10.9.0.0/24", vni=7))
+
+
+class Voice:
+    """What the discovery would tell."""
+
+    def last_seen(self) -> Mapping[str, float]:
+        return {"b": 1e9}
+
+    def counters(self) -> Mapping[str, int]:
+        return {"received.HELLO": 7, "refused.malformed": 3, "refused.replayed": 0}
 
 
 @dataclass
@@ -67,7 +77,7 @@ async def agent(
     world = World(Identity("a", VNI, 4789, "test"), Profile(), PRIVATE, HOME, PEERS, HOST)
     kernel = MemoryTarget(KERNEL_KINDS + FIREWALL_KINDS)
     loop = Loop(world, Reconciler((kernel,)), 3600.0)
-    server = Server(Api(loop, lambda: {"b": 1e9}), path)
+    server = Server(Api(loop, Voice()), path)
     await server.start()
     await loop.step()
     yield Running(loop, kernel, path, capsys)
@@ -110,6 +120,7 @@ async def test_status_is_ok_or_says_what_is_wrong(agent: Running) -> None:
     assert code == 0, out
     assert "health ok" in out
     assert "1 peers, 1 routes on vxlan4096" in out
+    assert "refused datagrams: malformed 3\n" in out
     agent.loop.world.peers = known(node("b", "192.0.2.2", "10.2.0.0/24"), complete=False)
     agent.loop.world.engine = replace(HOME, problems=(Problem("docker", "docker is away"),))
     agent.kernel.put_foreign(("route", *next(k for k in agent.loop.reconciler.plan.wanted if k[0] == "route")[1:]), "x")
@@ -203,25 +214,25 @@ async def test_a_second_agent_on_the_socket_is_refused_and_a_dead_ones_socket_is
     agent: Running, tmp_path: Path
 ) -> None:
     with pytest.raises(WeftError, match="another agent answers on"):
-        await Server(Api(agent.loop, dict), agent.path).start()
+        await Server(Api(agent.loop, Voice()), agent.path).start()
     stale = tmp_path / "stale.sock"
-    first = Server(Api(agent.loop, dict), stale)
+    first = Server(Api(agent.loop, Voice()), stale)
     await first.start()
     assert stat.S_IMODE(stale.stat().st_mode) == 0o660
     await first.stop()
     assert not stale.exists()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(stale))
-    again = Server(Api(agent.loop, dict), stale)
+    again = Server(Api(agent.loop, Voice()), stale)
     await again.start()
     await again.stop()
     precious = tmp_path / "weft.yaml"
     precious.write_text("vni: 7\n")
     with pytest.raises(WeftError, match="exists and is no socket: it is left alone"):
-        await Server(Api(agent.loop, dict), precious).start()
+        await Server(Api(agent.loop, Voice()), precious).start()
     assert precious.read_text() == "vni: 7\n"
     with pytest.raises(WeftError, match="can't be made"):
-        await Server(Api(agent.loop, dict), Path("/proc/nowhere/agent.sock")).start()
+        await Server(Api(agent.loop, Voice()), Path("/proc/nowhere/agent.sock")).start()
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class Loop:
             try:
                 async for value in open_source():
                     delay = FIRST_RESTART
-                    self.world.broken.pop(name, None)
+                    self.world.report(name, "")
                     keep(value)
                     self.wake()
             except (WeftError, OSError) as error:
@@ -150,7 +150,7 @@ class Loop:
 
     def _broke(self, name: str, message: str) -> None:
         """It is told once, and when it is over (`_tell_problems`)."""
-        self.world.broken[name] = Problem(name, f"source {name}: {message}; it is asked again")
+        self.world.report(name, f"source {name}: {message}; it is asked again")
         self.wake()
 
     def _tell(self, report: Report) -> None:

@@ -18,8 +18,8 @@ from weft.model import Host, IPAddress, IPNetwork, Known, Network, Node, Problem
 @dataclass(slots=True)
 class World:
     """`engine`, `peers` and `host` are None until their source has answered for the first time. `chains`: asks the
-    firewall which foreign chains it had at its last reading (`model.Host.chains`). `broken`: sources that can't be
-    followed now, by name."""
+    firewall which foreign chains it had at its last reading (`model.Host.chains`). `broken`: what is wrong with
+    a source or a target, by its name."""
 
     identity: Identity
     profile: Profile
@@ -64,6 +64,13 @@ class World:
             profile=replace(self.profile, underlay=here.underlay),
             synced=self.peers is not None and self.peers.complete,
         )
+
+    def report(self, source: str, message: str) -> None:
+        """Something is wrong with a source or a target ("": nothing is any more)."""
+        if message:
+            self.broken[source] = Problem(source, message)
+        else:
+            self.broken.pop(source, None)
 
     def problems(self) -> Iterator[Problem]:
         """Everything that a person should know, from every source and from judging the claims."""

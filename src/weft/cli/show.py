@@ -97,6 +97,9 @@ def _status(status: dict[str, Any]) -> None:
     click.echo(f"{status['peers']} peers, {status['routes']} routes on {status['device']}")
     objects = ", ".join(f"{number} {kind}" for kind, number in status["objects"].items())
     click.echo(f"objects: {objects or 'none'}")
+    refused = {name: count for name, count in status["datagrams"].items() if name.startswith("refused.")}
+    if refused:
+        click.echo("refused datagrams: " + ", ".join(f"{n.removeprefix('refused.')} {c}" for n, c in refused.items()))
     if status["waiting_for"]:
         click.echo(f"waiting for {', '.join(status['waiting_for'])}: nothing is removed until then")
     for problem in status["problems"]:

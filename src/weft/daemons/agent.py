@@ -107,6 +107,7 @@ class Agent:
     def _cycled(self, view: View | None) -> None:
         """After each cycle, peers hear of what changed in it."""
         self.announcer.tell(self.world.me())
+        self.world.report("firewall", self.firewall.problem)
 
 
 async def run(settings: Settings) -> int:
@@ -117,7 +118,7 @@ async def run(settings: Settings) -> int:
         stack.enter_context(claim(ROLE))
         agent = Agent(settings)
         stack.push_async_callback(agent.close)
-        server = Server(Api(agent.loop, agent.announcer.last_seen), Path(settings.socket))
+        server = Server(Api(agent.loop, agent.announcer), Path(settings.socket))
         await server.start()
         stack.push_async_callback(server.stop)
         log.info("weft %s agent, node %s; answering on %s", __version__, agent.world.identity.id, settings.socket)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -81,6 +82,7 @@ class AgentStatus(msgspec.Struct):
     peers: int
     routes: int
     objects: dict[str, int]
+    datagrams: dict[str, int]
     cycles: int
     last_cycle_ms: float
     waiting_for: list[str]
@@ -118,12 +120,20 @@ class ExplainAnswer(msgspec.Struct):
     lines: list[ExplainLine]
 
 
-class Api:
-    """Answers from one running loop. `last_seen`: of the discovery."""
+class Voice(Protocol):
+    """What a discovery tells about itself (`agent.announcer.Announcer`)."""
 
-    def __init__(self, loop: Loop, last_seen: Callable[[], Mapping[str, float]]) -> None:
+    def last_seen(self) -> Mapping[str, float]: ...
+
+    def counters(self) -> Mapping[str, int]: ...
+
+
+class Api:
+    """Answers from one running loop and the discovery that it hears."""
+
+    def __init__(self, loop: Loop, voice: Voice) -> None:
         self._loop = loop
-        self._last_seen = last_seen
+        self._voice = voice
         self._started = time.monotonic()
 
     def peers(self) -> list[PeerRow]:
@@ -134,7 +144,7 @@ class Api:
         for problem in self._loop.world.problems():
             problems.setdefault(problem.subject, []).append(problem.message)
         claims = known.items if known is not None else ()
-        seen = self._last_seen()
+        seen = self._voice.last_seen()
         return [_peer(node, seen.get(node.id, 0.0), node.id in routed, problems.get(node.id, [])) for node in claims]
 
     def networks(self) -> list[NetworkRow]:
@@ -178,6 +188,7 @@ class Api:
             peers=len(loop.view.nodes) if loop.view is not None else 0,
             routes=counts["route"],
             objects=dict(sorted(counts.items())),
+            datagrams={name: count for name, count in sorted(self._voice.counters().items()) if count},
             cycles=account.cycles,
             last_cycle_ms=account.last.seconds * 1000,
             waiting_for=self._waiting(),
