@@ -32,9 +32,6 @@ _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-_NLMSG_HEADER = struct.Struct("=IHHII")
-_INDEX_AT = _NLMSG_HEADER.size + 4
-"""Both ifinfomsg and ifaddrmsg have the interface's index four octets behind the header."""
 
 
 class Group:
@@ -210,46 +207,22 @@ def _address(text: str) -> IPAddress:
 
 
 class InterfaceWatch:
-    """Hears from the kernel that links or addresses changed: a hint to look, which may come too often."""
+    """Its socket becomes readable when the kernel tells of any link or address of this host: a hint to look."""
 
-    def __init__(self, interface: str) -> None:
-        self._interface = interface
+    def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self.socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
 
     def close(self) -> None:
         self.socket.close()
 
-    def changed(self) -> bool:
-        """Read all that came: whether our link or its addresses may have changed."""
-        changed = False
-        ours = self._index()
+    def drain(self) -> None:
+        """Read all that came, and look at none of it: `Group.check` asks for what is true now."""
         while True:
             try:
-                data = self.socket.recv(65536)
+                self.socket.recv(65536)
             except BlockingIOError:
-                return changed
+                return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
+                if error.errno != errno.ENOBUFS:  # more came than fits
                     raise
-                changed = True  # more came than fits: anything may have changed
-                continue
-            changed = changed or ours == 0 or ours in _indexes(data)
-
-    def _index(self) -> int:
-        """The interface's index, 0 while there is none."""
-        try:
-            return socket.if_nametoindex(self._interface)
-        except OSError:
-            return 0
-
-
-def _indexes(data: bytes) -> Iterator[int]:
-    """The interface index of each netlink message of a datagram."""
-    at = 0
-    while at + _INDEX_AT + 4 <= len(data):
-        length = _NLMSG_HEADER.unpack_from(data, at)[0]
-        if length < _NLMSG_HEADER.size:
-            return
-        yield struct.unpack_from("=i", data, at + _INDEX_AT)[0]
-        at += (length + 3) & ~3

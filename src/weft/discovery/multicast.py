@@ -27,7 +27,7 @@ kernel tells, ends the wait at once."""
 _AT_ONCE = 256
 """Datagrams taken from a socket before the rest of the program has its turn."""
 _SETTLE = 0.02
-"""Seconds that an interface gets to settle before it is looked at: changes come in bursts."""
+"""Seconds that interfaces get to settle before ours is looked at: changes come in bursts, and mostly elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Multicast:
         self._told = self._talk.version
         self._broken: DiscoveryError | None = None
         self._pause = BACKOFF[0]
+        self._looking = False
         self._closed = False
 
     # The Discovery. -------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ class Multicast:
 
     def _start(self) -> None:
         if self._task is None and not self._closed:
-            self._watch = InterfaceWatch(self._settings.interface)
+            self._watch = InterfaceWatch()
             loop = asyncio.get_running_loop()
             loop.add_reader(self._watch.socket, self._interface_changed, self._watch)
             self._task = loop.create_task(self._run(), name="multicast discovery")
@@ -208,16 +209,20 @@ class Multicast:
         self._tell()
 
     def _interface_changed(self, watch: InterfaceWatch) -> None:
-        if watch.changed():
+        watch.drain()
+        if not self._looking:
+            self._looking = True
             asyncio.get_running_loop().call_later(_SETTLE, self._look)
 
     def _look(self) -> None:
-        """Something about our interface changed: is it still what we joined the group on?"""
+        """Some interface changed: is ours still what we joined the group on?"""
+        self._looking = False
         if self._closed:
             return
         if self._group is not None:
             try:
                 self._group.check()
+                return
             except DiscoveryError as error:
                 self._broken = error
         self._wake.set()
