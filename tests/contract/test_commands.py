@@ -16,7 +16,7 @@ from weft.core.diff import Facts, diff
 from weft.core.firewall import HOOKS
 from weft.core.plan import plan
 from weft.model import Host, View
-from weft.objects import Key, Object, Op, Sysctl
+from weft.objects import Chain, Jump, Key, Object, Op, Sysctl
 from weft.targets.firewall import FirewallTarget
 from weft.targets.kernel import KernelTarget
 
@@ -49,9 +49,11 @@ class Rig:
         return {key: thing for key, thing in found.items() if not isinstance(thing, Sysctl)}
 
     def run(self, ops: tuple[Op, ...]) -> None:
-        for op in ops:
-            for line in lines(op):
-                self._ns.run("sh", "-c", line)
+        """Type it all, each target's lines as it says them before anything is changed."""
+        firewall = [op for op in ops if isinstance(op.object, Chain | Jump)]
+        rest = [op for op in ops if op not in firewall]
+        for line in [*self.kernel.lines(rest), *self.firewall.lines(firewall)]:
+            self._ns.run("sh", "-c", line)
 
     async def follow(self, target: View | None) -> None:
         """Type what turns the namespace into what this View asks for."""
@@ -77,6 +79,24 @@ async def test_the_printed_lines_do_what_the_targets_do(ns: Namespace, nexthop_o
         rig.close()
     assert "vxlan" not in ns.run("ip", "link")
     assert "WEFT" not in ns.run("iptables-save") + ns.run("ip6tables-save")
+
+
+async def test_a_printed_jump_stays_behind_what_the_administrator_dropped(ns: Namespace) -> None:
+    ns.run("iptables", "-N", "DOCKER-USER")
+    ns.run("iptables", "-A", "DOCKER-USER", "-s", "10.66.0.0/24", "-j", "DROP")
+    ns.run("iptables", "-A", "DOCKER-USER", "-j", "RETURN")
+    rig = Rig(ns)
+    try:
+        host = replace(HOST, chains=CHAINS | {(4, "filter", "DOCKER-USER")})
+        await rig.follow(of(host=host))
+        ns.run("iptables", "-I", "DOCKER-USER", "3", "-s", "10.67.0.0/24", "-j", "DROP")
+        ns.run("iptables", "-D", "DOCKER-USER", "-m", "comment", "--comment", "weft", "-j", "WEFT-vxlan4096-FWD")
+        ns.run("iptables", "-A", "DOCKER-USER", "-m", "comment", "--comment", "weft", "-j", "WEFT-vxlan4096-FWD")
+        await rig.follow(of(host=host))
+    finally:
+        rig.close()
+    rules = [line.split("DOCKER-USER ")[1] for line in ns.run("iptables", "-S", "DOCKER-USER").splitlines()[1:]]
+    assert [rule.split()[-1] for rule in rules] == ["DROP", "DROP", "WEFT-vxlan4096-FWD", "RETURN"]
 
 
 def test_the_sysctl_line_is_one(ns: Namespace) -> None:

@@ -13,7 +13,7 @@ from weft.core.commands import lines, text
 from weft.core.explain import explain
 from weft.core.plan import plan
 from weft.model import Problem
-from weft.objects import Address, Chain, Jump, Link, Neighbour, NextHop, Object, Op, Route, Sysctl, Vxlan, Why
+from weft.objects import Address, Chain, Fdb, Jump, Link, Neighbour, NextHop, Object, Op, Route, Sysctl, Vxlan, Why
 
 B = node("b", "192.0.2.2", "10.2.0.0/16", "10.2.3.0/24")
 C = node("c", "192.0.2.3", "10.2.0.0/24")
@@ -78,6 +78,7 @@ def test_what_is_refused_or_unknown_says_so() -> None:
 
 
 WHY = Why("test", "b", "because")
+FDB_LINE = ["bridge fdb del 0e:00:00:00:00:00 dev vxlan7 dst fd00::2 self"]
 LINK = Link("vxlan7", vtep_mac("a", 7), 1430, Vxlan(7, 4789, ip_address("fd00::1"), True), "weft:agent:a")
 
 
@@ -114,26 +115,7 @@ LINK = Link("vxlan7", vtep_mac("a", 7), 1430, Vxlan(7, 4789, ip_address("fd00::1
             Op("add", Route(ip_network("10.2.0.0/24"), "vxlan7", via=ip_address("fe80::1"), metric=5), WHY),
             ["ip route add 10.2.0.0/24 via inet6 fe80::1 dev vxlan7 proto 76 metric 5"],
         ),
-        (
-            Op("add", Chain(4, "nat", "WEFT-x", ("-o vxlan7 -j ACCEPT",)), WHY),
-            ["iptables -t nat -N WEFT-x", "iptables -t nat -A WEFT-x -o vxlan7 -j ACCEPT"],
-        ),
-        (
-            Op("change", Chain(6, "nat", "WEFT-x", ()), WHY),
-            ["ip6tables -t nat -F WEFT-x"],
-        ),
-        (
-            Op("remove", Chain(4, "nat", "WEFT-x", ()), WHY),
-            ["iptables -t nat -F WEFT-x", "iptables -t nat -X WEFT-x"],
-        ),
-        (
-            Op("add", Jump(4, "filter", "FORWARD", "WEFT-x"), WHY),
-            ["iptables -t filter -I FORWARD -m comment --comment weft -j WEFT-x"],
-        ),
-        (
-            Op("remove", Jump(6, "filter", "FORWARD", "WEFT-x"), WHY),
-            ["ip6tables -t filter -D FORWARD -m comment --comment weft -j WEFT-x"],
-        ),
+        (Op("remove", Fdb("vxlan7", vtep_mac("a", 7), ip_address("fd00::2")), WHY), FDB_LINE),
     ],
 )
 def test_ops_as_lines(op: Op, expected: list[str]) -> None:
@@ -147,8 +129,9 @@ def test_objects_as_text() -> None:
     assert text(Chain(4, "nat", "WEFT-x", ("a",))) == "chain nat WEFT-x (IPv4, 1 rules)"
     assert text(Jump(6, "raw", "PREROUTING", "WEFT-x")) == "jump raw PREROUTING → WEFT-x (IPv6)"
     assert text(Address("vxlan7", ip_interface("fd00::1/128"))) == "address fd00::1/128 dev vxlan7 nodad"
-    with pytest.raises(TypeError, match="no line is known"):
-        text(Object())
+    for alien in (Chain(4, "nat", "WEFT-x", ()), Jump(4, "nat", "POSTROUTING", "WEFT-x")):
+        with pytest.raises(TypeError, match=r"no line is known for a (Chain|Jump)"):
+            lines(Op("add", alien, WHY))
     for missing in ("key", "rank"):
         with pytest.raises(TypeError, match=f"Object has no {missing}"):
             getattr(Object(), missing)

@@ -123,7 +123,7 @@ def survives(claims: Sequence[Node], underlay: int = 4) -> int:
     accepted = accept(claims, Policy(me, underlay, ANYWHERE, me.networks, uplinks))
     requests = 0
     for nexthop_objects in (True, False):
-        host, profile = Host(uplinks, nexthop_objects), Profile(underlay=underlay)
+        host, profile = Host(uplinks, nexthop_objects=nexthop_objects), Profile(underlay=underlay)
         wanted = plan(
             replace(view(me=me, networks=me.networks, host=host, profile=profile), nodes=accepted.nodes)
         ).wanted

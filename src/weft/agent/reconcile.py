@@ -118,6 +118,11 @@ class Reconciler:
         new = plan(view, self.plan)
         return diff(new.wanted, _facts(self._readings.values()), Leave(view.synced, self._settled))
 
+    def lines(self, ops: Sequence[Op]) -> list[str]:
+        """The shell lines that would carry out `ops`, as each one's target says it."""
+        runs = groupby(ops, key=lambda op: self._target_of[type(op.object)])
+        return [line for target, run in runs for line in target.lines(list(run))]
+
     def actual(self) -> Iterator[Object]:
         """Every object of ours that the targets held at the last reading."""
         for reading in self._readings.values():

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from weft.cli.client import as_json, config_option
-from weft.core.commands import lines
 from weft.settings import load
 
 
@@ -28,11 +27,11 @@ def cleanup(dry_run: bool, json_: bool, config: Path | None) -> int:
     removals = asyncio.run(remove(load(os.environ, file=config), dry_run))
     failures = [r.failure.message for r in removals if r.failure is not None]
     if json_:
-        removed = [line for r in removals if r.failure is None for line in lines(r.op)]
+        removed = [line for r in removals if r.failure is None for line in r.lines]
         as_json({"removed": removed, "dry_run": dry_run, "failures": failures})
         return int(bool(failures))
     for removal in removals:
-        for line in lines(removal.op):
+        for line in removal.lines:
             click.echo(f"{line}" + (f"   # failed: {removal.failure.message}" if removal.failure else ""))
     if not removals:
         click.echo("nothing of weft's is here")

@@ -1,4 +1,4 @@
-"""Ops as the `ip`, `bridge`, `sysctl` and `iptables` lines that would do the same. Pure.
+"""Ops as the `ip`, `bridge` and `sysctl` lines that would do the same. Pure. (`iptables` lines: `core/firewall.py`.)
 
 `weft plan` prints them, `weft explain` quotes them, and the golden tests are written in them: what weft does can be
 read by anyone who can read `ip`, and done by hand where weft isn't.
@@ -34,16 +34,12 @@ def script(ops: Iterable[Op]) -> list[str]:
 
 
 def lines(op: Op) -> list[str]:
-    """The lines for one op; a link takes several."""
+    """The lines for one op of the kernel's; a link takes several. TypeError for a firewall's."""
     thing = op.object
     if isinstance(thing, Sysctl):
         return [f"sysctl -w {thing.path.replace('/', '.')}={thing.value}"] if op.action != "remove" else []
     if isinstance(thing, Link):
         return _link(op, thing)
-    if isinstance(thing, Chain):
-        return _chain(op, thing)
-    if isinstance(thing, Jump):
-        return _jump(op, thing)
     tool, group, what = _parts(thing)
     if op.action == "remove":
         return [f"{tool} {group} del {_name(thing)}"]
@@ -138,21 +134,3 @@ def _link(op: Op, link: Link) -> list[str]:
     if old is None or old.up != link.up:
         words.append(state)
     return [f"{name} {' '.join(words)}"]
-
-
-def _iptables(family: int, table: str) -> str:
-    return f"{'ip6tables' if family == 6 else 'iptables'} -t {table}"
-
-
-def _chain(op: Op, chain: Chain) -> list[str]:
-    tool = _iptables(chain.family, chain.table)
-    if op.action == "remove":
-        return [f"{tool} -F {chain.name}", f"{tool} -X {chain.name}"]
-    first = f"{tool} -N {chain.name}" if op.action == "add" else f"{tool} -F {chain.name}"
-    return [first, *(f"{tool} -A {chain.name} {rule}" for rule in chain.rules)]
-
-
-def _jump(op: Op, jump: Jump) -> list[str]:
-    tool = _iptables(jump.family, jump.table)
-    rule = f"{jump.parent} -m comment --comment weft -j {jump.chain}"
-    return [f"{tool} -D {rule}" if op.action == "remove" else f"{tool} -I {rule}"]

@@ -314,6 +314,24 @@ def script(ops: Iterable[Op], ruleset: Ruleset) -> tuple[str, Ruleset]:
     return text, Ruleset(ruleset.family, tables)
 
 
+def typed(op: Op, ruleset: Ruleset) -> tuple[list[str], Ruleset]:
+    """The `iptables` lines that carry out one op on `ruleset`, each jump with the number at which it belongs; and the
+    ruleset after it."""
+    tool = "ip6tables" if ruleset.family == 6 else "iptables"
+    text, after = script([op], ruleset)
+    lines: list[str] = []
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(":"):
+            name = line[1:].split()[0]
+            lines.append(f"{tool} -t {table} {'-F' if name in ruleset.tables.get(table, {}) else '-N'} {name}")
+        elif line != "COMMIT":
+            lines.append(f"{tool} -t {table} {line}")
+    return lines, after
+
+
 def _chain_lines(action: Action, chain: Chain, chains: dict[str, tuple[str, ...]]) -> list[str]:
     if action == "remove":
         return [] if chains.pop(chain.name, None) is None else [f"-F {chain.name}", f"-X {chain.name}"]

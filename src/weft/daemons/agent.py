@@ -140,7 +140,7 @@ async def dry_run(settings: Settings, seconds: float) -> PlanAnswer:
         if changes is None:
             reasons = "; ".join(p.message for p in agent.world.problems()) or "this host's networks can't be found out"
             raise AgentUnreachable(f"no plan can be made: {reasons}")
-        return answer(changes)
+        return answer(changes, agent.loop.reconciler)
     finally:
         agent.loop.stop()
         await agent.close()

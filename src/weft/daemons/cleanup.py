@@ -8,7 +8,7 @@ from weft.backends.tunnel import vtep_mac
 from weft.core.diff import Facts, diff
 from weft.daemons.agent import ROLE, mark, node_id
 from weft.daemons.process import claim
-from weft.objects import Failure, Op
+from weft.objects import Failure
 from weft.settings import Settings
 from weft.targets import Target
 from weft.targets.firewall import FirewallTarget
@@ -18,9 +18,9 @@ from weft.targets.kernel.target import KernelTarget
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One thing of weft's, and how its removal went (None: well, or not tried)."""
+    """One thing of weft's, the lines that remove it, and how its removal went (None: well, or not tried)."""
 
-    op: Op
+    lines: tuple[str, ...]
     failure: Failure | None = None
 
 
@@ -42,8 +42,9 @@ async def _remove(settings: Settings, dry_run: bool) -> list[Removal]:
         try:
             reading = await target.read(full=True)
             ops = diff({}, Facts(reading.objects)).ops
+            lines = [tuple(target.lines([op])) for op in ops]
             answers = [None] * len(ops) if dry_run else await target.apply(ops)
-            done.extend(Removal(op, failure) for op, failure in zip(ops, answers, strict=True))
+            done.extend(Removal(*one) for one in zip(lines, answers, strict=True))
         finally:
             target.close()
     return done

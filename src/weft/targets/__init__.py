@@ -47,6 +47,10 @@ class Target(Protocol):
         what is gone is success; adding where somebody else's object stands is Failure(conflict=True)."""
         ...
 
+    def lines(self, ops: Sequence[Op]) -> list[str]:
+        """The shell lines that would do the same to what the last reading found, for `weft plan`."""
+        ...
+
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` on the running event loop whenever something other than our own ops may have changed."""
         ...

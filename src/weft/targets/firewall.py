@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeAlias
 
-from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, parents, script
+from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, parents, script, typed
 from weft.errors import FirewallError, TargetError
 from weft.objects import Chain, Failure, Jump, Key, Object, Op
 from weft.targets import Reading
@@ -86,6 +86,16 @@ class FirewallTarget:
         await asyncio.gather(*map(run, {_chain_or_jump(op).family for op in ops}))
         self._objects = self._ours()
         return answers
+
+    def lines(self, ops: Sequence[Op]) -> list[str]:
+        """As the chosen implementation's plain tools would be typed, with the place of each jump."""
+        rulesets = {ruleset.family: ruleset for ruleset in self._in_use()}
+        lines: list[str] = []
+        for op in ops:
+            family = _chain_or_jump(op).family
+            typed_lines, rulesets[family] = typed(op, rulesets.get(family, Ruleset(family)))
+            lines.extend(typed_lines)
+        return lines
 
     def watch(self, wake: Callable[[], None]) -> None:
         self._wake = wake

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Interface
 
+from weft.core import commands
 from weft.errors import TargetError
 from weft.objects import (
     Address,
@@ -120,6 +121,9 @@ class MemoryTarget:
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
         return [self._apply(op) for op in ops]
+
+    def lines(self, ops: Sequence[Op]) -> list[str]:
+        return commands.script(ops)
 
     def watch(self, wake: Callable[[], None]) -> None:
         self._wake = wake

@@ -14,8 +14,9 @@ import msgspec
 
 from weft import __version__
 from weft.agent.loop import Loop
+from weft.agent.reconcile import Reconciler
 from weft.agent.status import Status
-from weft.core.commands import lines, text
+from weft.core.commands import text
 from weft.core.diff import Changes
 from weft.core.explain import explain
 from weft.model import Network, Node, mac_text
@@ -206,7 +207,7 @@ class Api:
     async def plan(self) -> PlanAnswer | None:
         """None while nothing can be planned."""
         changes = await self._loop.preview()
-        return answer(changes) if changes is not None else None
+        return answer(changes, self._loop.reconciler) if changes is not None else None
 
     def explain(self, asked: str) -> ExplainAnswer:
         """Raises ValueError if `asked` is no address, prefix or node."""
@@ -235,11 +236,11 @@ class Api:
         return waiting
 
 
-def answer(changes: Changes) -> PlanAnswer:
+def answer(changes: Changes, reconciler: Reconciler) -> PlanAnswer:
     """Changes as what `weft plan` prints."""
     return PlanAnswer(
-        changes=[line for op in changes.ops for line in lines(op)],
-        held=[line for op in changes.held for line in lines(op)],
+        changes=reconciler.lines(changes.ops),
+        held=reconciler.lines(changes.held),
         conflicts=[f"{' '.join(str(part) for part in key)}: {who}" for key, who in changes.conflicts.items()],
     )
 
