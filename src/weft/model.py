@@ -44,7 +44,6 @@ class Network:
 
     name: str
     subnets: tuple[IPNetwork, ...]
-    gateways: tuple[IPAddress, ...] = ()
     bridge: str = ""
     since: float = float("inf")
     exposed: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import pytest
 
@@ -33,7 +33,6 @@ def test_a_bridge_network_with_two_families_and_two_pools() -> None:
     assert network == Network(
         name="blue",
         subnets=(ip_network("10.1.0.0/24"), ip_network("10.2.0.0/24"), ip_network("fd00:1::/64")),
-        gateways=(ip_address("10.1.0.1"), ip_address("10.2.0.9"), ip_address("fd00:1::1")),
         bridge="br-437c515afae7",
         since=1795169179.495869,
     )
@@ -58,37 +57,14 @@ def test_an_unknown_time_of_creation_is_the_youngest_claim() -> None:
     assert only(listed("blue", ["10.1.0.0/24"], Created="0001-01-01T00:00:00Z")).since == float("inf")
 
 
-@pytest.mark.parametrize(
-    ("pool", "options", "gateways"),
-    [
-        ({"Subnet": "10.1.0.0/24"}, {}, ["10.1.0.1"]),
-        ({"Subnet": "10.1.0.0/24", "Gateway": ""}, {}, ["10.1.0.1"]),
-        ({"Subnet": "fd00:1::/64", "Gateway": "fd00:1::9/64"}, {}, ["fd00:1::9"]),
-        ({"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"}, {}, []),
-        ({"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25", "Gateway": "10.1.0.128"}, {}, ["10.1.0.128"]),
-        ({"Subnet": "10.1.0.1/32"}, {}, []),
-        ({"Subnet": "10.1.0.0/24"}, {"com.docker.network.bridge.inhibit_ipv4": "true"}, []),
-    ],
-)
-def test_gateways_as_told_or_as_docker_takes_them(
-    pool: dict[str, str], options: dict[str, str], gateways: list[str]
-) -> None:
-    network = listed("blue", options=options, IPAM={"Driver": "default", "Config": [pool]})
-    assert [str(g) for g in only(network).gateways] == gateways
-
-
-def test_no_gateway_is_made_up_for_another_ipam_driver() -> None:
-    assert only(listed("blue", IPAM={"Driver": "mine", "Config": [{"Subnet": "10.1.0.0/24"}]})).gateways == ()
-
-
-def test_a_gateway_that_is_not_this_host_is_not_listed() -> None:
-    assert only(listed("lan", ["192.0.2.0/24 via 192.0.2.1"], driver="macvlan")).gateways == ()
+def test_a_gateway_that_docker_lists_only_after_its_own_restart_is_no_change() -> None:
+    before, after = listed("blue", ["10.1.0.0/24"]), listed("blue", ["10.1.0.0/24 via 10.1.0.1"])
+    assert read(before) == read({**before, "IPAM": after["IPAM"]})
 
 
 def test_host_bits_of_a_subnet_are_masked() -> None:
     network = only(listed("blue", ["10.7.0.9/24"]))
     assert network.subnets == (ip_network("10.7.0.0/24"),)
-    assert network.gateways == (ip_address("10.7.0.1"),)
 
 
 def test_host_and_none_are_not_listed_and_the_default_bridge_is_not_exposed() -> None:

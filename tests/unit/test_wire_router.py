@@ -228,8 +228,8 @@ def test_what_is_not_exposed_is_not_told() -> None:
     assert told.overlay == (ip_address("172.20.0.1"),)
 
 
-def test_bridges_gateways_and_notes_stay_at_home() -> None:
-    network = Network("web", (ip_network("172.20.0.0/16"),), (ip_address("172.20.0.1"),), "br-1234", 5.0, note="mine")
+def test_bridges_and_notes_stay_at_home() -> None:
+    network = Network("web", (ip_network("172.20.0.0/16"),), "br-1234", 5.0, note="mine")
     told = heard(encode_hello(node(network), STAMP, LIMIT)).node
     assert told is not None
     assert told.networks == (Network("web", network.subnets, since=5.0),)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from weft.errors import EngineError
-from weft.model import IPAddress, IPNetwork, Network, Problem
+from weft.model import IPNetwork, Network, Problem
 
 Expose: TypeAlias = Literal["all", "labelled"]
 """all: a network is exposed unless its label says false; labelled: only if its label says true."""
@@ -22,20 +22,16 @@ Expose: TypeAlias = Literal["all", "labelled"]
 LABEL = "weft.expose"
 _BRIDGE_NAME = "com.docker.network.bridge.name"
 _DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
-_NO_IPV4_GATEWAY = "com.docker.network.bridge.inhibit_ipv4"
 _SWARM_BRIDGE = "docker_gwbridge"
 
 
 class _Pool(msgspec.Struct, rename="pascal"):
-    """One IPAM configuration. `gateway` is empty if the user named none and Docker has taken one itself."""
+    """One IPAM configuration."""
 
     subnet: str = ""
-    gateway: str = ""
-    ip_range: str = msgspec.field(name="IPRange", default="")
 
 
 class _Ipam(msgspec.Struct, rename="pascal"):
-    driver: str = "default"
     config: list[_Pool] | None = None
 
 
@@ -75,7 +71,6 @@ def _network(listed: _Listed, expose: Expose, problems: list[Problem]) -> Networ
     return Network(
         name=printable(listed.name),
         subnets=subnets,
-        gateways=tuple(sorted(set(_gateways(listed)), key=_order)) if bridged else (),
         bridge=printable(_bridge(listed)) if bridged else "",
         since=listed.created.timestamp() if listed.created.year > 1 else float("inf"),  # Go's zero time: not known
         exposed=not note,
@@ -83,7 +78,7 @@ def _network(listed: _Listed, expose: Expose, problems: list[Problem]) -> Networ
     )
 
 
-def _order(item: IPAddress | IPNetwork) -> tuple[int, str]:
+def _order(item: IPNetwork) -> tuple[int, str]:
     return item.version, item.exploded
 
 
@@ -99,24 +94,6 @@ def _subnets(listed: _Listed, problems: list[Problem]) -> Iterator[IPNetwork]:
             yield ip_network(pool.subnet, strict=False)  # Docker lets host bits stand: 10.7.0.9/24
         except ValueError:
             problems.append(_problem(listed, f"its subnet {pool.subnet!r} is none; weft leaves it out"))
-
-
-def _gateways(listed: _Listed) -> Iterator[IPAddress]:
-    """This host's addresses on the bridge: as told, or where no gateway was named, the one that Docker takes.
-
-    Docker lists the latter only after its own restart, which would look like a change. It is the first address of the
-    subnet (libnetwork's ipam; a lab test holds it). With an --ip-range it depends on Docker's version: left out.
-    """
-    without_ipv4 = (listed.options or {}).get(_NO_IPV4_GATEWAY, "").lower() == "true"
-    for pool in listed.ipam.config or ():
-        try:
-            subnet = ip_network(pool.subnet, strict=False)
-            gateway = ip_address(pool.gateway.partition("/")[0]) if pool.gateway else subnet.network_address + 1
-        except ValueError:
-            continue  # _subnets has made a problem of it, or there is no such gateway
-        taken = listed.ipam.driver == "default" and not pool.ip_range and subnet.num_addresses > 1
-        if (pool.gateway or taken) and not (without_ipv4 and gateway.version == 4):
-            yield gateway
 
 
 def _why_not_exposed(listed: _Listed, expose: Expose, problems: list[Problem]) -> str:
