@@ -129,7 +129,7 @@ def survives(claims: Sequence[Node], underlay: int = 4) -> int:
         ).wanted
         for thing, _ in wanted.values():
             if type(thing) in ENCODERS:
-                requests += len(ENCODERS[type(thing)]([("add", thing)], 7))
+                requests += len(ENCODERS[type(thing)]([("add", thing)], 7, 1))
     for problem in accepted.problems:
         assert problem.message.isprintable(), "a claim has forged a line of the log"
     return requests
