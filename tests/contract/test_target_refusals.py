@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
 
+import msgspec
 import pytest
 
 from tests.contract.targets import (
     DEV,
     EVERYTHING,
+    FDB,
     HOP,
     LINK,
     NEIGHBOUR,
+    NEXTHOP,
+    ROUTE,
     VIA,
     KernelPlace,
     add,
@@ -24,8 +29,8 @@ from tests.contract.targets import (
 )
 from tests.support.needs import needs_root
 from weft.errors import KernelError, TargetError
-from weft.objects import NextHop
-from weft.targets.kernel.codec import messages
+from weft.objects import NextHop, Object, Sysctl
+from weft.targets.kernel.codec import Answer, messages
 from weft.targets.kernel.constants import (
     AF_INET,
     RTM_GETADDR,
@@ -136,3 +141,49 @@ def test_numbers_begin_again_before_they_overflow(place: KernelPlace) -> None:
     with contextlib.closing(NetlinkSocket(str(place.ns.path), 1 << 16)) as socket:
         assert socket.number(0xFFFFFFF0) == 1
         assert socket.number(100) == 1
+
+
+def odd(thing: Object, **changes: object) -> Object:
+    return msgspec.structs.replace(thing, **changes)
+
+
+async def test_what_does_not_go_into_a_message_fails_alone(place: KernelPlace) -> None:
+    """A negative MTU came from a peer once; whatever it is, the other ops are carried out, and each is answered."""
+    bad_route = odd(ROUTE, dst=ip_network("10.77.0.0/24"), mtu=-49)
+    bad_hop = odd(NEXTHOP, id=1 << 32)
+    bad_link = odd(LINK, name="vxlan7", mtu=-1)
+    bad_sysctl = Sysctl("net/ipv4/\0", "1")
+    things = (bad_sysctl, LINK, bad_link, NEIGHBOUR, FDB, bad_hop, NEXTHOP, bad_route, ROUTE)
+    answers = await place.target.apply(add(*things))
+    failed = [thing for thing, answer in zip(things, answers, strict=True) if answer is not None]
+    assert failed == [bad_sysctl, bad_link, bad_hop, bad_route]
+    said = [answer.message for answer in answers if answer is not None]
+    assert said[3].startswith("add route 10.77.0.0/24 nhid ")
+    assert all("this can't be put into a message to the kernel" in message for message in said[1:])
+    assert await held(place.target) == by_key(LINK, NEIGHBOUR, FDB, NEXTHOP, ROUTE)
+
+
+async def test_a_second_request_that_goes_wrong_is_the_failure_of_its_op_alone(place: KernelPlace) -> None:
+    """The route stands there without the mirror's knowledge, so it is to be replaced; its answer is lost."""
+    await done(place.target, add(LINK, NEXTHOP))
+    await place.target.read()
+    place.ns.ip(f"route add {ROUTE.dst} nhid {HOP} metric 100 proto 76")
+    other = odd(ROUTE, dst=ip_network("10.88.0.0/24"))
+    send, sent = NetlinkSocket.send, []
+
+    def losing(self: NetlinkSocket, parts: Sequence[bytes], first: int, last: int) -> list[Answer]:
+        sent.append(len(parts))
+        if len(sent) == 2:
+            raise KernelError(errno.ENOBUFS, "reading netlink messages")
+        return send(self, parts, first, last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NetlinkSocket, "send", losing)
+        answers = await place.target.apply(add(ROUTE, other))
+    assert sent == [2, 1]
+    assert answers[0] is not None
+    assert "ENOBUFS" in answers[0].message
+    assert answers[1] is None
+    reading = await place.target.read()
+    assert reading.touched is None
+    assert dict(reading.objects) == by_key(LINK, NEXTHOP, ROUTE, other)

@@ -55,7 +55,10 @@ class Devices:
 
     def _change(self, op: Op, link: Link, now: LinkState) -> Failure | None:
         if link.vxlan != now.vxlan:
-            return Failure(f"{asked(op)}: these can't change while a device lives, and it has {now.vxlan}")
+            return Failure(
+                f"{asked(op)}: VNI, port, local address and learning can't change while a device lives, and it has "
+                f"{now.vxlan}"
+            )
         self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up)
         number = self._socket.number(1)
         failures = self._socket.send([encode_link_change(link, now, number)], number, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from weft.errors import TargetError
 from weft.objects import Failure, Key, Object, Op, Sysctl
 from weft.targets.kernel.codec import Message, attributes, decoding, number
 from weft.targets.kernel.constants import AF_INET6, NETCONFA_FORWARDING, NETCONFA_IFINDEX, NETCONFA_IFINDEX_ALL
@@ -52,6 +53,8 @@ class Sysctls:
             inside(self._netns, lambda: (ROOT / thing.path).write_text(thing.value + "\n"))
         except OSError as error:
             return Failure(f"{asked(op)}: {error.strerror}: {ROOT / thing.path}")
+        except (TargetError, ValueError) as error:  # the namespace went, or the path can't be one
+            return Failure(f"{asked(op)}: {error}")
         self._paths[thing.path] = thing.value
         self._asked.add(thing.path)
         objects[thing.key] = thing

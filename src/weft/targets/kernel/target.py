@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
+from weft.core import commands
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.model import Mac
 from weft.objects import Address, Failure, Fdb, Link, Neighbour, NextHop, Object, Op, Route, Sysctl
@@ -33,6 +34,7 @@ from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.reading import fill
 from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, LISTEN_BUFFER, NetlinkSocket
 from weft.targets.kernel.sysctl import Sysctls
+from weft.targets.kernel.words import UNENCODABLE, unencodable
 from weft.targets.kernel.writing import ENCODERS, Batch, run_length
 
 GROUPS = (
@@ -112,6 +114,9 @@ class KernelTarget:
         self._tell()  # what others did meanwhile was heard here, so no notification is left to wake anybody
         return results
 
+    def lines(self, ops: Sequence[Op]) -> list[str]:
+        return commands.script(ops)
+
     def watch(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
@@ -145,6 +150,8 @@ class KernelTarget:
         except (KernelError, NetlinkDecodeError) as error:
             self._mirror.doubtful = True
             return Failure(str(error))
+        except UNENCODABLE as error:
+            return unencodable(op, error)
         self._set_filter()
         return failure
 

@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
-from weft.errors import KernelError, NetlinkDecodeError
+from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.objects import Address, Failure, Fdb, Key, Neighbour, NextHop, Object, Op, Route
 from weft.targets.kernel.codec import Answer, messages
 from weft.targets.kernel.constants import RTM_GETROUTE
@@ -28,7 +28,7 @@ from weft.targets.kernel.hops import (
 from weft.targets.kernel.links import encode_addresses
 from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.socket import NetlinkSocket
-from weft.targets.kernel.words import asked
+from weft.targets.kernel.words import UNENCODABLE, asked, unencodable
 
 Encoder: TypeAlias = Callable[[Iterable[tuple[str, Any]], int, int], list[bytes]]
 """(actions and objects of one kind and device, its ifindex, the first's sequence number) → a request for each."""
@@ -83,7 +83,10 @@ class Batch:
         if not ops:
             return results
         first = self._socket.number(len(ops))
-        requests = self._encode(zip(actions, [op.object for op in ops], strict=True), self._ifindex, first)
+        try:
+            requests = self._encode(zip(actions, [op.object for op in ops], strict=True), self._ifindex, first)
+        except UNENCODABLE as error:
+            return self._sifted(error)
         try:
             refusals = self._socket.send(requests, first, first + len(requests) - 1)
         except (KernelError, NetlinkDecodeError, OSError) as error:
@@ -97,6 +100,27 @@ class Batch:
         for at, refusal in refused.items():
             results[places[at]] = self._judge(ops[at], refusal)
         return results
+
+    def _sifted(self, error: Exception) -> list[Failure | None]:
+        """Some object doesn't go into a message, because of `error`: that is its own failure, and the others are
+        carried out without it."""
+        errors = [self._error(op) for op in self._ops]
+        if not any(errors):
+            errors = [error] * len(errors)
+        good = [op for op, error in zip(self._ops, errors, strict=True) if error is None]
+        answers = iter(Batch(self._socket, self._mirror, good).apply() if good else ())
+        return [
+            next(answers) if error is None else unencodable(op, error)
+            for op, error in zip(self._ops, errors, strict=True)
+        ]
+
+    def _error(self, op: Op) -> Exception | None:
+        """Why this op can't be encoded, or None."""
+        try:
+            self._encode([(op.action, op.object)], self._ifindex or 0, 1)
+        except UNENCODABLE as error:
+            return error
+        return None
 
     def _to_send(self) -> tuple[Sequence[int], Sequence[str], Sequence[Op]]:
         """The ops that need a request: their places, as what each is sent, and they themselves. What the mirror does
@@ -128,14 +152,14 @@ class Batch:
         thing = op.object
         try:
             whose = self._whose(thing)
-        except (KernelError, NetlinkDecodeError) as error:
+            if whose:
+                return Failure(f"{asked(op)}: {whose} stands there; it was left alone", conflict=True)
+            number = self._socket.number(1)
+            requests = self._encode([("change", thing)], self._mirror.indexes[_device(thing)], number)
+            failures = self._socket.send(requests, number, number)
+        except (TargetError, NetlinkDecodeError, OSError) as error:
             self._mirror.doubtful = True
-            return Failure(f"{asked(op)}: something stands there, but when asked for it: {error}")
-        if whose:
-            return Failure(f"{asked(op)}: {whose} stands there; it was left alone", conflict=True)
-        number = self._socket.number(1)
-        requests = self._encode([("change", thing)], self._mirror.indexes[_device(thing)], number)
-        failures = self._socket.send(requests, number, number)
+            return Failure(f"{asked(op)}: something stands there, and when it was looked at or replaced: {error}")
         if failures:
             return Failure(str(KernelError(failures[0].number, asked(op), failures[0].text)))
         self._mirror.wrote([op], requests)
