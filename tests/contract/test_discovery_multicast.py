@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, ip_address
@@ -102,8 +104,9 @@ class Host:
         """Goodbye, and wait until the loop has ended."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
+        self._thread.join(30)
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        assert not self._thread.is_alive(), "it has not ended:\n" + "".join(traceback.format_stack(frame))
 
     def die(self) -> None:
         """End without a goodbye, as kill -9 does: the cable is cut first."""
@@ -429,6 +432,38 @@ def test_two_hundred_networks_cross_a_small_mtu_unfragmented(pair: list[Cable]) 
         assert max(map(len, heard)) <= 1280 - 28
         names, values = (line.split() for line in pair[1].ns.run("cat", "/proc/net/snmp").splitlines()[:2])
         assert dict(zip(names, values, strict=True))["FragCreates"] == "0"
+
+
+def test_a_problem_of_the_announcement_itself_is_told_at_once(pair: list[Cable]) -> None:
+    with Host(pair[0], None) as first:
+        until(lambda: first.count("received.own"), "the first to hear itself")
+        begun = time.monotonic()
+        first.announce(node(1, at="fd00::1"))
+        assert first.until(lambda known: "has no IPv4 endpoint" in str(known.problems), "the problem") - begun < 0.4
+
+
+def test_close_ends_it_at_any_moment(pair: list[Cable]) -> None:
+    """Whatever its task is at: not begun, joining, sending, asleep, or just woken by a timer."""
+
+    async def live(turns: int) -> None:
+        discovery = Multicast(pair[0].settings(announce_interval=0.001))
+        if turns % 3:
+            discovery.announce(node(1))
+
+        async def follow() -> None:
+            async for _ in discovery.peers():
+                pass
+
+        following = asyncio.create_task(follow())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await discovery.close()
+            await following
+
+    with pair[0].ns.entered():
+        for turns in range(100):
+            asyncio.run(live(turns))
 
 
 # Enemies. -----------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Multicast:
                 f"{me.id} has no IPv{version} endpoint, and discovery speaks to {self._settings.group}: peers refuse it"
             )
             self._talk.complaints.report("family", me.id, text)
+            self._tell()
             return
         self._talk.complaints.clear("family", me.id)
         self._talk.announce(me, self._clock.monotonic())
