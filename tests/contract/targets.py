@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from tests.support.namespace import Namespace, namespace
-from weft.model import mac_text, parse_mac
+from weft.model import Mac, mac_text, parse_mac
 from weft.objects import (
     Address,
     Failure,
@@ -56,6 +56,17 @@ ROUTE6 = Route(ip_network("fd00:2::/64"), DEV, nexthop=HOP6, metric=100)
 PEER_4 = (NEIGHBOUR, FDB, NEXTHOP, ROUTE)
 PEER_6 = (NEIGHBOUR6, NEXTHOP6, ROUTE6)
 EVERYTHING = (LINK, ADDRESS, ADDRESS6, *PEER_4, *PEER_6)
+
+
+def many(count: int) -> list[Object]:
+    """Peers as an agent has them, in the order of ranks."""
+    via = [ip_address(f"198.18.{n // 250}.{n % 250 + 1}") for n in range(count)]
+    macs = [Mac(b"\x02\x01" + n.to_bytes(4, "big")) for n in range(count)]
+    things: list[Object] = [Neighbour(DEV, a, m) for a, m in zip(via, macs, strict=True)]
+    things += [Fdb(DEV, m, a) for a, m in zip(via, macs, strict=True)]
+    things += [NextHop(HOP + 100 + n, DEV, a) for n, a in enumerate(via)]
+    things += [Route(ip_network(f"10.{n // 250}.{n % 250}.0/24"), DEV, HOP + 100 + n, metric=9) for n in range(count)]
+    return things
 
 
 def add(*things: Object) -> list[Op]:

@@ -33,13 +33,14 @@ from tests.contract.targets import (
     done,
     held,
     kernel_place,
+    many,
     remove,
 )
 from tests.support.eventually import soon
 from tests.support.needs import needs_root
 from weft.errors import TargetError
 from weft.model import Mac
-from weft.objects import Fdb, Link, Neighbour, NextHop, Object, Route, Sysctl, Vxlan
+from weft.objects import Link, Neighbour, NextHop, Route, Sysctl, Vxlan
 from weft.targets.kernel import KernelTarget
 from weft.targets.kernel.links import encode_link_add
 
@@ -50,17 +51,6 @@ pytestmark = needs_root
 def place() -> Iterator[KernelPlace]:
     with kernel_place() as kernel:
         yield kernel
-
-
-def many(count: int) -> list[Object]:
-    """Peers as an agent has them, in the order of ranks."""
-    via = [ip_address(f"198.18.{n // 250}.{n % 250 + 1}") for n in range(count)]
-    macs = [Mac(b"\x02\x01" + n.to_bytes(4, "big")) for n in range(count)]
-    things: list[Object] = [Neighbour(DEV, a, m) for a, m in zip(via, macs, strict=True)]
-    things += [Fdb(DEV, m, a) for a, m in zip(via, macs, strict=True)]
-    things += [NextHop(HOP + 100 + n, DEV, a) for n, a in enumerate(via)]
-    things += [Route(ip_network(f"10.{n // 250}.{n % 250}.0/24"), DEV, HOP + 100 + n, metric=9) for n in range(count)]
-    return things
 
 
 async def test_iproute2_sees_what_we_made(place: KernelPlace) -> None:

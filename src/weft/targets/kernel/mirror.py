@@ -11,6 +11,7 @@ tells on the listening socket. Whatever can't be followed exactly makes it doubt
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from weft.model import IPAddress, Mac
@@ -47,11 +48,11 @@ class Mirror:
         self._mac = mac
         self._device = device
         self._raced = False
-        self._removing = False
+        self.removing = False
         self._echoes: set[bytes] = set()
         self._dropped_hops: set[int] = set()
         self._objects: dict[Key, Object] = {}
-        self._unfiled: list[Op] = []
+        self._unfiled: deque[Sequence[Op]] = deque()
         self.foreign: dict[Key, str] = {}
         self.links: dict[int, LinkState] = {}
         self.names: dict[int, str] = {}
@@ -114,7 +115,7 @@ class Mirror:
 
     def begin_removing(self) -> None:
         """Some of what is written now are removals."""
-        self._removing = True
+        self.removing = True
 
     def caught_up(self) -> None:
         """Every notification that there is has been heard."""
@@ -123,8 +124,8 @@ class Mirror:
 
     def wrote(self, ops: Sequence[Op], requests: Sequence[bytes]) -> None:
         """The kernel carried out these ops, all of one kind; `requests` are what was asked of it. They are filed when
-        somebody looks, or when the event loop comes to it: a cold start isn't held up by it."""
-        self._unfiled.extend(ops)
+        somebody looks, or when the event loop comes to it: a cold start isn't held up by it. `ops` is kept."""
+        self._unfiled.append(ops)
         if ops and type(ops[0].object) is Fdb:
             self._echoes.update([request[4:6] + request[16:] for request in requests])
 
@@ -139,16 +140,26 @@ class Mirror:
         before, self._objects = self.objects, found
         return before
 
-    def file_written(self) -> None:
-        """File what we wrote since the last time."""
-        if not self._unfiled:
-            return
-        unfiled, self._unfiled = self._unfiled, []
+    @property
+    def unfiled(self) -> bool:
+        """Something that we wrote is not filed yet."""
+        return bool(self._unfiled)
+
+    def file_written(self, limit: int | None = None) -> None:
+        """File what we wrote since the last time, in the order in which it was written; if `limit` is given, about so
+        many objects of it."""
+        left = limit
+        while self._unfiled and (left is None or left > 0):
+            batch = self._unfiled.popleft()
+            self._file_batch(batch)
+            left = None if left is None else left - len(batch)
+
+    def _file_batch(self, ops: Sequence[Op]) -> None:
         objects, source = self._objects, None
-        for op in unfiled:
+        for op in ops:
             thing = op.object
             if op.action == "remove":
-                self.drop(thing)
+                self._drop(thing)
                 continue
             objects[thing.key] = thing
             if type(thing) is NextHop:
@@ -159,7 +170,11 @@ class Mirror:
 
     def drop(self, thing: Object) -> None:
         """This is gone by our own doing."""
-        self.objects.pop(thing.key, None)
+        self.file_written()
+        self._drop(thing)
+
+    def _drop(self, thing: Object) -> None:
+        self._objects.pop(thing.key, None)
         if isinstance(thing, NextHop):
             self.hops.pop(thing.id, None)
             self._dropped_hops.add(thing.id)
@@ -173,9 +188,9 @@ class Mirror:
 
     def check_hops(self) -> None:
         """After a round of ops: if a route was left on a next-hop object that we removed, the kernel took it along."""
-        if not self._removing:
+        if not self.removing:
             return
-        self._removing = False
+        self.removing = False
         objects = self.objects
         gone, self._dropped_hops = self._dropped_hops, set()
         if gone and any(type(thing) is Route and thing.nexthop in gone for thing in objects.values()):

@@ -51,6 +51,8 @@ GROUPS = (
 ECHOES = 10_001
 """What the kernel tells of our own FDB entries is listened to when somebody looks, or when it is this much: the buffer
 of the listening socket holds 20,000 of them (measured)."""
+SLICE = 2_000
+"""Objects that are filed in one turn of the event loop: 1 to 2 ms."""
 KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, Route)
 
 
@@ -86,6 +88,7 @@ class KernelTarget:
 
     async def read(self, full: bool = False) -> Reading:
         mirror = self._mirror
+        await self._file_written()
         self._listen()
         everything = full or mirror.doubtful
         if everything:
@@ -102,6 +105,8 @@ class KernelTarget:
         self._busy = True
         try:
             while len(results) < len(ops):
+                if ops[len(results)].action != "add":
+                    await self._file_written()  # what is changed or removed is looked for among the objects
                 self._mirror.begin_writing()
                 results += self._some(ops, len(results))
                 if self._mirror.expected >= ECHOES:
@@ -109,8 +114,10 @@ class KernelTarget:
                 await asyncio.sleep(0)
         finally:
             self._busy = False
-        self._mirror.check_hops()
-        asyncio.get_running_loop().call_soon(self._mirror.file_written)  # the last reading's objects are live
+            self._file_some()  # the last reading's objects are live
+        if self._mirror.removing:
+            await self._file_written()
+            self._mirror.check_hops()
         self._tell()  # what others did meanwhile was heard here, so no notification is left to wake anybody
         return results
 
@@ -128,6 +135,21 @@ class KernelTarget:
         self._wake = self._loop = None
         self._requests.close()
         self._listener.close()
+
+    async def _file_written(self) -> None:
+        """File what was written, and let the event loop run in between."""
+        while self._mirror.unfiled:
+            self._mirror.file_written(SLICE)
+            await asyncio.sleep(0)
+
+    def _file_some(self) -> None:
+        """The same without waiting for it: a slice in each turn of the event loop from the next one on."""
+        if self._mirror.unfiled:
+            asyncio.get_running_loop().call_soon(self._file_slice)
+
+    def _file_slice(self) -> None:
+        self._mirror.file_written(SLICE)
+        self._file_some()
 
     def _some(self, ops: Sequence[Op], start: int) -> list[Failure | None]:
         """Carry out the op at `start`, and as many behind it as one batch takes."""
@@ -183,8 +205,8 @@ class KernelTarget:
             self._heard = ours
 
     def _on_notification(self) -> None:
-        if self._busy:
-            return  # read() or apply() is under way and listens itself
+        if self._busy or self._mirror.unfiled:
+            return  # read() or apply() is under way and listens itself; or it is heard once what we wrote is filed
         self._listen()
         self._tell()
 
