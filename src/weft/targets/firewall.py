@@ -62,6 +62,8 @@ class FirewallTarget:
         return (Chain, Jump)
 
     async def read(self, full: bool = False) -> Reading:
+        """Our chains and jumps. Only what may have changed is asked for, unless `full`; that also chooses the
+        implementation anew, and renews `problem`. Raises FirewallError if nothing can be read."""
         before = self._objects
         if full or before is None or (self._stale and self._may_have_moved()):
             await self._survey()
@@ -74,6 +76,8 @@ class FirewallTarget:
         return Reading(now, touched=frozenset(key for key in before | now if before.get(key) != now.get(key)))
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        """Carry out ops, the families beside each other, each table in one transaction; one answer each. Raises
+        FirewallError if this is the first call and nothing can be read."""
         if self._objects is None:
             await self.read()
         answers: list[Failure | None] = [None] * len(ops)
@@ -98,6 +102,8 @@ class FirewallTarget:
         return lines
 
     def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` on the running event loop when nf_tables tells of a change by another process. Where it can't
+        be listened to, that is logged: the timer finds changes."""
         self._wake = wake
         if self._watch is None:
             try:
@@ -107,6 +113,7 @@ class FirewallTarget:
         self._stale.update((4, 6))
 
     def close(self) -> None:
+        """Stop listening; the rules stay."""
         if self._watch is not None:
             self._watch.close()
         self._watch = self._wake = None

@@ -88,6 +88,7 @@ class Watch:
         self._loop.add_reader(self._socket, self._read)
 
     def close(self) -> None:
+        """Stop listening."""
         self._loop.remove_reader(self._socket)
         self._socket.close()
 

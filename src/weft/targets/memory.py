@@ -114,21 +114,25 @@ class MemoryTarget:
         return self._kinds
 
     async def read(self, full: bool = False) -> Reading:
+        """Everything that is there. Raises TargetError if `faults` says so."""
         self.faults.check_read()
         touched = None if full or self._touched is None else frozenset(self._touched)
         self._touched = set()
         return Reading(self._objects, self._foreign, touched)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        """Carry out ops in this order; one answer each."""
         return [self._apply(op) for op in ops]
 
     def lines(self, ops: Sequence[Op]) -> list[str]:
         return commands.script(ops)
 
     def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` at every tampering."""
         self._wake = wake
 
     def close(self) -> None:
+        """Wake nobody any more."""
         self._wake = None
 
     # What somebody else does to the kernel, behind our back.
@@ -154,6 +158,7 @@ class MemoryTarget:
         self._touch(key)
 
     def remove_foreign(self, key: Key) -> None:
+        """Somebody else's object is gone; KeyError if there was none."""
         del self._foreign[key]
         self._touch(key)
 

@@ -1,4 +1,4 @@
-"""Reading thousands of objects at once: the fast way through a dump. Used by `mirror.py` when it reads everything.
+"""Reading thousands of objects at once: the fast way through a dump. Used by `reading.py` when it reads everything.
 
 Objects that weft made all look alike, so their messages have one layout: the same length, the same attributes at the
 same places, only the values differ. A Layout unpacks a whole buffer of such messages in C and compares everything that
@@ -89,6 +89,7 @@ class Addresses:
         self._known: dict[bytes, IPAddress] = {}
 
     def get(self, packed: bytes) -> IPAddress:
+        """The address of these octets, 4 or 16 of them in network order."""
         found = self._known.get(packed)
         if found is None:
             value = int.from_bytes(packed, "big")
@@ -112,18 +113,21 @@ class Bulk:
         self._routes_6 = [(shape, _route_layout_6(ifindex, *shape)) for shape in shapes]
 
     def neighbours(self, version: int, buffer: bytes) -> None:
+        """Permanent neighbours with an address of this IP version."""
         found, name, get = self._found, self._name, self._addresses.get
         for packed, mac in self._neighbours[version].rows(buffer):
             address = get(packed)
             found["neighbour", name, address] = Neighbour(name, address, mac)
 
     def fdb(self, buffer: bytes) -> None:
+        """Permanent entries, with destinations of one IP version."""
         found, name, get = self._found, self._name, self._addresses.get
         for mac, packed in _by_length(self._fdb, buffer).rows(buffer):
             entry = Fdb(name, mac, get(packed))
             found[entry.key] = entry
 
     def hops(self, buffer: bytes) -> None:
+        """Next-hop objects of our protocol number; those whose id is out of our range are left out."""
         found, name, get = self._found, self._name, self._addresses.get
         first, last = NEXT_HOP_IDS[0], NEXT_HOP_IDS[-1]
         for hop_id, packed in _by_length(self._hops, buffer).rows(buffer):

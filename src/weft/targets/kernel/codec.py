@@ -62,6 +62,7 @@ def decoding(what: str) -> Iterator[None]:
 
 
 def align(length: int) -> int:
+    """Octets with padding: the next multiple of 4."""
     return (length + 3) & ~3
 
 
@@ -82,10 +83,12 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def u32(kind: int, value: int) -> bytes:
+    """One attribute of 32 bits."""
     return attribute(kind, U32.pack(value))
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
+    """One attribute that holds attributes."""
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
 
 
@@ -128,6 +131,7 @@ def number(value: bytes) -> int:
 
 
 def string(value: bytes) -> str:
+    """An attribute that is a string, with or without its zero octet; ValueError if it isn't UTF-8."""
     return value.rstrip(b"\0").decode()
 
 

@@ -97,6 +97,7 @@ class HopState(NamedTuple):
 
     @property
     def ours(self) -> bool:
+        """By protocol number and id; whether its device is ours is for the caller to see."""
         return self.protocol == PROTOCOL and self.id in NEXT_HOP_IDS
 
 
@@ -110,6 +111,7 @@ class RouteState(NamedTuple):
 
     @property
     def ours(self) -> bool:
+        """By protocol number, and out of a device of ours (else there is no `route`)."""
         return self.protocol == PROTOCOL and self.route is not None
 
 
@@ -226,6 +228,7 @@ def _preferences(thing: Route) -> bytes:
 
 
 def decode_hop(message: Message, names: Mapping[int, str]) -> HopState:
+    """Of an RTM_NEWNEXTHOP or RTM_DELNEXTHOP. `names`: our devices by index. Raises NetlinkDecodeError."""
     with decoding("a next hop"):
         _, _, protocol, flags = NHMSG.unpack_from(message.body)
         found = attributes(message.body, NHMSG.size)
@@ -239,7 +242,8 @@ def decode_hop(message: Message, names: Mapping[int, str]) -> HopState:
 
 
 def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, str]) -> RouteState | None:
-    """None: not a unicast route, or a cached copy of one. `hops`: the device of each next-hop object of ours, for
+    """Of an RTM_NEWROUTE or RTM_DELROUTE; None: not a unicast route, or a cached copy of one. `names`: our devices by
+    index. Raises NetlinkDecodeError. `hops`: the device of each next-hop object of ours, for
     kernels that are set to leave it out (nexthop_compat_mode 0)."""
     with decoding("a route"):
         family, length, _, _, small, protocol, _, kind, flags = RTMSG.unpack_from(message.body)

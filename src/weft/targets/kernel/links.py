@@ -84,6 +84,7 @@ class LinkState(NamedTuple):
 
 
 def decode_link(message: Message) -> LinkState:
+    """Of an RTM_NEWLINK or RTM_DELLINK (ifinfomsg and IFLA_* of if_link.h). Raises NetlinkDecodeError."""
     with decoding("a link"):
         _, _, index, flags, _ = IFINFO.unpack_from(message.body)
         found = attributes(message.body, IFINFO.size)
@@ -145,6 +146,7 @@ def encode_link_change(link: Link, now: LinkState, sequence: int) -> bytes:
 
 
 def encode_link_remove(index: int, sequence: int) -> bytes:
+    """One request; what is on the link goes with it."""
     return request(RTM_DELLINK, 0, sequence, IFINFO.pack(0, 0, index, 0, 0))
 
 
@@ -172,7 +174,8 @@ class AddressState(NamedTuple):
 
 
 def decode_address(message: Message) -> AddressState:
-    """IFA_LOCAL is the address itself; IPv6 has only IFA_ADDRESS (if_addr.h)."""
+    """Of an RTM_NEWADDR or RTM_DELADDR. IFA_LOCAL is the address itself; IPv6 has only IFA_ADDRESS (if_addr.h). Raises
+    NetlinkDecodeError."""
     with decoding("an address"):
         _, length, few, scope, index = IFADDR.unpack_from(message.body)
         found = attributes(message.body, IFADDR.size)

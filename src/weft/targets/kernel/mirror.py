@@ -66,6 +66,7 @@ class Mirror:
     # Links: ours and everybody's.
 
     def is_ours(self, link: LinkState) -> bool:
+        """A VXLAN device with our mark, one whose making was cut short, or one of this host's before it was renamed."""
         if link.vxlan is None:
             return False
         if link.alias == self._owner:
@@ -88,6 +89,7 @@ class Mirror:
         self._file(link)
 
     def drop_link(self, ifindex: int) -> None:
+        """A link is gone; what was on it is not looked at here."""
         old = self.links.pop(ifindex, None)
         if old is None:
             return

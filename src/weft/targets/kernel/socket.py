@@ -85,9 +85,11 @@ class NetlinkSocket:
         return port
 
     def fileno(self) -> int:
+        """For the event loop's `add_reader`."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """The kernel forgets what was not received."""
         self._socket.close()
 
     def receive(self) -> bytes | None:

@@ -42,6 +42,7 @@ class Sysctls:
         return changed
 
     def apply(self, op: Op, thing: Sysctl, objects: dict[Key, Object]) -> Failure | None:
+        """Carry out one op, in the kernel and in `objects`; None for success."""
         if op.action == "remove":
             self._paths.pop(thing.path, None)
             self._asked.discard(thing.path)

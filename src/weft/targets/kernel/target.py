@@ -87,6 +87,7 @@ class KernelTarget:
         return self._mirror.indexes.keys()
 
     async def read(self, full: bool = False) -> Reading:
+        """Everything of ours: from the mirror, unless `full` or a doubt asks for dumps. Raises TargetError."""
         mirror = self._mirror
         await self._file_written()
         self._listen()
@@ -99,6 +100,8 @@ class KernelTarget:
         return Reading(mirror.objects, mirror.foreign, touched)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        """Carry out ops in this order, in batches of one kind on one device; the event loop runs between batches. One
+        answer each. Raises TargetError if this is the first call and the kernel can't be read."""
         if self._heard is None:
             await self.read()
         results: list[Failure | None] = []
@@ -125,11 +128,13 @@ class KernelTarget:
         return commands.script(ops)
 
     def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` on the running event loop when the kernel tells of a change that isn't ours."""
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._listener.fileno(), self._on_notification)
 
     def close(self) -> None:
+        """Stop listening and close the sockets; what was applied stays."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._listener.fileno())
         self._wake = self._loop = None
