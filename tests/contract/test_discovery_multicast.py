@@ -355,6 +355,21 @@ def test_an_endpoint_on_the_loopback_is_announced_out_of_the_uplink(pair: list[C
         second.until(lambda known: known.items == (node(1, at="192.0.2.77"),), "the host behind its loopback")
 
 
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_a_host_that_was_killed_and_comes_back_renamed_is_known_at_once(pair: list[Cable], name: str) -> None:
+    renamed = replace(node(2, "10.2.0.0/16"), id=name)
+    with Host(pair[0], node(1)) as first:
+        with Host(pair[1], node(2)) as second:
+            first.until_ids("host-2")
+            second.die()
+        pair[1].ns.ip("link set eth0 up")
+        assert first.ids() == ["host-2"]
+        with Host(pair[1], renamed, pair[1].settings(node=name)) as third:
+            first.until(lambda known: known.items == (renamed,), "the new name alone")
+            third.until_ids("host-1")
+        assert "host-2 at 192.0.2.2 is now " + name in first.texts()
+
+
 def test_one_who_only_listens_learns_of_the_others_and_they_do_not_learn_of_it(pair: list[Cable]) -> None:
     with Host(pair[0], node(1)) as first:
         until(lambda: first.count("received.own"), "the first to hear itself")
