@@ -39,7 +39,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     interface: Annotated[str, Doc(description="Uplink that tunnels use; default: the default route's.")] = ""
     endpoint: Annotated[
         tuple[IPAddress, ...],
-        Doc(description="Underlay address(es), one per family; default: the uplink's first."),
+        Doc(
+            description="Underlay address(es), one per family; default: the default route's preferred source, else the uplink's first."
+        ),
     ] = ()
     underlay: Annotated[
         Literal["auto", "ipv4", "ipv6"], Doc(description="Address family of the tunnels; auto: IPv4 if there is one.")
