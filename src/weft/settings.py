@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Annotated[
         tuple[IPAddress, ...],
         Doc(
-            description="Underlay address(es), one per family; default: the default route's source, else the uplink's first."
+            description="Underlay address(es), one per family; default: the default route's source or the uplink's first."
         ),
     ] = ()
     underlay: Annotated[
