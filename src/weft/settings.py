@@ -39,9 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     interface: Annotated[str, Doc(description="Uplink that tunnels use; default: the default route's.")] = ""
     endpoint: Annotated[
         tuple[IPAddress, ...],
-        Doc(
-            description="Underlay address(es), one per family; default: the default route's source or the uplink's first."
-        ),
+        Doc(description="Underlay address(es), one per family; default: the default route's source, or the first."),
     ] = ()
     underlay: Annotated[
         Literal["auto", "ipv4", "ipv6"], Doc(description="Address family of the tunnels; auto: IPv4 if there is one.")
