@@ -11,6 +11,7 @@
     ├── EngineError          a container engine can't be asked
     ├── DiscoveryError       the discovery can't run (no interface, address in use)
     ├── AgentUnreachable     no agent answers on its socket                            (exit code 3)
+    ├── NotYet               the agent can't answer yet: a source has not spoken       (exit code 3)
     └── LabError             a lab can't be brought up or asked
         └── TopologyError    ... its file says something that can't be built   (exit code 2)
 
@@ -74,6 +75,12 @@ class DiscoveryError(WeftError):
 
 class AgentUnreachable(WeftError):
     """No agent answers on the socket that was asked."""
+
+    exit_code = 3
+
+
+class NotYet(WeftError):
+    """The agent runs and can't answer yet: a source has not spoken, or this host can't take part."""
 
     exit_code = 3
 

@@ -75,12 +75,14 @@ class Sysctl(Object, frozen=True):
 
 
 class Vxlan(msgspec.Struct, frozen=True):
-    """The part of a VXLAN device that can't change while it lives (if_link.h, IFLA_VXLAN_*)."""
+    """The part of a VXLAN device that can't change while it lives (if_link.h, IFLA_VXLAN_*). `remote`: a default
+    destination, which only somebody else can have set."""
 
     vni: int
     port: int
     local: IPAddress
     learning: bool = False
+    remote: IPAddress | None = None
 
 
 class Link(Object, frozen=True):

@@ -146,6 +146,8 @@ def _check(settings: Settings) -> None:
     node = settings.node
     if not node.isprintable() or node != node.strip() or len(node.encode()) > LONGEST_ID:
         raise SettingsError(f"node = {node!r} can't be an id: printable text of at most {LONGEST_ID} octets is")
+    if settings.discovery_port == settings.port:
+        raise SettingsError(f"port and discovery_port are both {settings.port}; VXLAN and HELLOs need one each")
     if 0 < settings.mtu < LEAST_MTU:
         raise SettingsError(
             f"mtu = {settings.mtu} is less than {LEAST_MTU}, too little for a tunnel; 0: as the kernel says"

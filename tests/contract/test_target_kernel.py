@@ -19,6 +19,7 @@ from tests.contract.targets import (
     MINE,
     NEIGHBOUR,
     NEXTHOP,
+    NEXTHOP6,
     OTHER,
     OWNER,
     PEER_4,
@@ -252,6 +253,67 @@ async def test_a_route_that_somebody_replaced_is_absent_and_then_a_conflict(plac
     (failure,) = await place.target.apply(add(ROUTE))
     assert failure is not None
     assert failure.conflict
+
+
+@pytest.mark.parametrize("dst", ["10.2.0.0/16", "fd00:2::/64"])
+async def test_a_routes_mtu_goes_again(place: KernelPlace, dst: str) -> None:
+    hop = NEXTHOP if "." in dst else NEXTHOP6
+    small = Route(ip_network(dst), DEV, nexthop=hop.id, metric=100, mtu=1300)
+    plain = msgspec.structs.replace(small, mtu=0)
+    await done(place.target, add(LINK, hop, small))
+    await done(place.target, [change(small, plain)])
+    assert (await held(place.restarted()))[plain.key] == plain
+
+
+async def test_what_has_our_numbers_and_was_altered_is_taken_back(place: KernelPlace) -> None:
+    await done(place.target, add(*EVERYTHING))
+    await place.target.read()
+    place.ns.ip(f"route replace {ROUTE.dst} dev up0 metric 100 proto 76")
+    place.ns.ip(f"nexthop replace id {HOP} blackhole proto 76")
+    for _ in range(2):
+        have = await held(place.target)
+        await place.target.apply(add(*[thing for thing in EVERYTHING if have.get(thing.key) != thing]))
+    assert await held(place.restarted()) == by_key(*EVERYTHING)
+
+
+@pytest.mark.parametrize("harm", ["type vxlan remote 192.0.2.9", "alias mine"])
+async def test_our_device_is_ours_whatever_was_done_to_it(place: KernelPlace, harm: str) -> None:
+    await done(place.target, add(LINK))
+    place.ns.ip(f"link set {DEV} {harm}")
+    target = KernelTarget(LINK.alias, LINK.mac, str(place.ns.path), DEV)
+    reading = await target.read()
+    assert LINK.key not in reading.foreign
+    assert reading.objects[LINK.key] != LINK
+    fixed = reading.objects[LINK.key].fixed != LINK.fixed
+    await done(target, [*(remove(LINK) if fixed else ()), *(add(LINK) if fixed else [change(LINK, LINK)])])
+    assert (await held(target))[LINK.key] == LINK
+    target.close()
+
+
+async def test_a_link_that_was_renamed_while_we_changed_it_is_looked_at_again(place: KernelPlace) -> None:
+    await done(place.target, add(LINK))
+    await place.target.read()
+    down = msgspec.structs.replace(LINK, mtu=1400)
+    await done(place.target, [change(LINK, down)])
+    place.ns.ip(f"link set {DEV} down")
+    place.ns.ip(f"link set {DEV} name foo0")
+    reading = await place.target.read()
+    assert LINK.key not in reading.objects
+    assert reading.touched is None or LINK.key in reading.touched
+
+
+async def test_somebody_elses_link_that_goes_out_of_our_way_wakes_us(place: KernelPlace) -> None:
+    place.ns.ip(f"link add {DEV} type bridge")
+    target = KernelTarget(LINK.alias, LINK.mac, str(place.ns.path), DEV)
+    assert LINK.key in (await target.read()).foreign
+    woken = asyncio.Event()
+    target.watch(woken.set)
+    place.ns.ip(f"link del {DEV}")
+    await soon(woken.is_set, "the kernel's word")
+    reading = await target.read()
+    assert LINK.key not in reading.foreign
+    assert LINK.key in (reading.touched or ())
+    target.close()
 
 
 async def test_routes_go_with_a_preferred_source_on_somebody_elses_link(place: KernelPlace) -> None:

@@ -279,6 +279,36 @@ async def test_a_fault_of_our_own_in_a_target_is_a_failure_of_its_ops() -> None:
     assert any(isinstance(thing, FIREWALL_KINDS) for thing in faulty.actual())
 
 
+async def test_what_stands_on_a_device_is_tried_as_soon_as_that_is_back() -> None:
+    rig = Rig()
+    rig.kernel.faults.fail_at(2)
+    link = ("link", "vxlan4096")
+    await rig.cycle()
+    for _ in range(6):
+        rig.kernel.faults.fail_next(20)
+        await rig.cycle()
+        rig.now += 60
+    rig.kernel.faults.fail_next(0)
+    rig.kernel.faults = type(rig.kernel.faults)()
+    rig.now -= 59.9
+    rig.kernel.tamper_put(rig.wanted()[link])
+    await rig.cycle()
+    await rig.heal(rounds=3)
+    assert await rig.held() == rig.wanted()
+
+
+async def test_a_conflict_that_is_cleared_is_mended_at_once() -> None:
+    rig = Rig()
+    await rig.cycle(EMPTY)
+    rig.kernel.put_foreign(ROUTE, "a route of protocol static")
+    for _ in range(8):
+        await rig.cycle()
+        rig.now += 20
+    rig.kernel.remove_foreign(ROUTE)
+    report = await rig.cycle()
+    assert [op.object.key for op in report.done] == [ROUTE]
+
+
 async def test_a_foreign_object_is_a_conflict_until_it_goes() -> None:
     rig = Rig()
     route = next(k for k in (await _wanted()) if k[0] == "route")

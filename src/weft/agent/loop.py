@@ -15,11 +15,9 @@ from typing import Any, TypeVar
 from weft.agent.reconcile import Reconciler
 from weft.agent.status import Report
 from weft.agent.world import World
-from weft.core.commands import text
 from weft.core.diff import Changes
 from weft.errors import WeftError
 from weft.model import Problem, View
-from weft.objects import Key
 
 log = logging.getLogger("weft")
 
@@ -157,15 +155,11 @@ class Loop:
         if report.done:
             log.info("%s", report.sentence())
         for key, message in list(report.failed.items())[:LOGGED_FAILURES]:
-            log.warning("%s: %s", self._name(key), message)
+            log.warning("%s: %s", self.reconciler.name(key), message)
         if len(report.failed) > LOGGED_FAILURES:
             log.warning("and %d more failed; see `weft show status`", len(report.failed) - LOGGED_FAILURES)
         if report.recovered:
-            log.info("%d recovered, among them %s", len(report.recovered), self._name(report.recovered[0]))
-
-    def _name(self, key: Key) -> str:
-        want = self.reconciler.plan.wanted.get(key)
-        return text(want.object) if want is not None else " ".join(str(part) for part in key)
+            log.info("%d recovered, among them %s", len(report.recovered), self.reconciler.name(report.recovered[0]))
 
     def _tell_problems(self) -> None:
         now = frozenset(self.world.problems())

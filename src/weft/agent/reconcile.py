@@ -12,10 +12,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from weft.agent.status import Report, Status, next_status
+from weft.core.commands import text
 from weft.core.diff import Changes, Facts, Leave, diff
 from weft.core.plan import Plan, changed, plan
 from weft.errors import TargetError
@@ -98,6 +99,7 @@ class Reconciler:
                 self._doubtful = True
             else:
                 self._dirty |= reading.touched
+                self._now_due(reading.touched)
 
     async def mend(self, view: View) -> Report:
         """After `read`: make the targets what `view` demands, as far as that works now."""
@@ -122,6 +124,11 @@ class Reconciler:
         """The shell lines that would carry out `ops`, as each one's target says it."""
         runs = groupby(ops, key=lambda op: self._target_of[type(op.object)])
         return [line for target, run in runs for line in target.lines(list(run))]
+
+    def name(self, key: Key) -> str:
+        """An object's key in a person's words."""
+        want = self.plan.wanted.get(key)
+        return text(want.object) if want is not None else " ".join(str(part) for part in key)
 
     def actual(self) -> Iterator[Object]:
         """Every object of ours that the targets held at the last reading."""
@@ -210,9 +217,22 @@ class Reconciler:
             if after.told and (before is None or not before.told or before.message != after.message):
                 newly[key] = failure.message
         self._forget(changes, tried.keys())
+        self._now_due(self._on({op.object.key for op, failure in answers if failure is None and op.action != "remove"}))
         self.account.events.extend(Event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])
         done = tuple(op for op, failure in answers if failure is None)
         return Report(done, newly, tuple(recovered), len(changes.held), now - self._started)
+
+    def _on(self, done: Set[Key]) -> list[Key]:
+        """What failed and stands on something that is there now."""
+        wants = ((key, self.plan.wanted.get(key)) for key in self.account.statuses)
+        return [key for key, want in wants if want is not None and any(need in done for need in want.object.needs)]
+
+    def _now_due(self, keys: Iterable[Key]) -> None:
+        """Something happened to these: whoever of them waits for another attempt need not."""
+        for key in keys:
+            status = self.account.statuses.get(key)
+            if status is not None:
+                self.account.statuses[key] = replace(status, retry_at=0.0)
 
     def _forget(self, changes: Changes, tried: Set[Key]) -> None:
         """Drop the status of an object that is right by now, or that nobody wants and nobody has."""

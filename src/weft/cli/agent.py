@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from weft.cli.client import as_json, ask_at, config_option, table
-from weft.errors import AgentUnreachable
+from weft.errors import AgentUnreachable, NotYet, TargetError
 from weft.settings import Settings, describe, load
 
 EXIT_CHANGES = 2
@@ -64,7 +64,10 @@ def plan(config: Path | None, wait: float, json_: bool, **flags: str | None) -> 
     except AgentUnreachable:
         from weft.daemons.agent import dry_run
 
-        answer = msgspec.to_builtins(asyncio.run(dry_run(settings, wait)))
+        try:
+            answer = msgspec.to_builtins(asyncio.run(dry_run(settings, wait)))
+        except TargetError as error:
+            raise NotYet(f"no plan can be made: {error}") from error
     if json_:
         as_json(answer)
     else:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from weft.errors import AgentUnreachable, WeftError
+from weft.errors import AgentUnreachable, NotYet, WeftError
 from weft.settings import load
 
 TIMEOUT = 30.0
@@ -57,6 +57,8 @@ def ask_at(path: str, what: str, **query: str) -> Any:
         raise AgentUnreachable(f"no agent answers on {path}: {error}; {hint} (setting `socket`)") from error
     finally:
         connection.close()
+    if response.status == http.client.SERVICE_UNAVAILABLE:
+        raise NotYet(str(answer.get("error", answer)))
     if response.status != http.client.OK:
         raise WeftError(str(answer.get("error", answer)))
     return answer

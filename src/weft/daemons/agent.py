@@ -19,7 +19,7 @@ from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spar
 from weft.discovery import DISCOVERIES, Discovery, Place
 from weft.discovery.options import NO_KEY_WARNING
 from weft.engines import ENGINES, Engine
-from weft.errors import AgentUnreachable, DiscoveryError
+from weft.errors import DiscoveryError, NotYet
 from weft.model import Host, Known, Network, Node, Profile, View
 from weft.settings import Settings, shared_key
 from weft.targets.firewall import FirewallTarget
@@ -139,7 +139,7 @@ async def dry_run(settings: Settings, seconds: float) -> PlanAnswer:
         changes = await agent.loop.preview()
         if changes is None:
             reasons = "; ".join(p.message for p in agent.world.problems()) or "this host's networks can't be found out"
-            raise AgentUnreachable(f"no plan can be made: {reasons}")
+            raise NotYet(f"no plan can be made: {reasons}")
         return answer(changes, agent.loop.reconciler)
     finally:
         agent.loop.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weft.backends.tunnel import vtep_mac
+from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.diff import Facts, diff
 from weft.daemons.agent import ROLE, mark, node_id
 from weft.daemons.process import claim
@@ -37,7 +37,7 @@ async def _remove(settings: Settings, dry_run: bool) -> list[Removal]:
     done: list[Removal] = []
     own = mark(settings)
     kernels: list[Target] = [KernelTarget(owner) for owner in await owners() if owner != own]
-    kernels.append(KernelTarget(own, vtep_mac(node_id(settings), settings.vni)))
+    kernels.append(KernelTarget(own, vtep_mac(node_id(settings), settings.vni), device=device_name(settings.vni)))
     for target in [*kernels, FirewallTarget()]:
         try:
             reading = await target.read(full=True)

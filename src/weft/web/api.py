@@ -224,9 +224,7 @@ class Api:
         return self._loop.reconciler.account.statuses.get(key) or Status("done", 0.0)
 
     def _row(self, key: Key, status: Status) -> StatusRow:
-        want = self._loop.reconciler.plan.wanted.get(key)
-        name = text(want.object) if want is not None else " ".join(str(part) for part in key)
-        return StatusRow(name, status.state, status.since, status.attempts, status.message)
+        return StatusRow(self._loop.reconciler.name(key), status.state, status.since, status.attempts, status.message)
 
     def _waiting(self) -> list[str]:
         world = self._loop.world
@@ -241,7 +239,7 @@ def answer(changes: Changes, reconciler: Reconciler) -> PlanAnswer:
     return PlanAnswer(
         changes=reconciler.lines(changes.ops),
         held=reconciler.lines(changes.held),
-        conflicts=[f"{' '.join(str(part) for part in key)}: {who}" for key, who in changes.conflicts.items()],
+        conflicts=[f"{reconciler.name(key)}: {who}" for key, who in changes.conflicts.items()],
     )
 
 

@@ -56,7 +56,9 @@ class Server:
     async def _plan(self, _: web.Request) -> web.Response:
         planned = await self._api.plan()
         if planned is None:
-            return _json({"error": "nothing is planned yet: " + ", ".join(self._api.status().waiting_for)}, 503)
+            status = self._api.status()
+            reasons = "; ".join(status.problems) or "waiting for " + ", ".join(status.waiting_for)
+            return _json({"error": f"nothing is planned yet: {reasons}"}, 503)
         return _json(planned)
 
     async def _explain(self, request: web.Request) -> web.Response:

@@ -47,7 +47,7 @@ class Devices:
         ifindex = max(FIRST_INDEX, *(taken + 1 for taken in self._mirror.links), 0)
         first = self._socket.number(2)
         failures = self._socket.send([encode_link_add(link, ifindex, first)], first, first + 1)
-        self._mirror.written_links.add(ifindex)
+        self._mirror.written_links[ifindex] = link
         if not failures:
             return None
         self._mirror.doubtful = True  # if the name is taken, the mirror did not know of it
@@ -62,7 +62,7 @@ class Devices:
         self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up)
         number = self._socket.number(1)
         failures = self._socket.send([encode_link_change(link, now, number)], number, number)
-        self._mirror.written_links.add(now.ifindex)
+        self._mirror.written_links[now.ifindex] = link
         return _failure(op, failures[0]) if failures else None
 
     def _remove(self, op: Op, ifindex: int | None) -> Failure | None:
@@ -80,7 +80,10 @@ class Devices:
         """File the links that were written as the kernel has them now. To be called once the notifications of that
         have been heard (and passed over, for they tell of each step on the way)."""
         while self._mirror.written_links:
-            self._refresh(self._mirror.written_links.pop())
+            ifindex, wanted = self._mirror.written_links.popitem()
+            self._refresh(ifindex)
+            if self._mirror.objects.get(wanted.key) != wanted:
+                self._mirror.doubtful = True  # it failed, or somebody changed the link meanwhile
 
     def _refresh(self, ifindex: int) -> None:
         try:

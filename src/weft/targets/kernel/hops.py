@@ -179,8 +179,8 @@ def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int, first: int) ->
                 tail, scope, flags = _gateway_of(thing), _scope(thing), RTNH_F_ONLINK * thing.onlink
         if action == "remove":
             scope = RT_SCOPE_NOWHERE
-        elif thing.src is not None or thing.mtu:
-            tail += _preferences(thing)
+        elif thing.src is not None or thing.mtu or action == "change":
+            tail += _preferences(thing, action == "change")
         packed = dst.network_address.packed
         pack, family, head, middle = _route_parts(action, len(packed), thing.table, scope, flags, len(tail))
         prefix = family, dst.prefixlen, middle, packed
@@ -216,14 +216,17 @@ def _gateway_of(thing: Route) -> bytes:
     return attribute(RTA_VIA, _FAMILY.pack(FAMILIES[thing.via.version]) + thing.via.packed)
 
 
-def _preferences(thing: Route) -> bytes:
-    """Preferred source and MTU."""
+def _preferences(thing: Route, all_of_them: bool) -> bytes:
+    """Preferred source and MTU. `all_of_them`: say that there is no MTU, too. Without any metrics in the request, the
+    kernel takes any fib_info of the same next-hop object, with whatever metrics that has (fib_find_info_nh)."""
     tail = b""
     if thing.src is not None:
         packed = thing.src.packed
         tail = _PREFSRC_HEADS[len(packed)] + packed
     if thing.mtu:
         tail += attribute(RTA_METRICS, u32(RTAX_MTU, thing.mtu))
+    elif all_of_them:
+        tail += attribute(RTA_METRICS, b"")
     return tail
 
 

@@ -105,11 +105,13 @@ def decode_link(message: Message) -> LinkState:
 
 def _decode_vxlan(found: dict[int, bytes]) -> Vxlan | None:
     local = found.get(IFLA_VXLAN_LOCAL) or found.get(IFLA_VXLAN_LOCAL6)
-    if local is None or IFLA_VXLAN_GROUP in found or IFLA_VXLAN_GROUP6 in found:
+    if local is None:
         return None
+    group = found.get(IFLA_VXLAN_GROUP) or found.get(IFLA_VXLAN_GROUP6)
     (port,) = _PORT.unpack(found[IFLA_VXLAN_PORT])
     learning = found[IFLA_VXLAN_LEARNING] != b"\0"
-    return Vxlan(vni=number(found[IFLA_VXLAN_ID]), port=port, local=address(local), learning=learning)
+    vni, remote = number(found[IFLA_VXLAN_ID]), address(group) if group else None
+    return Vxlan(vni, port, address(local), learning, remote)
 
 
 def encode_link_add(link: Link, index: int, sequence: int) -> bytes:

@@ -58,7 +58,8 @@ class Mirror:
         self.names: dict[int, str] = {}
         self.indexes: dict[str, int] = {}
         self.hops: dict[int, str] = {}
-        self.written_links: set[int] = set()
+        self.written_links: dict[int, Link] = {}
+        """What was asked of links that are not filed yet, by interface index."""
         self.sources: set[IPAddress | None] = set()
         self.touched: set[Key] = set()
         self.doubtful = True
@@ -66,10 +67,11 @@ class Mirror:
     # Links: ours and everybody's.
 
     def is_ours(self, link: LinkState) -> bool:
-        """A VXLAN device with our mark, one whose making was cut short, or one of this host's before it was renamed."""
+        """A VXLAN device with our mark, one whose making was cut short, or one of this host's before it was renamed. An
+        ifalias is a note that anybody may overwrite; our name and our derived MAC together are nobody else's."""
         if link.vxlan is None:
             return False
-        if link.alias == self._owner:
+        if link.alias == self._owner or (link.mac == self._mac and link.name == self._device):
             return True
         if link.alias.startswith(self._role):
             return link.mac == self._mac or link.name == self._device
@@ -93,11 +95,16 @@ class Mirror:
         old = self.links.pop(ifindex, None)
         if old is None:
             return
-        self.foreign.pop(("link", old.name), None)
+        if self.foreign.pop(("link", old.name), None) is not None and self._in_our_way(old):
+            self.touched.add(("link", self._device))
         if ifindex in self.names:
             del self.names[ifindex]
             self.indexes.pop(old.name, None)
             self.objects.pop(("link", old.name), None)
+
+    def _in_our_way(self, link: LinkState) -> bool:
+        """A link of somebody else's that has our device's name, or may have its VNI and port."""
+        return bool(self._device) and (link.name == self._device or link.vxlan is not None)
 
     def _file(self, link: LinkState) -> None:
         key = ("link", link.name)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.objects import Address, Failure, Fdb, Key, Neighbour, NextHop, Object, Op, Route
 from weft.targets.kernel.codec import Answer, messages
-from weft.targets.kernel.constants import RTM_GETROUTE
+from weft.targets.kernel.constants import PROTOCOL, RTM_GETROUTE
 from weft.targets.kernel.entries import encode_fdb, encode_neighbours
 from weft.targets.kernel.hops import (
     FAMILIES,
@@ -170,10 +170,15 @@ class Batch:
         names = self._mirror.names
         if isinstance(thing, NextHop):
             hop = decode_hop(self._socket.ask(*hop_of(thing.id)), names)
-            return "" if hop.ours and hop.hop is not None else f"a next hop of protocol {hop.protocol}"
+            return "" if hop.ours and self._nobodys(hop.ifindex) else f"a next hop of protocol {hop.protocol}"
         if isinstance(thing, Route):
             return self._whose_route(thing)
         return ""
+
+    def _nobodys(self, ifindex: int) -> bool:
+        """What has our protocol number (and id) and leads out of no other weft daemon's device: ours, altered."""
+        link = self._mirror.links.get(ifindex)
+        return link is None or ifindex in self._mirror.names or not link.alias.startswith("weft:")
 
     def _whose_route(self, route: Route) -> str:
         """The kernel can be asked for the route that packets would take, which is nearly always the one. Else it is
@@ -184,7 +189,8 @@ class Batch:
             if found is not None and found.key == route.key:
                 link = self._mirror.links.get(found.ifindex)
                 device = link.name if link else "another device"
-                return "" if found.ours else f"a route of protocol {found.protocol} out of {device}"
+                altered = found.protocol == PROTOCOL and self._nobodys(found.ifindex)
+                return "" if found.ours or altered else f"a route of protocol {found.protocol} out of {device}"
         body = routes_of(FAMILIES[route.dst.version], self._mirror.indexes[route.dev])
         for buffer in self._socket.buffers(RTM_GETROUTE, body):
             ours = (decode_route(message, names, hops) for message in messages(buffer))
