@@ -290,6 +290,25 @@ async def test_our_device_is_ours_whatever_was_done_to_it(place: KernelPlace, ha
     target.close()
 
 
+async def test_our_device_under_another_name_is_renamed_and_not_made_twice(place: KernelPlace) -> None:
+    target = KernelTarget(LINK.alias, LINK.mac, str(place.ns.path), DEV)
+    await done(target, add(*EVERYTHING))
+    await target.read()
+    for state in ("up", "down"):
+        place.ns.ip(f"link set {DEV} down")
+        place.ns.ip(f"link set {DEV} name foo0")
+        place.ns.ip(f"link set foo0 {state}")
+        (index,) = [link["ifindex"] for link in place.ns.ip_json("link show foo0")]
+        have = await held(target)
+        assert have[LINK.key] == msgspec.structs.replace(LINK, name="foo0", up=state == "up")
+        await done(target, [change(LINK, LINK)])
+        assert place.ns.ip_json(f"link show {DEV}")[0]["ifindex"] == index
+        have = await held(target)
+        await done(target, add(*[thing for thing in EVERYTHING if have.get(thing.key) != thing]))
+        assert await held(target) == by_key(*EVERYTHING)
+    target.close()
+
+
 async def test_a_link_that_was_renamed_while_we_changed_it_is_looked_at_again(place: KernelPlace) -> None:
     await done(place.target, add(LINK))
     await place.target.read()

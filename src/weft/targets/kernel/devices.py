@@ -15,6 +15,7 @@ from weft.targets.kernel.links import (
     decode_link,
     encode_link_add,
     encode_link_change,
+    encode_link_down,
     encode_link_remove,
 )
 from weft.targets.kernel.mirror import Mirror
@@ -62,6 +63,11 @@ class Devices:
         self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up)
         number = self._socket.number(1)
         failures = self._socket.send([encode_link_change(link, now, number)], number, number)
+        if failures and failures[0].number == errno.EBUSY and link.name != now.name:
+            self._mirror.doubtful = True
+            first = self._socket.number(2)
+            down, change = encode_link_down(now.ifindex, first), encode_link_change(link, now, first + 1)
+            failures = self._socket.send([down, change], first, first + 1)
         self._mirror.written_links[now.ifindex] = link
         return _failure(op, failures[0]) if failures else None
 

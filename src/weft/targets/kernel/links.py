@@ -138,6 +138,8 @@ def encode_link_add(link: Link, index: int, sequence: int) -> bytes:
 def encode_link_change(link: Link, now: LinkState, sequence: int) -> bytes:
     """Only what differs: the kernel forgets a link's neighbours even when its MAC is set to what it was."""
     body = _flags(link, now.ifindex)
+    if link.name != now.name:
+        body += string_attribute(IFLA_IFNAME, link.name)
     if link.mac != now.mac:
         body += attribute(IFLA_ADDRESS, link.mac)
     if link.mtu != now.mtu:
@@ -145,6 +147,11 @@ def encode_link_change(link: Link, now: LinkState, sequence: int) -> bytes:
     if link.alias != now.alias:
         body += string_attribute(IFLA_IFALIAS, link.alias)
     return request(RTM_NEWLINK, 0, sequence, body)
+
+
+def encode_link_down(index: int, sequence: int) -> bytes:
+    """Set a link down, as kernels before 6.2 want it for a new name."""
+    return request(RTM_NEWLINK, 0, sequence, IFINFO.pack(0, 0, index, 0, IFF_UP))
 
 
 def encode_link_remove(index: int, sequence: int) -> bytes:

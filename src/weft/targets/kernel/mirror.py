@@ -98,9 +98,15 @@ class Mirror:
         if self.foreign.pop(("link", old.name), None) is not None and self._in_our_way(old):
             self.touched.add(("link", self._device))
         if ifindex in self.names:
-            del self.names[ifindex]
-            self.indexes.pop(old.name, None)
-            self.objects.pop(("link", old.name), None)
+            name = self.names.pop(ifindex)
+            self.indexes.pop(name, None)
+            self.objects.pop(("link", name), None)
+
+    def _was_renamed(self, link: LinkState) -> bool:
+        """Our device under another name. It is filed under its own: to be renamed, not to be made a second time."""
+        if not self._device or link.name == self._device or link.mac != self._mac:
+            return False
+        return all(other.name != self._device for other in self.links.values())
 
     def _in_our_way(self, link: LinkState) -> bool:
         """A link of somebody else's that has our device's name, or may have its VNI and port."""
@@ -112,9 +118,10 @@ class Mirror:
             whose = f"marked {link.alias}" if link.alias.startswith("weft:") else "without weft's mark"
             self.foreign[key] = f"a {link.kind or 'device'} {whose}"
             return
-        self.names[link.ifindex] = link.name
-        self.indexes[link.name] = link.ifindex
-        self.objects[key] = Link(link.name, Mac(link.mac), link.mtu, link.vxlan, link.alias, link.up)
+        name = self._device if self._was_renamed(link) else link.name
+        self.names[link.ifindex] = name
+        self.indexes[name] = link.ifindex
+        self.objects["link", name] = Link(link.name, Mac(link.mac), link.mtu, link.vxlan, link.alias, link.up)
 
     # Our own changes.
 
