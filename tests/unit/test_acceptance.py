@@ -125,6 +125,13 @@ def test_one_nodes_own_subnets_may_lie_in_each_other() -> None:
     assert verdict(both) == ({"b": ["10.2.0.0/16", "10.2.3.0/24"]}, [])
 
 
+def test_a_node_may_claim_around_its_own_and_no_one_elses() -> None:
+    small = (network("x", "10.2.0.0/24", since=1.0), network("y", "10.2.1.0/24", since=2.0))
+    b = node("b", "192.0.2.2", networks=(*small, network("z", "10.2.0.0/16", since=3.0)))
+    c = node("c", "192.0.2.3", networks=(network("late", "10.2.9.0/24", since=4.0),))
+    assert verdict(b, c)[0] == {"b": ["10.2.0.0/24", "10.2.1.0/24", "10.2.0.0/16"], "c": []}
+
+
 def test_a_disputed_subnet_costs_only_itself() -> None:
     b = node("b", "192.0.2.2", "10.2.0.0/24", "10.3.0.0/24")
     c = node("c", "192.0.2.3", networks=(network("web", "10.3.0.0/24", since=1.0), network("x", "10.4.0.0/24")))
