@@ -171,6 +171,7 @@ def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int, first: int) ->
     replaces; `remove` names those three, our protocol number and the next hop or the device, so that it can't hit a
     route of somebody else's (fib_table_delete, ip6_route_del)."""
     requests: list[bytes] = []
+    last: tuple[object, ...] = ()
     for sequence, (action, thing) in enumerate(ops, first):
         dst, where, out, tail, scope, flags = thing.dst, _NH_ID_HEAD, thing.nexthop, b"", RT_SCOPE_UNIVERSE, 0
         if not out:
@@ -182,7 +183,10 @@ def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int, first: int) ->
         elif thing.src is not None or thing.mtu or action == "change":
             tail += _preferences(thing, action == "change")
         packed = dst.network_address.packed
-        pack, family, head, middle = _route_parts(action, len(packed), thing.table, scope, flags, len(tail))
+        form = action, len(packed), thing.table, scope, flags, len(tail)
+        if form != last:
+            last = form
+            pack, family, head, middle = _route_parts(*form)
         prefix = family, dst.prefixlen, middle, packed
         requests.append(pack(head, sequence, *prefix, _PRIORITY_HEAD, thing.metric, where, out) + tail)
     return requests

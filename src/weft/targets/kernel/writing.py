@@ -54,11 +54,12 @@ class OnDevice(Protocol):
 def run_length(ops: Sequence[Op], first: int, limit: int) -> int:
     """How many ops from `first` on, at most `limit`, make one batch: one kind of object on one device."""
     kind, device = type(ops[first].object), _device(ops[first].object)
-    for at in range(first, min(first + limit, len(ops))):
-        thing = ops[at].object
-        if type(thing) is not kind or _device(thing) != device:
-            return at - first
-    return min(limit, len(ops) - first)
+    length = 0
+    for op in ops[first : first + limit]:
+        if type(op.object) is not kind or cast(Any, op.object).dev != device:
+            break
+        length += 1
+    return length
 
 
 class Batch:
