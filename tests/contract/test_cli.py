@@ -174,7 +174,8 @@ async def test_every_verb_that_asks_an_agent_takes_a_settings_file(agent: Runnin
     file.write_text(f"socket: {agent.path}\n")
     os.environ.pop("WEFT_SOCKET")
     for words in (("show", "status"), ("explain", "10.2.0.5"), ("plan",)):
-        assert (await agent.weft(*words))[0] in (3, 1) or words == ("plan",)
+        if words != ("plan",):  # without an agent that would look around on this very machine
+            assert (await agent.weft(*words))[0] == 3
         code, _, err = await agent.weft(*words, "--config", str(file))
         assert (code, err) in ((0, ""), (1, ""))
 
