@@ -7,7 +7,7 @@ A packet's walk. A container of ours sends to one on another host: it is forward
 must not be masqueraded on its way (NAT). At the other end it comes in from the device, passes Docker's drops in raw
 PREROUTING (RAW), and is forwarded into the container's bridge (FWD). Both ends clamp TCP's segment size (MSS).
 
-Rules of ours stand in chains of ours, `WEFT-<device>-…`, one set per device, so that two agents on one host have
+Rules of ours stand in chains of ours, `WEFT-<device>-…`, one set per device, so that two daemons on one host have
 nothing in common. One jump leads into each; where it stands is all that others and we have to agree on: see `PLACES`.
 """
 

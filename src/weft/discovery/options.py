@@ -58,7 +58,7 @@ class MulticastSettings:
     direct: tuple[IPAddress, ...] = ()
     announce_interval: float = 30.0
     peer_timeout: float = 90.0
-    goodbye_hold: float = 10.0
+    goodbye_hold: float = 30.0
     """How long who said goodbye is kept: a restart under traffic says goodbye and is back long before."""
     key: bytes | None = field(default=None, repr=False)
     """The pre-shared text; None: nothing is sealed or checked."""
