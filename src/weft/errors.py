@@ -10,6 +10,9 @@
     │   └── FirewallError    ... iptables answered with an error
     ├── EngineError          a container engine can't be asked
     ├── DiscoveryError       the discovery can't run (no interface, address in use)
+    ├── StoreError           a store (etcd) answered with an error, or in a way that makes no sense
+    │   ├── StoreUnreachable     ... could not be asked: nobody answers, or there is no leader
+    │   └── StoreForbidden       ... does not allow it: wrong password, certificate or role
     ├── AgentUnreachable     no agent answers on its socket                            (exit code 3)
     ├── NotYet               the agent can't answer yet: a source has not spoken       (exit code 3)
     └── LabError             a lab can't be brought up or asked
@@ -71,6 +74,18 @@ class EngineError(WeftError):
 
 class DiscoveryError(WeftError):
     """The discovery can't run here."""
+
+
+class StoreError(WeftError):
+    """A store answered with an error, or in a way that makes no sense."""
+
+
+class StoreUnreachable(StoreError):
+    """A store could not be asked: nobody answers, or it has no leader. Nothing is known about what it holds."""
+
+
+class StoreForbidden(StoreError):
+    """A store does not allow what was asked: wrong user, password, certificate or role. Asking again won't help."""
 
 
 class AgentUnreachable(WeftError):

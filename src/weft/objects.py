@@ -3,7 +3,8 @@
 msgspec Structs rather than dataclasses, because there are four for each peer: they are built, compared and hashed in C
 (ADR 2). Each has
 
-    key     what the kernel holds to be one thing: two objects with one key can't exist side by side
+    key     what the kernel holds to be one thing: two objects with one key can't exist side by side; addresses as their
+            octets, since `ipaddress` hashes in Python and a key is hashed ten times in a cycle
     rank    its place in the order of additions (make before break); removals go the other way
     needs   keys of the objects that take this one with them when they go (the kernel's cascades)
     fixed   the part that the kernel can't change in place: another value means remove and add
@@ -136,7 +137,7 @@ class Neighbour(Object, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("neighbour", self.dev, self.address)
+        return ("neighbour", self.dev, self.address.packed)
 
     @property
     def rank(self) -> Rank:
@@ -159,7 +160,7 @@ class Fdb(Object, frozen=True):
     @property
     def key(self) -> Key:
         if self.mac == ZERO_MAC:
-            return ("fdb", self.dev, self.mac, self.dst)
+            return ("fdb", self.dev, self.mac, self.dst.packed)
         return ("fdb", self.dev, self.mac)
 
     @property
@@ -196,6 +197,11 @@ class NextHop(Object, frozen=True):
         return (("link", self.dev),)
 
 
+def route_key(dst: IPNetwork, table: int, metric: int) -> Key:
+    """The key of any route, be it one that weft would make or not."""
+    return ("route", dst.network_address.packed, dst.prefixlen, table, metric)
+
+
 class Route(Object, frozen=True):
     """A unicast route of ours (protocol 76). Either `nexthop` (an object's id), or `via`, `dev` and `onlink`.
 
@@ -214,7 +220,7 @@ class Route(Object, frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("route", self.dst, self.table, self.metric)
+        return route_key(self.dst, self.table, self.metric)
 
     @property
     def rank(self) -> Rank:

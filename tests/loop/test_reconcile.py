@@ -16,7 +16,7 @@ from weft.agent.reconcile import Clock, Reconciler
 from weft.agent.status import FIRST_RETRY, LAST_RETRY, Report, Status, next_status
 from weft.errors import TargetError
 from weft.model import Host, View
-from weft.objects import Failure, Key, Object, Op, Sysctl, Why
+from weft.objects import Failure, Key, Object, Op, Sysctl, Why, route_key
 from weft.targets import Reading
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
 
@@ -104,7 +104,7 @@ async def _dry(rig: Rig) -> list[Object]:
     return [op.object for op in dry.preview(VIEW).ops]
 
 
-ROUTE = ("route", ip_network("10.2.0.0/24"), 254, 7600)
+ROUTE = route_key(ip_network("10.2.0.0/24"), 254, 7600)
 
 
 async def _drain(rig: Rig) -> None:

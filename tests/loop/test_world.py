@@ -20,6 +20,7 @@ from weft.agent.world import World
 from weft.core.identity import Identity, Self
 from weft.errors import EngineError
 from weft.model import Host, Known, Node, Problem, Profile, View
+from weft.objects import Route
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
 
 IDENTITY = Identity("a", VNI, 4789, "test")
@@ -102,7 +103,7 @@ class Rig:
         self.loop = Loop(self.world, Reconciler((self.kernel,)), 3600.0, self.views.append)
 
     async def routes(self) -> set[str]:
-        return {str(key[1]) for key in (await self.kernel.read()).objects if key[0] == "route"}
+        return {str(thing.dst) for thing in (await self.kernel.read()).objects.values() if isinstance(thing, Route)}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

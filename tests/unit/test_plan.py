@@ -15,7 +15,7 @@ from weft.core import plan as plan_module
 from weft.core.commands import script, text
 from weft.core.plan import HERE, Plan, changed, plan
 from weft.model import Host, Node, Profile, Uplink, View, mac_text, parse_mac
-from weft.objects import Chain, Fdb, Jump, Link, NextHop, Op, Route, Sysctl
+from weft.objects import Chain, Fdb, Jump, Link, NextHop, Op, Route, Sysctl, route_key
 
 
 def shown(view_: View) -> list[str]:
@@ -148,7 +148,7 @@ def test_one_of_many_that_changes_or_leaves_is_all_that_changes() -> None:
 def test_two_nodes_that_ask_for_one_key_are_settled_by_their_order() -> None:
     b, c = node("b", "192.0.2.2", "10.2.0.0/24"), node("c", "192.0.2.3", "10.2.0.0/24")
     both = plan(view(b, c))
-    assert both.wanted[("route", ip_network("10.2.0.0/24"), 254, 7600)].why.peer == "b"
+    assert both.wanted[route_key(ip_network("10.2.0.0/24"), 254, 7600)].why.peer == "b"
     assert plan(view(c), both).wanted == plan(view(c)).wanted
     assert plan(view(b, c), plan(view(c))).wanted == both.wanted
 

@@ -128,7 +128,8 @@ class Reconciler:
     def name(self, key: Key) -> str:
         """An object's key in a person's words."""
         want = self.plan.wanted.get(key)
-        return text(want.object) if want is not None else " ".join(str(part) for part in key)
+        thing = want.object if want is not None else self._held(key)
+        return text(thing) if thing is not None else " ".join(str(part) for part in key)
 
     def actual(self) -> Iterator[Object]:
         """Every object of ours that the targets held at the last reading."""
@@ -241,9 +242,11 @@ class Reconciler:
             if key[0] != "target" and key not in asked and key not in tried and self._right(key):
                 del self.account.statuses[key]
 
+    def _held(self, key: Key) -> Object | None:
+        return next((r.objects[key] for r in self._readings.values() if key in r.objects), None)
+
     def _right(self, key: Key) -> bool:
-        want = self.plan.wanted.get(key)
-        have = next((r.objects[key] for r in self._readings.values() if key in r.objects), None)
+        want, have = self.plan.wanted.get(key), self._held(key)
         return have is None if want is None else have == want.object
 
 

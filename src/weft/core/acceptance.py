@@ -185,7 +185,9 @@ def _underlay(policy: Policy) -> Iterator[tuple[str, IPNetwork]]:
 
 
 def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    return one.version == other.version and one.overlaps(other)
+    if one.version != other.version:
+        return False
+    return one.network_address in other or other.network_address in one
 
 
 def _unique_tunnels(verdicts: list[Verdict]) -> tuple[list[Verdict], list[Problem]]:

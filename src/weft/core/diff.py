@@ -108,7 +108,9 @@ def _known(have: Object, wanted: Mapping[Key, Wanted]) -> bool:
 def _gateway(thing: Object) -> Key:
     if not isinstance(thing, Route):
         return ()
-    return ("nexthop", thing.nexthop) if thing.nexthop else ("neighbour", thing.dev, thing.via)
+    if thing.nexthop or thing.via is None:
+        return ("nexthop", thing.nexthop)
+    return ("neighbour", thing.dev, thing.via.packed)
 
 
 def _must_be_remade(want: Wanted | None, have: Object | None) -> bool:

@@ -79,7 +79,7 @@ def _way(target: IPNetwork, plan: Plan) -> Iterator[Line]:
         return
     hop = plan.wanted.get(("nexthop", route.nexthop))
     via = hop.object.via if hop is not None and isinstance(hop.object, NextHop) else route.via
-    neighbour = plan.wanted.get(("neighbour", route.dev, via))
+    neighbour = plan.wanted.get(("neighbour", route.dev, via.packed)) if via is not None else None
     mac = neighbour.object.mac if neighbour is not None and isinstance(neighbour.object, Neighbour) else None
     steps = (plan.wanted[route.key], hop, neighbour, plan.wanted.get(("fdb", route.dev, mac)))
     yield from (_line(step) for step in steps if step is not None)

@@ -116,8 +116,7 @@ class Bulk:
         """Permanent neighbours with an address of this IP version."""
         found, name, get = self._found, self._name, self._addresses.get
         for packed, mac in self._neighbours[version].rows(buffer):
-            address = get(packed)
-            found["neighbour", name, address] = Neighbour(name, address, mac)
+            found["neighbour", name, packed] = Neighbour(name, get(packed), mac)
 
     def fdb(self, buffer: bytes) -> None:
         """Permanent entries, with destinations of one IP version."""
@@ -150,11 +149,14 @@ class Bulk:
         # The order of the attributes: IPv4 metric, MTU, source; IPv6 source, MTU, metric.
         of_metric, of_mtu, of_src = (2, 3, 3 + has_mtu) if version == 4 else (2 + has_src + has_mtu, 2 + has_src, 2)
         for row in rows:
-            dst: IPNetwork = network((int.from_bytes(row[1], "big"), row[0]))
+            length, packed = row[0], row[1]
+            dst: IPNetwork = network((int.from_bytes(packed, "big"), length))
             metric = row[of_metric]
             src = get(row[of_src]) if has_src else None
             mtu = row[of_mtu] if has_mtu else 0
-            found["route", dst, MAIN_TABLE, metric] = Route(dst, name, row[-1], None, False, metric, src, mtu)
+            found["route", packed, length, MAIN_TABLE, metric] = Route(
+                dst, name, row[-1], None, False, metric, src, mtu
+            )
 
 
 def _by_length(layouts: dict[int, Layout], buffer: bytes) -> Layout:

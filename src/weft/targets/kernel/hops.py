@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from ipaddress import ip_network
 from typing import NamedTuple, TypeAlias
 
 from weft.model import IPAddress, IPNetwork
-from weft.objects import Key, NextHop, Route
+from weft.objects import Key, NextHop, Route, route_key
 from weft.targets.kernel.codec import (
     ATTRIBUTE,
     Message,
@@ -137,30 +136,32 @@ def route_to(dst: IPNetwork) -> tuple[int, bytes]:
     return RTM_GETROUTE, rtmsg + attribute(RTA_DST, packed)
 
 
-@lru_cache(maxsize=64)
-def _hop_parts(
-    octets: int, onlink: bool, action: str, ifindex: int
-) -> tuple[Callable[..., bytes], bytes, bytes, bytes]:
-    """Of a next hop's request: what packs it, the start, what stands before the id and what behind it."""
-    packer = _HOP[octets]
-    family = AF_INET if octets == 4 else AF_INET6
-    nhmsg = NHMSG.pack(family, 0, PROTOCOL, RTNH_F_ONLINK * onlink) + ATTRIBUTE.pack(8, NHA_ID)
-    gateway = u32(NHA_OIF, ifindex) + ATTRIBUTE.pack(4 + octets, NHA_GATEWAY)
-    flags = _ADD if action == "add" else NLM_F_REPLACE
-    return packer.pack, start(packer.size, RTM_NEWNEXTHOP, flags), nhmsg, gateway
-
-
 def encode_hops(ops: Iterable[tuple[str, NextHop]], ifindex: int, first: int) -> list[bytes]:
     """A request per op, numbered from `first`: `add` refuses an id that is in use, `change` replaces."""
     requests: list[bytes] = []
+    last: tuple[object, ...] = ()
     for sequence, (action, thing) in enumerate(ops, first):
         if action == "remove":
             requests.append(request(RTM_DELNEXTHOP, 0, sequence, _NO_HOP + u32(NHA_ID, thing.id)))
-        else:
-            packed = thing.via.packed
-            pack, head, middle, gateway = _hop_parts(len(packed), thing.onlink, action, ifindex)
-            requests.append(pack(head, sequence, middle, thing.id, gateway, packed))
+            continue
+        packed = thing.via.packed
+        alike = action, len(packed), thing.onlink
+        if alike != last:
+            last = alike
+            pack, head, middle, gateway = _hop_parts(action, thing, ifindex)
+        requests.append(pack(head, sequence, middle, thing.id, gateway, packed))
     return requests
+
+
+def _hop_parts(action: str, thing: NextHop, ifindex: int) -> tuple[Packer, bytes, bytes, bytes]:
+    """What this next hop's request has in common with the others of its form: what packs it, the start, what stands
+    before the id and what behind it."""
+    octets = _OCTETS[thing.via.version]
+    packer = _HOP[octets]
+    nhmsg = NHMSG.pack(FAMILIES[thing.via.version], 0, PROTOCOL, RTNH_F_ONLINK * thing.onlink)
+    gateway = u32(NHA_OIF, ifindex) + ATTRIBUTE.pack(4 + octets, NHA_GATEWAY)
+    flags = _ADD if action == "add" else NLM_F_REPLACE
+    return packer.pack, start(packer.size, RTM_NEWNEXTHOP, flags), nhmsg + ATTRIBUTE.pack(8, NHA_ID), gateway
 
 
 _ROUTE_REQUESTS = {"add": (RTM_NEWROUTE, _ADD), "change": (RTM_NEWROUTE, NLM_F_REPLACE), "remove": (RTM_DELROUTE, 0)}
@@ -173,37 +174,38 @@ def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int, first: int) ->
     requests: list[bytes] = []
     last: tuple[object, ...] = ()
     for sequence, (action, thing) in enumerate(ops, first):
-        dst, where, out, tail, scope, flags = thing.dst, _NH_ID_HEAD, thing.nexthop, b"", RT_SCOPE_UNIVERSE, 0
-        if not out:
-            where, out = _OIF_HEAD, ifindex
-            if action != "remove":
-                tail, scope, flags = _gateway_of(thing), _scope(thing), RTNH_F_ONLINK * thing.onlink
-        if action == "remove":
-            scope = RT_SCOPE_NOWHERE
-        elif thing.src is not None or thing.mtu or action == "change":
-            tail += _preferences(thing, action == "change")
-        packed = dst.network_address.packed
-        form = action, len(packed), thing.table, scope, flags, len(tail)
-        if form != last:
-            last = form
-            pack, family, head, middle = _route_parts(*form)
-        prefix = family, dst.prefixlen, middle, packed
-        requests.append(pack(head, sequence, *prefix, _PRIORITY_HEAD, thing.metric, where, out) + tail)
+        hop, packed = thing.nexthop, thing.dst.network_address.packed
+        way = None if hop else (thing.via, thing.onlink)
+        alike = action, len(packed), thing.table, thing.src, thing.mtu, way
+        if alike != last:  # next-hop objects of ten thousand peers, and all their routes have this in common
+            last = alike
+            pack, family, head, middle, where, tail = _route_parts(action, thing)
+        length = thing.dst.prefixlen
+        metric = thing.metric
+        requests.append(
+            pack(head, sequence, family, length, middle, packed, _PRIORITY_HEAD, metric, where, hop or ifindex) + tail
+        )
     return requests
 
 
-@lru_cache(maxsize=256)
-def _route_parts(
-    action: str, octets: int, table: int, scope: int, flags: int, extra: int
-) -> tuple[Packer, int, bytes, bytes]:
-    """Of a route's request that is `extra` octets longer than the common part: what packs the common part, the family,
-    the start, and the constant middle."""
+def _route_parts(action: str, thing: Route) -> tuple[Packer, int, bytes, bytes, bytes, bytes]:
+    """What this route's request has in common with the others of its form: what packs it, the family, the start, the
+    constant middle, the head of the next hop's id or of the device, and what stands behind that."""
+    tail, scope, flags = b"", RT_SCOPE_UNIVERSE, 0
+    if not thing.nexthop and action != "remove":
+        tail, scope, flags = _gateway_of(thing), _scope(thing), RTNH_F_ONLINK * thing.onlink
+    if action == "remove":
+        scope = RT_SCOPE_NOWHERE
+    elif thing.src is not None or thing.mtu or action == "change":
+        tail += _preferences(thing, action == "change")
+    octets = _OCTETS[thing.dst.version]
     packer = _ROUTE[octets]
-    small = table if table < 256 else RT_TABLE_UNSPEC
+    small = thing.table if thing.table < 256 else RT_TABLE_UNSPEC
     rtmsg = RTMSG.pack(0, 0, 0, 0, small, PROTOCOL, scope, RTN_UNICAST, flags)[2:]
-    middle = rtmsg + u32(RTA_TABLE, table) + ATTRIBUTE.pack(4 + octets, RTA_DST)
-    family = AF_INET if octets == 4 else AF_INET6
-    return packer.pack, family, start(packer.size + extra, *_ROUTE_REQUESTS[action]), middle
+    middle = rtmsg + u32(RTA_TABLE, thing.table) + ATTRIBUTE.pack(4 + octets, RTA_DST)
+    head = start(packer.size + len(tail), *_ROUTE_REQUESTS[action])
+    where = _NH_ID_HEAD if thing.nexthop else _OIF_HEAD
+    return packer.pack, FAMILIES[thing.dst.version], head, middle, where, tail
 
 
 def _scope(thing: Route) -> int:
@@ -276,7 +278,7 @@ def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, 
                 mtu=_mtu(found),
                 table=table,
             )
-        return RouteState(("route", dst, table, metric), protocol, index, route)
+        return RouteState(route_key(dst, table, metric), protocol, index, route)
 
 
 def network(family: int, packed: bytes, length: int) -> IPNetwork:

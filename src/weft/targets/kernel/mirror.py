@@ -49,6 +49,7 @@ class Mirror:
         self._device = device
         self._raced = False
         self.removing = False
+        self._echoing: list[Sequence[bytes]] = []
         self._echoes: set[bytes] = set()
         self._dropped_hops: set[int] = set()
         self._objects: dict[Key, Object] = {}
@@ -136,6 +137,7 @@ class Mirror:
     def caught_up(self) -> None:
         """Every notification that there is has been heard."""
         self._raced = False
+        self._echoing.clear()
         self._echoes.clear()
 
     def wrote(self, ops: Sequence[Op], requests: Sequence[bytes]) -> None:
@@ -143,7 +145,7 @@ class Mirror:
         somebody looks, or when the event loop comes to it: a cold start isn't held up by it. `ops` is kept."""
         self._unfiled.append(ops)
         if ops and type(ops[0].object) is Fdb:
-            self._echoes.update([request[4:6] + request[16:] for request in requests])
+            self._echoing.append(requests)
 
     @property
     def objects(self) -> dict[Key, Object]:
@@ -200,7 +202,7 @@ class Mirror:
     @property
     def expected(self) -> int:
         """How many echoes are to be heard yet."""
-        return len(self._echoes)
+        return len(self._echoes) + sum(map(len, self._echoing))
 
     def check_hops(self) -> None:
         """After a round of ops: if a route was left on a next-hop object that we removed, the kernel took it along."""
@@ -216,6 +218,8 @@ class Mirror:
         """Is this what the kernel tells of a change of the FDB that we made? VXLAN's notifications don't say whose
         request they come from (vxlan_fdb_notify); ours are known by their content: as requested, plus an
         NDA_CACHEINFO of 20 octets."""
+        while self._echoing:
+            self._echoes.update([request[4:6] + request[16:] for request in self._echoing.pop()])
         return received[4:6] + received[16:-20] in self._echoes
 
     # What the kernel tells.

@@ -1,7 +1,7 @@
 """The kernel target: links, addresses, neighbours, FDB, next hops, routes and sysctls of one network namespace.
 
 Called by the reconciler through the Target protocol. Reading is answered from the mirror (`mirror.py`), which
-notifications keep; writing is done in batches of 200 requests, each one send() and one answer.
+notifications keep; writing is done in batches of 250 requests, each one send() and one answer.
 """
 
 from __future__ import annotations

@@ -53,13 +53,12 @@ class OnDevice(Protocol):
 
 def run_length(ops: Sequence[Op], first: int, limit: int) -> int:
     """How many ops from `first` on, at most `limit`, make one batch: one kind of object on one device."""
-    kind, device = type(ops[first].object), _device(ops[first].object)
-    length = 0
-    for op in ops[first : first + limit]:
-        if type(op.object) is not kind or cast(Any, op.object).dev != device:
-            break
-        length += 1
-    return length
+    things: list[Any] = [op.object for op in ops[first : first + limit]]
+    kind, device = type(things[0]), things[0].dev
+    for length, thing in enumerate(things):
+        if type(thing) is not kind or thing.dev != device:
+            return length
+    return len(things)
 
 
 class Batch:
