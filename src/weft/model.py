@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import Generic, NewType, TypeVar
+from typing import Generic, Literal, NewType, TypeVar
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -57,6 +57,8 @@ class Node:
 
     `endpoints`: underlay addresses that tunnels end on, at most one per family. `mtu`: of its uplink, octets.
     `overlay`: addresses of its own inside its networks, source of what the host itself sends into the overlay.
+    `key`: its WireGuard public key, base64. `direct`: our uplink over which it is reached without a tunnel, "" if it
+    isn't (this host's own finding, not the node's word).
     """
 
     id: str
@@ -71,6 +73,8 @@ class Node:
     version: str = ""
     source: str = ""
     """Which source told us: `multicast`, `static`, …"""
+    key: str = ""
+    direct: str = ""
 
     def endpoint(self, version: int) -> IPAddress | None:
         """The underlay address of IP version 4 or 6, or None."""
@@ -141,20 +145,40 @@ class Host:
 class Profile:
     """How this daemon lays its overlay out: what in the settings a plan depends on.
 
-    `role`: the daemon, part of the mark on its links. `underlay`: 4 or 6, the family that the tunnels run over.
+    `role`: the daemon, part of the mark on its links, and `mark` the rest of it ("": this host's id). `underlay`: 4 or
+    6, the family that the tunnels run over. `device`: its name, "" for `vxlan<VNI>`. `gateway`: which address of a peer
+    routes go through. `span`: the whole network that the hosts share out among them; where there is one, the firewall
+    lets all of it through (`forward`) and translates what leaves it (`masquerade`), not only this host's networks.
     """
 
     role: str = "agent"
+    mark: str = ""
     underlay: int = 4
     learning: bool = False
+    gbp: bool = False
     metric: int = 7600
+    device: str = ""
+    gateway: Literal["endpoint", "overlay"] = "endpoint"
+    span: tuple[IPNetwork, ...] = ()
+    forward: bool = True
+    masquerade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file that other programs read, whole: flannel's subnet.env."""
+
+    path: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """All that one agent knows at one moment, accepted and sorted: the only input of `plan`.
 
-    `nodes`: accepted peers, sorted by id. `synced`: every source has spoken, so deletions are allowed.
+    `nodes`: accepted peers, sorted by id. `synced`: every source has spoken, so deletions are allowed. `beside`: other
+    overlays of the same daemon (flannel's IPv6 one), each with a device of its own; their host, their files and whether
+    they are synced are this View's.
     """
 
     me: Node
@@ -164,3 +188,5 @@ class View:
     host: Host = field(default_factory=Host)
     profile: Profile = field(default_factory=Profile)
     synced: bool = False
+    files: tuple[TextFile, ...] = ()
+    beside: tuple[View, ...] = ()

@@ -38,6 +38,7 @@ class Rank(IntEnum):
     FDB = 6
     NEXT_HOP = 7
     ROUTE = 8
+    FILE = 9
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -270,6 +271,22 @@ class Jump(Object, frozen=True):
     @property
     def needs(self) -> tuple[Key, ...]:
         return (("chain", self.family, self.table, self.chain),)
+
+
+class File(Object, frozen=True):
+    """A text file for other programs, whole; `path` is absolute, `mode` its permissions."""
+
+    path: str
+    content: str
+    mode: int = 0o644
+
+    @property
+    def key(self) -> Key:
+        return ("file", self.path)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.FILE
 
 
 class Why(msgspec.Struct, frozen=True):

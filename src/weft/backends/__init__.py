@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from weft.backends import vxlan
+from weft.backends import alloc, hostgw, vxlan
 from weft.backends.tunnel import Tunnel
-from weft.model import Node
+from weft.model import Node, View
 from weft.objects import Object, Why
 
 
 class Backend(Protocol):
     """Functions of a module; the module is the plug-in."""
+
+    def here(self, view: View) -> Iterable[tuple[Object, Why]]:
+        """This host's own end. Raises ValueError if this host has no endpoint of the underlay's family."""
+        ...
 
     def reach(self, node: Node, tunnel: Tunnel, slot: int) -> Iterable[tuple[Object, Why]]:
         """The objects that reach `node` and its networks. `slot`: a number that no other node of the plan has, below
@@ -23,4 +27,4 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: dict[str, Backend] = {"vxlan": vxlan}
+BACKENDS: dict[str, Backend] = {"vxlan": vxlan, "host-gw": hostgw, "alloc": alloc}

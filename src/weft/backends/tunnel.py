@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv6Address
+from typing import Literal
 
 from weft.model import Host, IPAddress, Mac, View
 
@@ -26,7 +27,9 @@ gateway out and one bucket would hold them all (measured: 50,000 routes take 28 
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """`mtu`: of the uplink, octets. `sources`: preferred sources of routes, at most one per family."""
+    """`mtu`: of the uplink, octets. `sources`: preferred sources of routes, at most one per family. `gateway`: which
+    address of a peer routes go through (`model.Profile`); through that of its overlay, the kernel finds the source
+    itself: this host's own such address, the only one that the device has."""
 
     device: str
     underlay: int
@@ -34,17 +37,19 @@ class Tunnel:
     metric: int
     sources: tuple[IPAddress, ...]
     nexthop_objects: bool
+    gateway: Literal["endpoint", "overlay"] = "endpoint"
 
     @classmethod
     def of(cls, view: View) -> Tunnel:
         """What `view` makes of it."""
         return cls(
-            device=device_name(view.me.vni),
+            device=device_of(view),
             underlay=view.profile.underlay,
             mtu=view.me.mtu,
             metric=view.profile.metric,
-            sources=view.me.overlay,
+            sources=view.me.overlay if view.profile.gateway == "endpoint" else (),
             nexthop_objects=view.host.nexthop_objects,
+            gateway=view.profile.gateway,
         )
 
     def source(self, version: int) -> IPAddress | None:
@@ -58,6 +63,11 @@ def no_ipv6(host: Host, device_mtu: int) -> str:
     if device_mtu < LEAST_MTU_OF_IPV6:
         return f"the tunnel's MTU is {device_mtu}, and IPv6 needs {LEAST_MTU_OF_IPV6}"
     return ""
+
+
+def device_of(view: View) -> str:
+    """The name of this host's device, and of its firewall chains."""
+    return view.profile.device or device_name(view.me.vni)
 
 
 def device_name(vni: int) -> str:

@@ -12,11 +12,23 @@ address that follows from the peer's MAC: an IPv6 route needs an IPv6 gateway, a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_interface
 from zlib import crc32
 
-from weft.backends.tunnel import METRIC_CLASSES, NEXT_HOP_BASE, OVERHEAD, Tunnel, device_name, link_local
+from weft.backends import hostgw
+from weft.backends.tunnel import METRIC_CLASSES, NEXT_HOP_BASE, OVERHEAD, Tunnel, device_of, link_local
 from weft.model import IPAddress, IPNetwork, Network, Node, View
-from weft.objects import Fdb, Link, Neighbour, NextHop, Object, Route, Vxlan, Why
+from weft.objects import Address, Fdb, Link, Neighbour, NextHop, Object, Route, Vxlan, Why
+
+
+def here(view: View) -> Iterator[tuple[Object, Why]]:
+    """The device, and this host's own addresses on it."""
+    settings = Why("settings", view.me.id, "this host's end of the overlay")
+    link = device(view)
+    yield link, settings
+    source = Why("engine", view.me.id, "source of this host's own packets")
+    for address in view.me.overlay:
+        yield Address(link.name, ip_interface(address)), source
 
 
 def device(view: View) -> Link:
@@ -25,18 +37,22 @@ def device(view: View) -> Link:
     if local is None:
         raise ValueError(f"this host has no IPv{view.profile.underlay} endpoint")
     return Link(
-        name=device_name(view.me.vni),
+        name=device_of(view),
         mac=view.me.mac,
         mtu=view.me.mtu - OVERHEAD[view.profile.underlay],
         vxlan=Vxlan(vni=view.me.vni, port=view.me.port, local=local, learning=view.profile.learning),
-        alias=f"weft:{view.profile.role}:{view.me.id}",
+        alias=f"weft:{view.profile.role}:{view.profile.mark or view.me.id}",
     )
 
 
 def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]:
-    """FDB entry, then per gateway that is needed a neighbour and a next hop, then a route per subnet.
+    """FDB entry, then per gateway that is needed a neighbour and a next hop, then a route per subnet; routes alone to a
+    node that is reached without a tunnel.
 
     The node has an endpoint of the tunnel's family: acceptance saw to it."""
+    if node.direct:
+        yield from hostgw.reach(node, tunnel, slot)
+        return
     endpoint = node.endpoint(tunnel.underlay)
     if endpoint is None:
         raise ValueError(f"node {node.id} has no IPv{tunnel.underlay} endpoint")
@@ -46,13 +62,22 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
     for network in node.networks:
         asked = Why(node.source, node.id, f"network {network.name} of node {node.id}")
         for subnet in network.subnets:
-            gateway = endpoint if subnet.version == endpoint.version == 4 else link_local(node.mac)
+            gateway = _gateway(node, endpoint, subnet, tunnel)
             if gateway not in gateways:
                 gateways.append(gateway)
                 yield Neighbour(tunnel.device, gateway, node.mac), why
                 if tunnel.nexthop_objects:
                     yield NextHop(_next_hop_id(slot, gateway), tunnel.device, gateway), why
             yield _route(subnet, gateway, tunnel, _route_mtu(node, tunnel), slot), asked
+
+
+def _gateway(node: Node, endpoint: IPAddress, subnet: IPNetwork, tunnel: Tunnel) -> IPAddress:
+    """flannel's nodes are gateways by their own address in the overlay."""
+    if tunnel.gateway == "overlay":
+        own = next((a for a in node.overlay if a.version == subnet.version), None)
+        if own is not None:
+            return own
+    return endpoint if subnet.version == endpoint.version == 4 else link_local(node.mac)
 
 
 def subnets(networks: tuple[Network, ...]) -> list[IPNetwork]:

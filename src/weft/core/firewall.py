@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 from weft.errors import DecodeError
-from weft.model import IPNetwork
+from weft.model import IPNetwork, Profile
 from weft.objects import Chain, Jump, Key, Op
 
 Family: TypeAlias = Literal[4, 6]
@@ -37,6 +37,7 @@ DOCKER_USER = "DOCKER-USER"
 HOOKS = (("filter", "FORWARD"), ("nat", "POSTROUTING"), ("raw", "PREROUTING"), ("mangle", "FORWARD"))
 ALWAYS = ("filter", "mangle")
 CLAMP = "-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"
+MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 REJECT = {4: "REJECT --reject-with icmp-admin-prohibited", 6: "REJECT --reject-with icmp6-adm-prohibited"}
 
 
@@ -51,13 +52,32 @@ def wanted(dev: str, subnets: Sequence[IPNetwork], chains: frozenset[Parent]) ->
     result: list[Chain | Jump] = []
     for family in FAMILIES:
         own = [str(subnet) for subnet in subnets if subnet.version == family]
-        for table, suffix, rules, parents in _sets(dev, family, own):
-            hooks = [parent for parent in parents if (family, table, parent) in chains]
-            if hooks and rules:
-                name = f"{PREFIX}{dev}-{suffix}"
-                result.append(Chain(family, table, name, rules))
-                result.extend(Jump(family, table, parent, name) for parent in hooks)
+        result.extend(_hooked(dev, family, _sets(dev, family, own), chains))
     return result
+
+
+def wanted_by_span(
+    dev: str, profile: Profile, subnets: Sequence[IPNetwork], chains: frozenset[Parent]
+) -> list[Chain | Jump]:
+    """The same for a host whose `subnets` are a share of `profile.span`, as flannel's are: all of the span may pass, on
+    whatever bridge the operator put it. `dev`: the device, or what stands for it where packets go without one."""
+    result: list[Chain | Jump] = []
+    for span in profile.span:
+        family: Family = 4 if span.version == 4 else 6
+        own = [str(subnet) for subnet in subnets if subnet.version == family]
+        has_tool = any(parent[0] == family for parent in chains)
+        forced = {(family, "nat", "POSTROUTING")} if profile.masquerade and has_tool else set()
+        result.extend(_hooked(dev, family, _span_sets(dev, span, own, profile), chains | forced))
+    return result
+
+
+def _hooked(dev: str, family: Family, sets: Iterable[_Set], chains: frozenset[Parent]) -> Iterator[Chain | Jump]:
+    for table, suffix, rules, parents in sets:
+        hooks = [parent for parent in parents if (family, table, parent) in chains]
+        if hooks and rules:
+            name = f"{PREFIX}{dev}-{suffix}"
+            yield Chain(family, table, name, rules)
+            yield from (Jump(family, table, parent, name) for parent in hooks)
 
 
 class _Set(NamedTuple):
@@ -79,6 +99,25 @@ def _sets(dev: str, family: Family, own: Sequence[str]) -> tuple[_Set, ...]:
         _Set("nat", "NAT", out, ("POSTROUTING",)),
         _Set("raw", "RAW", into, ("PREROUTING",)),
         _Set("mangle", "MSS", clamp, ("FORWARD",)),
+    )
+
+
+def _span_sets(dev: str, span: IPNetwork, own: Sequence[str], profile: Profile) -> tuple[_Set, ...]:
+    """What flanneld sets (FLANNEL-FWD, FLANNEL-POSTRTG), with two differences. What stays inside the span is accepted
+    in nat and not only passed over, so that Docker's own masquerading behind it doesn't take it; and TCP is clamped."""
+    family: Family = 4 if span.version == 4 else 6
+    forward = (f"-s {span} -j ACCEPT", f"-d {span} -j ACCEPT") if profile.forward else ()
+    inside = (f"-s {span} -d {span} -j ACCEPT",)
+    leaving = (
+        f"-s {span} ! -d {MULTICAST[family]} -j MASQUERADE --random-fully",
+        *(f"! -s {span} -d {subnet} -j RETURN" for subnet in own),
+        f"! -s {span} -d {span} -j MASQUERADE --random-fully",
+    )
+    return (
+        _Set("filter", "FWD", forward, (DOCKER_USER, "FORWARD")),
+        _Set("nat", "NAT", inside + leaving if profile.masquerade else inside, ("POSTROUTING",)),
+        _Set("raw", "RAW", (f"-s {span} -d {span} -j ACCEPT",), ("PREROUTING",)),
+        _Set("mangle", "MSS", (f"-i {dev} {CLAMP}", f"-o {dev} {CLAMP}"), ("FORWARD",)),
     )
 
 

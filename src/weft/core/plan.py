@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_interface
 from typing import NamedTuple
 from zlib import crc32
 
 from weft.backends import BACKENDS, vxlan
-from weft.backends.tunnel import SLOTS, Tunnel
+from weft.backends.tunnel import SLOTS, Tunnel, device_of
 from weft.core.firewall import wanted as firewall
-from weft.model import Host, Node, View
-from weft.objects import Address, Key, Object, Sysctl, Why
+from weft.core.firewall import wanted_by_span
+from weft.model import Host, IPNetwork, Node, View
+from weft.objects import File, Key, Object, Sysctl, Why
 
 HERE = ""
 """The name of this host's own part: no node has an empty id."""
@@ -38,29 +38,41 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`wanted` is all parts together; where two parts ask for one key, the part that sorts first has it."""
+    """`wanted` is all parts together; where two parts ask for one key, the part that sorts first has it. `tunnels`: one
+    for each overlay of the view."""
 
     parts: Mapping[str, Part] = field(default_factory=dict)
     wanted: Mapping[Key, Wanted] = field(default_factory=dict)
-    tunnel: Tunnel | None = None
+    tunnels: tuple[Tunnel, ...] = ()
 
 
 def plan(view: View, previous: Plan | None = None) -> Plan:
     """The objects that `view` demands. Raises ValueError if this host has no endpoint of the underlay's family."""
     old = previous if previous is not None else Plan()
-    tunnel = Tunnel.of(view)
-    if old.tunnel == tunnel:
-        tunnel = old.tunnel  # the same object: comparing 10,000 parts is then comparing pointers
-    here = (view.me, view.networks, view.host, view.profile)
-    before = old.parts.get(HERE)
-    parts = {HERE: before if before is not None and before.made_from == here else _part(here, _here(view))}
+    parts: dict[str, Part] = {}
+    tunnels: list[Tunnel] = []
+    for overlay in (view, *view.beside):
+        tunnel = Tunnel.of(overlay)
+        if tunnel in old.tunnels:  # the same object: comparing 10,000 parts is then comparing pointers
+            tunnel = old.tunnels[old.tunnels.index(tunnel)]
+        tunnels.append(tunnel)
+        _add_parts(parts, old.parts, overlay, tunnel)
+    return Plan(parts, _index(parts, old), tuple(tunnels))
+
+
+def _add_parts(parts: dict[str, Part], old: Mapping[str, Part], view: View, tunnel: Tunnel) -> None:
+    """The parts of one overlay. Of the overlays behind the first, parts are named with their device."""
+    suffix = f"@{tunnel.device}" if parts else ""
+    here = (view.me, view.networks, view.host, view.profile, view.files)
+    before = old.get(HERE + suffix)
+    parts[HERE + suffix] = before if before is not None and before.made_from == here else _part(here, _here(view))
     for node, slot in _slots(view.nodes, tunnel.device):
+        name = node.id + suffix
         there = (node, tunnel, slot)
-        before = old.parts.get(node.id)
+        before = old.get(name)
         if before is None or before.made_from != there:
             before = _part(there, BACKENDS[node.backend].reach(node, tunnel, slot))
-        parts[node.id] = before
-    return Plan(parts, _index(parts, old), tunnel)
+        parts[name] = before
 
 
 def changed(old: Plan, new: Plan) -> set[Key]:
@@ -85,19 +97,24 @@ def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) ->
 
 
 def _here(view: View) -> Iterator[tuple[Object, Why]]:
-    """Forwarding, the device, this host's addresses on it, the firewall."""
+    """Forwarding, this host's end of the overlay, the firewall, files for other programs."""
     subnets = vxlan.subnets(view.networks)
     settings = Why("settings", view.me.id, "this host's end of the overlay")
-    source = Why("engine", view.me.id, "source of this host's own packets")
     exposed = Why("engine", view.me.id, "the exposed networks of this host")
     for sysctl in _forwarding(view.host, {subnet.version for subnet in subnets}):
         yield sysctl, settings
-    device = vxlan.device(view)
-    yield device, settings
-    for address in view.me.overlay:
-        yield Address(device.name, ip_interface(address)), source
-    for thing in firewall(device.name, subnets, view.host.chains):
+    yield from BACKENDS[view.me.backend].here(view)
+    for thing in _firewall(view, subnets):
         yield thing, exposed
+    for file in view.files:
+        yield File(file.path, file.text), Why("settings", view.me.id, "other programs read it")
+
+
+def _firewall(view: View, subnets: list[IPNetwork]) -> Iterable[Object]:
+    device, chains = device_of(view), view.host.chains
+    if view.profile.span:
+        return wanted_by_span(device, view.profile, subnets, chains)
+    return firewall(device, subnets, chains)
 
 
 def _forwarding(host: Host, versions: set[int]) -> Iterator[Sysctl]:

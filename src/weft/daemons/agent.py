@@ -67,7 +67,7 @@ class Agent:
                 mtu=settings.mtu,
                 source=settings.discovery,
             ),
-            Profile(ROLE, underlay or 4, settings.learning, settings.metric),
+            Profile(ROLE, underlay=underlay or 4, learning=settings.learning, metric=settings.metric),
             settings.allowed,
             chains=lambda: self.firewall.chains,
         )
