@@ -39,6 +39,7 @@ class Rank(IntEnum):
     NEXT_HOP = 7
     ROUTE = 8
     FILE = 9
+    HOOK = 10
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -287,6 +288,84 @@ class File(Object, frozen=True):
     @property
     def rank(self) -> Rank:
         return Rank.FILE
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """Text that must never be printed: not in a log, not in a traceback, not by `weft plan`."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "(secret)"
+
+    __str__ = __repr__
+
+
+class WireguardDevice(Object, frozen=True):
+    """A WireGuard device of ours, with its addresses. The private key stays in its file: `public_key` (base64) is what
+    follows from it. `alias` (ifalias) is `weft:<role>:<node>`; `mtu` in octets; `fwmark` 0 for none."""
+
+    name: str
+    public_key: str
+    listen_port: int
+    mtu: int
+    alias: str
+    addresses: tuple[IPInterface, ...] = ()
+    """Sorted; link-local ones, which the kernel gives by itself, are left out."""
+    fwmark: int = 0
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("wireguard", self.name)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.LINK
+
+
+class WireguardPeer(Object, frozen=True):
+    """A peer of a WireGuard device of ours. `allowed_ips`: what is sent to it and taken from it, sorted; `keepalive`:
+    seconds, 0 for none."""
+
+    dev: str
+    public_key: str
+    endpoint: tuple[IPAddress, int] | None
+    """Its underlay address and UDP port; None (only ever as read) if it was never told."""
+    allowed_ips: tuple[IPNetwork, ...]
+    keepalive: int = 0
+    psk: Secret | None = None
+
+    @property
+    def key(self) -> Key:
+        return ("wireguard peer", self.dev, self.public_key)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.FDB
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("wireguard", self.dev),)
+
+
+class Hook(Object, frozen=True):
+    """A remote lease that a command of the operator's was told of (flannel's extension backend). `data`: the text that
+    its host published; "" for none. At least one of the subnets is there."""
+
+    subnet: IPNetwork | None
+    subnet6: IPNetwork | None = None
+    public_ip: IPAddress | None = None
+    public_ip6: IPAddress | None = None
+    data: str = ""
+
+    @property
+    def key(self) -> Key:
+        return ("hook", str(self.subnet), str(self.subnet6))
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.HOOK
 
 
 class Why(msgspec.Struct, frozen=True):

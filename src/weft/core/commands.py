@@ -14,6 +14,8 @@ from weft.objects import (
     Address,
     Chain,
     Fdb,
+    File,
+    Hook,
     Jump,
     Link,
     Neighbour,
@@ -22,6 +24,8 @@ from weft.objects import (
     Op,
     Route,
     Sysctl,
+    WireguardDevice,
+    WireguardPeer,
 )
 
 PROTOCOL = 76
@@ -57,8 +61,29 @@ def text(thing: Object) -> str:
         return f"chain {thing.table} {thing.name} (IPv{thing.family}, {len(thing.rules)} rules)"
     if isinstance(thing, Jump):
         return f"jump {thing.table} {thing.parent} → {thing.chain} (IPv{thing.family})"
+    if isinstance(thing, WireguardDevice | WireguardPeer | Hook | File):
+        return _other(thing)
     _, group, what = _parts(thing)
     return f"{group.split()[-1]} {what}"
+
+
+def _other(thing: WireguardDevice | WireguardPeer | Hook | File) -> str:
+    """What no `ip` word is known for. No key that is a secret is in it."""
+    if isinstance(thing, WireguardDevice):
+        return f"link {thing.name} type wireguard port {thing.listen_port} mtu {thing.mtu} key {thing.public_key}"
+    if isinstance(thing, WireguardPeer):
+        return f"wireguard peer {thing.public_key} dev {thing.dev} endpoint {endpoint_text(thing)}"
+    if isinstance(thing, Hook):
+        return f"hook {' '.join(str(subnet) for subnet in (thing.subnet, thing.subnet6) if subnet is not None)}"
+    return f"file {thing.path}"
+
+
+def endpoint_text(peer: WireguardPeer) -> str:
+    """`192.0.2.2:51820`, `[2001:db8::2]:51821`, `(none)`."""
+    if peer.endpoint is None:
+        return "(none)"
+    address, port = peer.endpoint
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def _parts(thing: Object) -> tuple[str, str, str]:
