@@ -1,0 +1,214 @@
+"""Settings of `weft flanneld`: flannel's own flags and environment, and a few of ours. Read by `cli/flanneld.py`.
+
+Which wins: a flag, then `FLANNELD_<FLAG>` in the environment (upper case, `-` as `_`), then the default. Flags are as
+in Go: one dash or two, `-flag=value` or `-flag value`, a switch alone is true. The fields of `FlanneldSettings` are
+the one table; a flag's name is the field's with dashes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+
+from weft.errors import SettingsError
+from weft.model import IPAddress
+
+PREFIX = "FLANNELD_"
+Doc = msgspec.Meta
+ELSEWHERE = frozenset(
+    ("kube-subnet-mgr", "kube-api-url", "kube-annotation-prefix", "kubeconfig-file", "set-node-network-unavailable")
+)
+"""flannel's flags for Kubernetes, which weft is not for."""
+LOGGING = frozenset(
+    ("v", "vmodule", "logtostderr", "alsologtostderr", "stderrthreshold", "log_dir", "log_backtrace_at")
+)
+"""glog's flags: unit files hold them; they are read and do nothing."""
+TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+class FlanneldSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every flag. `iface`, `iface_regex` may be given several times; times are seconds."""
+
+    etcd_endpoints: Annotated[
+        str, Doc(description="etcd's endpoints, with commas")
+    ] = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    etcd_prefix: Annotated[str, Doc(description="prefix of flannel's keys")] = "/coreos.com/network"
+    etcd_keyfile: Annotated[str, Doc(description="private key of the client certificate")] = ""
+    etcd_certfile: Annotated[str, Doc(description="client certificate for etcd")] = ""
+    etcd_cafile: Annotated[
+        str, Doc(description="certificate authority that etcd's certificate is checked against")
+    ] = ""
+    etcd_username: Annotated[str, Doc(description="user of etcd")] = ""
+    etcd_password: Annotated[str, Doc(description="password of that user")] = ""
+    iface: Annotated[
+        tuple[str, ...], Doc(description="uplink, by name or address; the first that fits of several")
+    ] = ()
+    iface_regex: Annotated[tuple[str, ...], Doc(description="uplink, by an expression for its address or name")] = ()
+    iface_can_reach: Annotated[str, Doc(description="uplink: the one by which this address is reached")] = ""
+    public_ip: Annotated[
+        IPv4Address | None, Doc(description="address that the others send to; default: the uplink's")
+    ] = None
+    public_ipv6: Annotated[IPv6Address | None, Doc(description="the same for IPv6")] = None
+    subnet_file: Annotated[str, Doc(description="where this host's subnet is written")] = "/run/flannel/subnet.env"
+    subnet_lease_renew_margin: Annotated[
+        int, Doc(description="minutes before its end at which the lease is renewed")
+    ] = 60
+    ip_masq: Annotated[bool, Doc(description="masquerade what leaves the overlay")] = False
+    iptables_resync: Annotated[
+        int, Doc(description="seconds between full comparisons (changes are noticed at once anyway)")
+    ] = 5
+    iptables_forward_rules: Annotated[bool, Doc(description="accept forwarding from and to the overlay")] = True
+    ip_blackhole_route: Annotated[bool, Doc(description="a blackhole route for this host's subnet")] = False
+    healthz_ip: Annotated[str, Doc(description="address of /healthz and /readyz")] = "0.0.0.0"
+    healthz_port: Annotated[int, Doc(description="port of /healthz and /readyz; 0: none")] = 0
+    net_config_path: Annotated[
+        str, Doc(description="file with the network config; default: the key <prefix>/config")
+    ] = ""
+    socket: Annotated[
+        str, Doc(description="where the running daemon answers `weft show --socket …`")
+    ] = "/run/weft/flanneld.sock"
+    log_level: Annotated[str, Doc(description="debug, info, warning or error")] = "info"
+    metric: Annotated[int, Doc(description="metric of routes: an administrator's own, lower one wins")] = 7600
+    extension_shell: Annotated[bool, Doc(description="let a shell run the extension backend's commands")] = False
+    version: Annotated[bool, Doc(description="say the version and end")] = False
+    help: Annotated[bool, Doc(description="say all this and end")] = False
+
+
+DEFAULTS: dict[str, Any] = {f.name.replace("_", "-"): f.default for f in msgspec.structs.fields(FlanneldSettings)}
+_HINTS = get_type_hints(FlanneldSettings, include_extras=True)
+LISTS = ("iface", "iface-regex")
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> FlanneldSettings:
+    """The settings that hold. Raises SettingsError that names the flag, its value and what would be right."""
+    values: dict[str, Any] = {}
+    for variable, text in environment.items():
+        name = variable.removeprefix(PREFIX).lower().replace("_", "-")
+        if variable.startswith(PREFIX) and name in DEFAULTS:
+            texts = text.split(",") if name in LISTS else [text]
+            values[name] = _value(name, texts, variable)
+    given: dict[str, list[str]] = {}
+    for name, text in _flags(arguments):
+        given.setdefault(name, []).append(text)
+    for name, texts in given.items():
+        values[name] = _value(name, texts, f"-{name}")
+    settings = FlanneldSettings(**{name.replace("-", "_"): value for name, value in values.items()})
+    _check(settings)
+    return settings
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """One row per flag: name, environment variable, default as text, what it is."""
+    rows = []
+    for name, default in DEFAULTS.items():
+        key = name.replace("-", "_")
+        shown = ",".join(default) if isinstance(default, tuple) else "" if default is None else str(default)
+        shown = shown.lower() if isinstance(default, bool) else shown
+        meta = next(m for m in get_args(_HINTS[key])[1:] if isinstance(m, msgspec.Meta))
+        rows.append((f"-{name}", PREFIX + key.upper(), shown, meta.description or ""))
+    return rows
+
+
+def _flags(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Go's reading of a command line (package flag): the first word that is no flag ends it."""
+    found: list[tuple[str, str]] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            raise SettingsError(f"{word!r} is no flag; flags are like -etcd-endpoints=http://10.0.1.2:2379")
+        name, equals, text = word.lstrip("-").partition("=")
+        name = {"h": "help"}.get(name, name)
+        if name in LOGGING:
+            if not equals and name in ("v", "vmodule") and rest and not rest[0].startswith("-"):
+                rest.pop(0)
+            continue
+        if name not in DEFAULTS:
+            raise SettingsError(_unknown(name, word))
+        if not equals:
+            if isinstance(DEFAULTS[name], bool):
+                text = "true"
+            elif rest:
+                text = rest.pop(0)
+            else:
+                raise SettingsError(f"{word} needs a value, e.g. {word}={DEFAULTS[name] or '…'}")
+        found.append((name, text))
+    if rest:
+        raise SettingsError(f"{rest[0]!r} is no flag; weft flanneld takes flags alone")
+    return found
+
+
+def _unknown(name: str, word: str) -> str:
+    if name in ELSEWHERE:
+        return f"{word}: weft flanneld is for hosts without Kubernetes; its leases are in etcd (-etcd-endpoints)"
+    near = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.6)
+    hope = f"did you mean -{near[0]}?" if near else "`weft flanneld -help` lists them"
+    return f"{word}: there is no such flag; {hope}"
+
+
+def _value(name: str, texts: Sequence[str], origin: str) -> Any:
+    """`texts`: every value that was given; of a flag that holds one, the last wins, as in Go."""
+    if name in LISTS:
+        return tuple(text for text in texts if text)
+    text, default = texts[-1], DEFAULTS[name]
+    try:
+        if isinstance(default, bool):
+            return _switch(text)
+        if isinstance(default, int):
+            return int(text)
+        if name in ("public-ip", "public-ipv6"):
+            return _address(text, 4 if name == "public-ip" else 6)
+    except ValueError as error:
+        raise SettingsError(f"{origin} = {text!r}: {error}") from error
+    return text
+
+
+def _switch(text: str) -> bool:
+    if text not in TRUE | FALSE:
+        raise ValueError("true or false is expected")
+    return text in TRUE
+
+
+def _address(text: str, version: int) -> IPAddress | None:
+    if not text:
+        return None
+    found = ip_address(text)
+    if found.version != version:
+        raise ValueError(f"an IPv{version} address is expected")
+    return found
+
+
+def _check(settings: FlanneldSettings) -> None:
+    if not settings.etcd_prefix.startswith("/"):
+        raise SettingsError(f"-etcd-prefix = {settings.etcd_prefix!r} must begin with a slash: /coreos.com/network")
+    if not 0 < settings.subnet_lease_renew_margin < 24 * 60:
+        raise SettingsError(
+            f"-subnet-lease-renew-margin = {settings.subnet_lease_renew_margin}: a lease lives 24 hours; between 1 and"
+            " 1439 minutes are possible, e.g. 60"
+        )
+    if not 0 <= settings.healthz_port <= 65535:
+        raise SettingsError(f"-healthz-port = {settings.healthz_port} is no port; 0 to 65535 are, 0 for none")
+    if settings.iptables_resync <= 0:
+        raise SettingsError(f"-iptables-resync = {settings.iptables_resync}: seconds, at least 1")
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise SettingsError(f"-log-level = {settings.log_level!r}: one of debug, info, warning, error")
+    if bool(settings.etcd_certfile) != bool(settings.etcd_keyfile):
+        raise SettingsError("-etcd-certfile and -etcd-keyfile belong together; one of them is missing")
+    for pattern in settings.iface_regex:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise SettingsError(f"-iface-regex = {pattern!r} is no regular expression: {error}") from error
+    for name in ("subnet_file", "socket"):
+        if not Path(getattr(settings, name)).is_absolute():
+            raise SettingsError(f"-{name.replace('_', '-')} = {getattr(settings, name)!r} must be an absolute path")
