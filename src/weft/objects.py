@@ -331,7 +331,7 @@ class WireguardPeer(Object, frozen=True):
     dev: str
     public_key: str
     endpoint: tuple[IPAddress, int] | None
-    """Its underlay address and UDP port; None (only ever as read) if it was never told."""
+    """Its underlay address and UDP port; None: it comes to us. A peer that moves is followed by WireGuard itself."""
     allowed_ips: tuple[IPNetwork, ...]
     keepalive: int = 0
     psk: Secret | None = None
