@@ -1,0 +1,169 @@
+"""Files for other programs, as a target: flannel's subnet.env, and whatever else is whole, small and text.
+
+Run by the reconciler. Who reads such a file must never see half of one, so each is written beside its place, flushed to
+the disk and renamed; a file is thus always the old or the new one, also after a power failure. Only the paths that the
+target was given are ever looked at: naming a path makes the file there ours, whoever wrote it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from weft.errors import TargetError
+from weft.objects import Failure, File, Key, Object, Op
+from weft.targets import Reading
+
+FOLDER_MODE = 0o755
+LARGEST = 1 << 20
+"""Octets: of a longer file, that much is read. No file of ours is longer, so it differs in any case."""
+
+
+class FileTarget:
+    """`paths`: absolute; the only ones that are read, written or removed."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = frozenset(paths)
+        self._objects: dict[Key, File] = {}
+        self._foreign: dict[Key, str] = {}
+        self._read = False
+
+    @property
+    def name(self) -> str:
+        return "files"
+
+    @property
+    def kinds(self) -> tuple[type[Object], ...]:
+        return (File,)
+
+    async def read(self, full: bool = False) -> Reading:
+        """What stands at our paths now; that is looked up each time, for it costs microseconds. What is no regular file
+        (a folder, a symbolic link) is somebody else's. Raises TargetError if a path can't be looked at."""
+        objects, foreign = self._objects, self._foreign
+        self._objects, self._foreign = self._look()
+        first, self._read = not self._read, True
+        if full or first:
+            return Reading(self._objects, self._foreign)
+        touched = {key for key in objects | self._objects if objects.get(key) != self._objects.get(key)}
+        touched.update(foreign.keys() ^ self._foreign.keys())
+        return Reading(self._objects, self._foreign, frozenset(touched))
+
+    async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        """Write or remove; one answer each. A disk may take its time, so it is done in a thread."""
+        return [await asyncio.to_thread(self._apply, op) for op in ops]
+
+    def lines(self, ops: Sequence[Op]) -> list[str]:
+        """With coreutils' install, which does not rename: by hand, a moment of half a file is taken into account."""
+        return [_line(op) for op in ops]
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Nothing: a file that was changed is found by the next cycle, for which the timer is the backstop."""
+
+    def close(self) -> None:
+        """Nothing is kept open; the files stay."""
+
+    def _look(self) -> tuple[dict[Key, File], dict[Key, str]]:
+        objects: dict[Key, File] = {}
+        foreign: dict[Key, str] = {}
+        for path in sorted(self._paths):
+            try:
+                who = _in_the_way(path)
+                if not who:
+                    found = _read(path)
+                    objects[found.key] = found
+                elif who != NOTHING:
+                    foreign["file", path] = who
+            except FileNotFoundError:
+                continue  # it went between the two looks
+            except OSError as error:
+                raise TargetError(f"{path} can't be read: {error.strerror}") from error
+        return objects, foreign
+
+    def _apply(self, op: Op) -> Failure | None:
+        thing = op.object
+        if not isinstance(thing, File):
+            return Failure(f"{op.action} {thing.key}: files are not the place for a {type(thing).__name__}")
+        if thing.path not in self._paths:
+            return Failure(f"{op.action} {thing.path}: it is not among the files that were named; it was left alone")
+        try:
+            who = _in_the_way(thing.path)
+            if who and who != NOTHING:
+                return Failure(f"{op.action} {thing.path}: {who} stands there; it was left alone", conflict=True)
+            if op.action == "remove":
+                Path(thing.path).unlink(missing_ok=True)
+            else:
+                _write(thing)
+        except OSError as error:
+            about = f" ({error.filename})" if error.filename not in (None, thing.path) else ""
+            return Failure(f"{op.action} {thing.path}: {error.strerror}{about}")
+        return None
+
+
+NOTHING = "nothing"
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISREG, ""),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symbolic link"),
+)
+
+
+def _in_the_way(path: str) -> str:
+    """What stands at `path`: "" for a regular file, NOTHING, or a phrase that names it."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return NOTHING
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "a device, pipe or socket")
+
+
+def _read(path: str) -> File:
+    """Octets that aren't UTF-8 come as U+FFFD: nothing that weft writes holds that, so such a file differs."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        content = file.read(LARGEST)
+        return File(path, content.decode(errors="replace"), stat.S_IMODE(os.fstat(fd).st_mode))
+
+
+def _write(file: File) -> None:
+    """Beside its place, then renamed. What an earlier attempt left under the same name is replaced."""
+    path = Path(file.path)
+    path.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.weft-new")
+    beside.unlink(missing_ok=True)
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
+            out.write(file.content.encode())
+            os.fchmod(out.fileno(), file.mode)
+            out.flush()
+            os.fsync(out.fileno())
+        beside.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # what failed says more
+            beside.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """The new name itself is on the disk. Where a file system can't do that for a folder, there is none to lose."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _line(op: Op) -> str:
+    thing = op.object
+    if not isinstance(thing, File):
+        raise TypeError(f"files are not the place for a {type(thing).__name__}")
+    path = shlex.quote(thing.path)
+    if op.action == "remove":
+        return f"rm -f {path}"
+    return f"printf %s {shlex.quote(thing.content)} | install -D -m {thing.mode:o} /dev/stdin {path}"
