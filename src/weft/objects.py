@@ -78,18 +78,26 @@ class Sysctl(Object, frozen=True):
 
 
 class Vxlan(msgspec.Struct, frozen=True):
-    """The part of a VXLAN device that can't change while it lives (if_link.h, IFLA_VXLAN_*). `remote`: a default
-    destination, which only somebody else can have set."""
+    """What makes a VXLAN device one (if_link.h, IFLA_VXLAN_*). All but `learning` can't change while it lives.
+    `remote`: a default destination, which only somebody else can have set. `gbp`: the group policy extension."""
 
     vni: int
     port: int
     local: IPAddress
     learning: bool = False
     remote: IPAddress | None = None
+    gbp: bool = False
+
+    @property
+    def fixed(self) -> object:
+        """Everything but `learning`."""
+        return self.vni, self.port, self.local, self.remote, self.gbp
 
 
 class Link(Object, frozen=True):
-    """A VXLAN device of ours. `alias` (ifalias) is `weft:<role>:<node>`; `mtu` in octets."""
+    """A VXLAN device of ours. `alias` (ifalias) is `weft:<role>:<node>`; `mtu` in octets. `master`: index of the device
+    that it is a port of, which only somebody else can have done: what comes out of the tunnel would go into his bridge
+    and not be routed, so it is released."""
 
     name: str
     mac: Mac
@@ -97,6 +105,7 @@ class Link(Object, frozen=True):
     vxlan: Vxlan
     alias: str
     up: bool = True
+    master: int = 0
 
     @property
     def key(self) -> Key:
@@ -108,7 +117,7 @@ class Link(Object, frozen=True):
 
     @property
     def fixed(self) -> object:
-        return self.vxlan
+        return self.vxlan.fixed
 
 
 class Address(Object, frozen=True):

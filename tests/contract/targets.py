@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from tests.support.namespace import Namespace, namespace
+from weft.core.plan import Wanted
 from weft.model import Mac, mac_text, parse_mac
 from weft.objects import (
     Address,
@@ -48,6 +49,7 @@ VIA6 = ip_address("fe80::2")
 NEIGHBOUR = Neighbour(DEV, VIA, PEER)
 NEIGHBOUR6 = Neighbour(DEV, VIA6, PEER)
 FDB = Fdb(DEV, PEER, VIA)
+LEARNING = msgspec.structs.replace(LINK, vxlan=msgspec.structs.replace(LINK.vxlan, learning=True))
 NEXTHOP = NextHop(HOP, DEV, VIA)
 NEXTHOP6 = NextHop(HOP6, DEV, VIA6)
 ROUTE = Route(ip_network("10.2.0.0/16"), DEV, nexthop=HOP, metric=100)
@@ -93,6 +95,11 @@ async def held(target: Target, full: bool = True) -> dict[Key, Object]:
 
 def by_key(*things: Object) -> dict[Key, Object]:
     return {thing.key: thing for thing in things}
+
+
+def wanted(*things: Object) -> dict[Key, Wanted]:
+    """A plan of these."""
+    return {thing.key: Wanted(thing, WHY) for thing in things}
 
 
 def refused(failure: Failure | None) -> str:
@@ -177,6 +184,7 @@ class KernelPlace:
         if isinstance(thing, Link):
             state = "up" if thing.up else "down"
             self.ns.ip(f"link set {thing.name} address {mac_text(thing.mac)} mtu {thing.mtu} {state}")
+            self.ns.ip(f"link set {thing.name} type vxlan {'learning' if thing.vxlan.learning else 'nolearning'}")
         elif isinstance(thing, Neighbour):
             self.ns.ip(f"neigh replace {thing.address} lladdr {mac_text(thing.mac)} dev {thing.dev} nud permanent")
         elif isinstance(thing, Fdb):

@@ -16,6 +16,7 @@ from tests.contract.targets import (
     FDB,
     HOP,
     HOP6,
+    LEARNING,
     LINK,
     LINK6,
     NEIGHBOUR,
@@ -43,7 +44,7 @@ from tests.contract.targets import (
 )
 from tests.support.eventually import soon
 from tests.support.needs import needs_root
-from weft.objects import ZERO_MAC, Address, Chain, Fdb, NextHop, Object, Op, Route, Sysctl
+from weft.objects import ZERO_MAC, Address, Chain, Fdb, Link, NextHop, Object, Op, Route, Sysctl
 from weft.targets.memory import MemoryTarget
 
 
@@ -131,6 +132,7 @@ async def test_flooding_entries_stand_side_by_side(place: Place) -> None:
 CHANGES: tuple[tuple[Object, Object], ...] = (
     (LINK, msgspec.structs.replace(LINK, mtu=1400)),
     (LINK, msgspec.structs.replace(LINK, up=False)),
+    (LINK, LEARNING),
     (NEIGHBOUR, msgspec.structs.replace(NEIGHBOUR, mac=OTHER)),
     (NEIGHBOUR6, msgspec.structs.replace(NEIGHBOUR6, mac=OTHER)),
     (FDB, msgspec.structs.replace(FDB, dst=ip_address("192.0.2.9"))),
@@ -150,11 +152,13 @@ async def test_every_kind_is_changed(place: Place, old: Object, new: Object) -> 
     assert (await held(place.target, full=True))[new.key] == new
 
 
-async def test_a_new_mtu_costs_nothing(place: Place) -> None:
+@pytest.mark.parametrize("new", [msgspec.structs.replace(LINK, mtu=1400), LEARNING], ids=["mtu", "learning"])
+async def test_a_new_mtu_and_learning_cost_nothing(place: Place, new: Link) -> None:
     await done(place.target, add(*EVERYTHING))
-    new = msgspec.structs.replace(LINK, mtu=1400)
     await done(place.target, [change(LINK, new)])
     assert await held(place.target) == {**by_key(*EVERYTHING), new.key: new}
+    await done(place.target, [change(new, LINK)])
+    assert await held(place.target) == by_key(*EVERYTHING)
 
 
 async def test_a_new_mac_costs_the_neighbours_and_nothing_else(place: Place) -> None:
@@ -283,6 +287,7 @@ TAMPERED: tuple[Object, ...] = (
     msgspec.structs.replace(LINK, mtu=1280),
     msgspec.structs.replace(LINK, mac=OTHER),
     msgspec.structs.replace(LINK, up=False),
+    LEARNING,
     msgspec.structs.replace(NEIGHBOUR, mac=OTHER),
     msgspec.structs.replace(NEIGHBOUR6, mac=OTHER),
     msgspec.structs.replace(FDB, dst=ip_address("192.0.2.9")),
@@ -348,9 +353,10 @@ async def test_a_kind_that_a_target_does_not_take_is_a_failure(place: Place) -> 
     assert "Chain" in refused(failure)
 
 
-async def test_a_vxlan_part_does_not_change_in_place(place: Place) -> None:
+@pytest.mark.parametrize("changes", [{"vni": 101}, {"gbp": True}], ids=str)
+async def test_a_vxlan_part_does_not_change_in_place(place: Place, changes: dict[str, object]) -> None:
     await done(place.target, add(LINK))
-    other = msgspec.structs.replace(LINK, vxlan=msgspec.structs.replace(LINK.vxlan, vni=101))
+    other = msgspec.structs.replace(LINK, vxlan=msgspec.structs.replace(LINK.vxlan, **changes))
     (failure,) = await place.target.apply([change(LINK, other)])
     assert "VNI" in refused(failure)
     await done(place.target, [Op("remove", LINK, WHY), Op("add", other, WHY)])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace as changed
 
 from tests.build import network, node, view
 from weft.backends.tunnel import vtep_mac
@@ -105,6 +106,10 @@ LINK = Link("vxlan7", vtep_mac("a", 7), 1430, Vxlan(7, 4789, ip_address("fd00::1
         (
             Op("change", LINK, WHY, Link("vxlan7", LINK.mac, 1400, LINK.vxlan, LINK.alias)),
             ["ip link set dev vxlan7 mtu 1430"],
+        ),
+        (
+            Op("change", LINK, WHY, changed(LINK, master=5, vxlan=changed(LINK.vxlan, learning=False))),
+            ["ip link set dev vxlan7 nomaster", "ip link set dev vxlan7 type vxlan learning"],
         ),
         (Op("add", Address("vxlan7", ip_interface("10.1.0.1/32")), WHY), ["ip address add 10.1.0.1/32 dev vxlan7"]),
         (

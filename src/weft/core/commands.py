@@ -137,8 +137,12 @@ def _route(route: Route) -> str:
 
 
 def _vxlan(link: Link) -> str:
-    learning = "learning" if link.vxlan.learning else "nolearning"
-    return f"type vxlan id {link.vxlan.vni} dstport {link.vxlan.port} local {link.vxlan.local} {learning}"
+    made = f"type vxlan id {link.vxlan.vni} dstport {link.vxlan.port} local {link.vxlan.local} {_learning(link)}"
+    return made + " gbp" * link.vxlan.gbp
+
+
+def _learning(link: Link) -> str:
+    return "learning" if link.vxlan.learning else "nolearning"
 
 
 def _link(op: Op, link: Link) -> list[str]:
@@ -156,6 +160,11 @@ def _link(op: Op, link: Link) -> list[str]:
         "alias": (old and old.alias, link.alias),
     }
     words = [f"{word} {new}" for word, (before, new) in changes.items() if before != new]
+    if old is not None and old.master:
+        words.append("nomaster")
     if old is None or old.up != link.up:
         words.append(state)
-    return [f"{name} {' '.join(words)}"]
+    said = [f"{name} {' '.join(words)}"] if words else []
+    if old is not None and old.vxlan.learning != link.vxlan.learning:
+        said.append(f"{name} type vxlan {_learning(link)}")
+    return said

@@ -196,8 +196,8 @@ class MemoryTarget:
         if (missing := self._missing(thing)) is not None:
             return Failure(f"{asked}: {missing}")
         old = self._objects.get(thing.key)
-        if isinstance(thing, Link) and isinstance(old, Link) and thing.vxlan != old.vxlan:
-            return Failure(f"{asked}: VNI, port, local address and learning can't change while a device lives")
+        if isinstance(thing, Link) and isinstance(old, Link) and thing.fixed != old.fixed:
+            return Failure(f"{asked}: VNI, port, local address and group policy can't change while a device lives")
         return None
 
     def _missing(self, thing: Object) -> str | None:

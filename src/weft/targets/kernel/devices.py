@@ -55,12 +55,12 @@ class Devices:
         return _failure(op, failures[0])
 
     def _change(self, op: Op, link: Link, now: LinkState) -> Failure | None:
-        if link.vxlan != now.vxlan:
+        if now.vxlan is None or link.fixed != now.vxlan.fixed:
             return Failure(
-                f"{asked(op)}: VNI, port, local address and learning can't change while a device lives, and it has "
+                f"{asked(op)}: VNI, port, local address and group policy can't change while a device lives, and it has "
                 f"{now.vxlan}"
             )
-        self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up)
+        self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up) or link.master != now.master
         number = self._socket.number(1)
         failures = self._socket.send([encode_link_change(link, now, number)], number, number)
         if failures and failures[0].number == errno.EBUSY and link.name != now.name:
@@ -103,4 +103,7 @@ class Devices:
 
 
 def _failure(op: Op, answer: Answer) -> Failure:
-    return Failure(str(KernelError(answer.number, asked(op), answer.text)))
+    said = str(KernelError(answer.number, asked(op), answer.text))
+    if answer.number == errno.EADDRINUSE:
+        said += "; its UDP port is another program's, or a VXLAN device's with other options: give it another port"
+    return Failure(said)

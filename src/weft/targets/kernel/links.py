@@ -41,6 +41,7 @@ from weft.targets.kernel.constants import (
     IFLA_LINKINFO,
     IFLA_MASTER,
     IFLA_MTU,
+    IFLA_VXLAN_GBP,
     IFLA_VXLAN_GROUP,
     IFLA_VXLAN_GROUP6,
     IFLA_VXLAN_ID,
@@ -111,7 +112,7 @@ def _decode_vxlan(found: dict[int, bytes]) -> Vxlan | None:
     (port,) = _PORT.unpack(found[IFLA_VXLAN_PORT])
     learning = found[IFLA_VXLAN_LEARNING] != b"\0"
     vni, remote = number(found[IFLA_VXLAN_ID]), address(group) if group else None
-    return Vxlan(vni, port, address(local), learning, remote)
+    return Vxlan(vni, port, address(local), learning, remote, IFLA_VXLAN_GBP in found)
 
 
 def encode_link_add(link: Link, index: int, sequence: int) -> bytes:
@@ -136,7 +137,8 @@ def encode_link_add(link: Link, index: int, sequence: int) -> bytes:
 
 
 def encode_link_change(link: Link, now: LinkState, sequence: int) -> bytes:
-    """Only what differs: the kernel forgets a link's neighbours even when its MAC is set to what it was."""
+    """Only what differs: the kernel forgets a link's neighbours even when its MAC is set to what it was. Of the VXLAN
+    part, learning alone changes in place (vxlan_changelink)."""
     body = _flags(link, now.ifindex)
     if link.name != now.name:
         body += string_attribute(IFLA_IFNAME, link.name)
@@ -146,6 +148,11 @@ def encode_link_change(link: Link, now: LinkState, sequence: int) -> bytes:
         body += u32(IFLA_MTU, link.mtu)
     if link.alias != now.alias:
         body += string_attribute(IFLA_IFALIAS, link.alias)
+    if now.master != link.master:
+        body += u32(IFLA_MASTER, link.master)
+    if now.vxlan is not None and link.vxlan.learning != now.vxlan.learning:
+        data = nested(IFLA_INFO_DATA, _learning(link.vxlan))
+        body += nested(IFLA_LINKINFO, string_attribute(IFLA_INFO_KIND, "vxlan"), data)
     return request(RTM_NEWLINK, 0, sequence, body)
 
 
@@ -169,8 +176,13 @@ def _vxlan(vxlan: Vxlan) -> bytes:
         u32(IFLA_VXLAN_ID, vxlan.vni),
         attribute(IFLA_VXLAN_LOCAL if vxlan.local.version == 4 else IFLA_VXLAN_LOCAL6, vxlan.local.packed),
         attribute(IFLA_VXLAN_PORT, _PORT.pack(vxlan.port)),
-        attribute(IFLA_VXLAN_LEARNING, bytes([vxlan.learning])),
+        _learning(vxlan),
+        attribute(IFLA_VXLAN_GBP, b"") * vxlan.gbp,
     )
+
+
+def _learning(vxlan: Vxlan) -> bytes:
+    return attribute(IFLA_VXLAN_LEARNING, bytes([vxlan.learning]))
 
 
 class AddressState(NamedTuple):

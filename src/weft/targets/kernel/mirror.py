@@ -122,7 +122,8 @@ class Mirror:
         name = self._device if self._was_renamed(link) else link.name
         self.names[link.ifindex] = name
         self.indexes[name] = link.ifindex
-        self.objects["link", name] = Link(link.name, Mac(link.mac), link.mtu, link.vxlan, link.alias, link.up)
+        thing = Link(link.name, Mac(link.mac), link.mtu, link.vxlan, link.alias, link.up, link.master)
+        self.objects["link", name] = thing
 
     # Our own changes.
 
@@ -260,7 +261,7 @@ class Mirror:
         if old is None or not was_ours or link.ifindex not in self.names:
             self.doubtful |= was_ours or link.ifindex in self.names
             return
-        if old.name != link.name or old.mac != link.mac or (old.up and not link.up):
+        if (old.name, old.mac, old.master) != (link.name, link.mac, link.master) or (old.up and not link.up):
             self.doubtful = True
         self.touched.add(("link", link.name))
 
