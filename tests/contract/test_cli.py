@@ -45,7 +45,7 @@ class Voice:
 
 @dataclass
 class Running:
-    loop: Loop
+    loop: Loop[World]
     kernel: MemoryTarget
     path: Path
     capture: pytest.CaptureFixture[str]

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 from weft.agent.reconcile import Reconciler
 from weft.agent.status import Report
-from weft.agent.world import World
 from weft.core.diff import Changes
 from weft.errors import WeftError
-from weft.model import Problem, View
+from weft.model import Known, Network, Node, Problem, View
 
 log = logging.getLogger("weft")
 
@@ -29,12 +28,56 @@ LOGGED_FAILURES = 5
 LOGGED_PROBLEMS = 50
 
 
-class Loop:
+class Knowledge(Protocol):
+    """What a daemon knows: the latest full set of each source (`world.py`, `flannel.py`). The loop asks for the View;
+    the rest is what `web/api.py` shows."""
+
+    @property
+    def name(self) -> str:
+        """This host's id among the others; "" while it has none."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """This host's end of the overlay."""
+        ...
+
+    @property
+    def engine(self) -> Known[Network] | None:
+        """This host's networks; None: not known yet."""
+        ...
+
+    @property
+    def peers(self) -> Known[Node] | None:
+        """The other hosts; None: nothing was heard yet."""
+        ...
+
+    def view(self) -> View | None:
+        """What to plan from; None as long as nothing may be planned."""
+        ...
+
+    def report(self, source: str, message: str) -> None:
+        """Something is wrong with a source or a target ("": nothing is any more)."""
+        ...
+
+    def problems(self) -> Iterator[Problem]:
+        """Everything that a person should know."""
+        ...
+
+    def waiting(self) -> list[str]:
+        """Sources that have not vouched for their set yet: nothing is removed until then."""
+        ...
+
+
+K = TypeVar("K", bound=Knowledge)
+
+
+class Loop(Generic[K]):
     """`interval`: seconds between full comparisons. `after_cycle` is called with each cycle's View."""
 
     def __init__(
         self,
-        world: World,
+        world: K,
         reconciler: Reconciler,
         interval: float,
         after_cycle: Callable[[View | None], None] | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from weft.backends.tunnel import OVERHEAD, no_ipv6
+from weft.backends.tunnel import OVERHEAD, device_name, no_ipv6
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.identity import Identity, Self, describe
 from weft.model import Host, IPAddress, IPNetwork, Known, Network, Node, Problem, Profile, View
@@ -31,6 +31,16 @@ class World:
     broken: dict[str, Problem] = field(default_factory=dict)
     _accepted: Accepted | None = field(default=None)
     _endpoints: tuple[IPAddress, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """This host's id."""
+        return self.identity.id
+
+    @property
+    def device(self) -> str:
+        """The VXLAN device's name."""
+        return device_name(self.identity.vni)
 
     def me(self) -> Self | None:
         """This host as the others are to know it; None while this host's networks or its kernel are unknown (a HELLO
@@ -64,6 +74,13 @@ class World:
             profile=replace(self.profile, underlay=here.underlay),
             synced=self.peers is not None and self.peers.complete,
         )
+
+    def waiting(self) -> list[str]:
+        """Sources that have not vouched for their set yet."""
+        waiting = ["host"] if self.host is None else []
+        waiting.extend(["engine"] if self.engine is None or not self.engine.complete else [])
+        waiting.extend(["discovery"] if self.peers is None or not self.peers.complete else [])
+        return waiting
 
     def report(self, source: str, message: str) -> None:
         """Something is wrong with a source or a target ("": nothing is any more)."""

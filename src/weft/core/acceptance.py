@@ -129,8 +129,10 @@ def _judge(claim: Node, policy: Policy) -> Verdict:
         if good:
             networks.append(network if len(good) == len(network.subnets) else replace(network, subnets=tuple(good)))
     node = claim if not problems and not without_way else replace(claim, networks=tuple(networks))
-    marks = (*((a.version, int(a)) for a in node.endpoints), (0, int.from_bytes(node.mac, "big")))
-    return Verdict(claim, node, tuple(problems), tuple(_Claim.of(node)), marks, without_way)
+    marks: list[tuple[int, int]] = [(a.version, int(a)) for a in node.endpoints]
+    if any(node.mac):
+        marks.append((0, int.from_bytes(node.mac, "big")))
+    return Verdict(claim, node, tuple(problems), tuple(_Claim.of(node)), tuple(marks), without_way)
 
 
 def _unreachable(claim: Node, policy: Policy) -> str:
@@ -151,9 +153,9 @@ def _unreachable(claim: Node, policy: Policy) -> str:
         return f"{endpoint} can't be a tunnel's endpoint"
     if claim.mtu and claim.mtu < LEAST_MTU:
         return f"it says that its uplink's MTU is {claim.mtu}; {LEAST_MTU} is the least that is believed"
-    if not any(claim.mac) or claim.mac[0] & 1:
+    if me.backend == "vxlan" and (not any(claim.mac) or claim.mac[0] & 1):
         return "it tells no unicast VTEP MAC"
-    if claim.mac == me.mac:
+    if any(claim.mac) and claim.mac == me.mac:
         return "it claims this host's own VTEP MAC"
     return ""
 

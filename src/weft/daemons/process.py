@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from weft.agent.loop import Loop
 from weft.errors import WeftError
@@ -49,7 +50,7 @@ def claim(role: str) -> socket.socket:
     return held
 
 
-async def run_until_signalled(loop: Loop) -> None:
+async def run_until_signalled(loop: Loop[Any]) -> None:
     """Run the loop until SIGTERM or SIGINT. Tells systemd READY at once (sd_notify(3)): what is waited for after that,
     Docker say, may take any time, and no supervisor is to lose patience."""
     notify(os.environ, "READY=1", "STATUS=waiting for the engine and the kernel")

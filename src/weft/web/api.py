@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -132,7 +132,7 @@ class Voice(Protocol):
 class Api:
     """Answers from one running loop and the discovery that it hears."""
 
-    def __init__(self, loop: Loop, voice: Voice) -> None:
+    def __init__(self, loop: Loop[Any], voice: Voice) -> None:
         self._loop = loop
         self._voice = voice
         self._started = time.monotonic()
@@ -174,16 +174,15 @@ class Api:
     def status(self) -> AgentStatus:
         """How this agent is, and what is not as it should be."""
         loop, account = self._loop, self._loop.reconciler.account
-        here = loop.world.me()
         problems = [p.message for p in loop.world.problems() if p.wrong]
         not_done = [self._row(key, status) for key, status in account.statuses.items()]
         counts = Counter(type(thing).__name__.lower() for thing in loop.reconciler.actual())
-        node = here.node if here is not None else None
+        node = loop.view.me if loop.view is not None else None
         return AgentStatus(
             health="ok" if not problems and not not_done and loop.view is not None else "degraded",
-            node=loop.world.identity.id,
+            node=loop.world.name,
             version=__version__,
-            device=f"vxlan{loop.world.identity.vni}",
+            device=loop.world.device,
             endpoints=[str(e) for e in node.endpoints] if node is not None else [],
             uptime=time.monotonic() - self._started,
             peers=len(loop.view.nodes) if loop.view is not None else 0,
@@ -192,7 +191,7 @@ class Api:
             datagrams={name: count for name, count in sorted(self._voice.counters().items()) if count},
             cycles=account.cycles,
             last_cycle_ms=account.last.seconds * 1000,
-            waiting_for=self._waiting(),
+            waiting_for=loop.world.waiting(),
             problems=problems,
             not_done=not_done,
         )
@@ -225,13 +224,6 @@ class Api:
 
     def _row(self, key: Key, status: Status) -> StatusRow:
         return StatusRow(self._loop.reconciler.name(key), status.state, status.since, status.attempts, status.message)
-
-    def _waiting(self) -> list[str]:
-        world = self._loop.world
-        waiting = ["host"] if world.host is None else []
-        waiting.extend(["engine"] if world.engine is None or not world.engine.complete else [])
-        waiting.extend(["discovery"] if world.peers is None or not world.peers.complete else [])
-        return waiting
 
 
 def answer(changes: Changes, reconciler: Reconciler) -> PlanAnswer:
