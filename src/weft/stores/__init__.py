@@ -7,7 +7,7 @@ three names: a key is not there (None), the store could not be asked (StoreUnrea
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,10 +67,11 @@ class Store(Protocol):
         """Every key that begins with `prefix`, all as of one revision, however many there are."""
         ...
 
-    def watch(self, prefix: str) -> AsyncIterator[Snapshot]:
+    def watch(self, prefix: str) -> AsyncGenerator[Snapshot, None]:
         """FULL SETS: at once what is there, then again after each change (several that came together are one). Falling
         behind the store's history is no error: the set is read anew. Raises when the store can't be asked any more;
-        whoever watches starts again, and the first set holds whatever happened meanwhile."""
+        whoever watches starts again, and the first set holds whatever happened meanwhile.
+        Who breaks off closes it: `async with contextlib.aclosing(store.watch(prefix)) as sets`."""
         ...
 
     async def commit(self, changes: Sequence[Put | Delete], guards: Sequence[Guard] = ()) -> int | None:
