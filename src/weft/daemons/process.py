@@ -50,25 +50,43 @@ def claim(role: str) -> socket.socket:
     return held
 
 
-async def run_until_signalled(loop: Loop[Any]) -> None:
+PATIENCE = 60
+"""Seconds that a supervisor is asked to wait for, again and again, by a daemon that says READY only when it is."""
+
+
+async def run_until_signalled(loop: Loop[Any], ready_when_done: bool = False) -> None:
     """Run the loop until SIGTERM or SIGINT. Tells systemd READY at once (sd_notify(3)): what is waited for after that,
-    Docker say, may take any time, and no supervisor is to lose patience."""
-    notify(os.environ, "READY=1", "STATUS=waiting for the engine and the kernel")
+    Docker say, may take any time, and no supervisor is to lose patience. `ready_when_done`: tell it when the first plan
+    was carried out, for daemons whose work others wait for (flannel's subnet.env)."""
+    first, then = (["READY=1", "STATUS=waiting for the engine and the kernel"], ["STATUS=running"])
+    if ready_when_done:
+        first, then = ["STATUS=starting"], ["READY=1", "STATUS=running"]
+    notify(os.environ, *first)
     running = asyncio.ensure_future(loop.run())
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     ready = asyncio.ensure_future(loop.ready.wait())
-    ready.add_done_callback(lambda done: done.cancelled() or notify(os.environ, "STATUS=running"))
+    ready.add_done_callback(lambda done: done.cancelled() or notify(os.environ, *then))
+    waiting = asyncio.ensure_future(_ask_for_patience(loop)) if ready_when_done else ready
     stop = asyncio.ensure_future(asked.wait())
     await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
     notify(os.environ, "STOPPING=1")
-    for task in (ready, stop, running):
+    for task in (waiting, ready, stop, running):
         task.cancel()
     results = await asyncio.gather(running, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             raise error
+
+
+async def _ask_for_patience(loop: Loop[Any]) -> None:
+    """As long as nothing could be planned: a supervisor's limit for the start is put off, and told why."""
+    while not loop.ready.is_set():
+        reasons = "; ".join(problem.message for problem in loop.world.problems())
+        status = reasons or "waiting for " + ", ".join(loop.world.waiting())
+        notify(os.environ, f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}", f"STATUS={status}")
+        await asyncio.sleep(PATIENCE / 4)
 
 
 def notify(environment: Mapping[str, str], *states: str) -> bool:
