@@ -250,8 +250,8 @@ def leases(draw: st.DrawFn) -> Lease:
     subnet, subnet6 = draw(st.one_of(fours, st.none())), draw(st.one_of(sixes, st.none()))
     if subnet is None and subnet6 is None:
         subnet = FOUR
-    public_ip = draw(st.one_of(st.ip_addresses(v=4).filter(int), st.none()))
-    public_ip6 = draw(st.ip_addresses(v=6).filter(int)) if public_ip is None else draw(st.none())
+    public_ip = draw(st.integers(1, 2**32 - 1).map(IPv4Address) | st.none())
+    public_ip6 = draw(st.integers(1, 2**128 - 1).map(IPv6Address) | st.none()) if public_ip else ME6
     kinds: dict[str, st.SearchStrategy[BackendData]] = {"vxlan": vteps, "wireguard": peers, "extension": texts}
     backend = draw(st.sampled_from(["vxlan", "wireguard", "extension", "host-gw", ""]))
     data = st.none() if backend not in kinds else st.one_of(kinds[backend], st.none())

@@ -36,13 +36,9 @@ DOCUMENT = """{
 }"""
 
 
-def config(backend: str = '{"Type":"vxlan"}', **members: object) -> Config:
+def config(backend: str = '{"Type":"vxlan"}', /, **members: object) -> Config:
     """A config of these members; the network is 10.5.0.0/16 if they name none."""
-    return parse_config(text(backend, **members))
-
-
-def text(backend: str = '{"Type":"vxlan"}', **members: object) -> str:
-    return json.dumps({"Network": "10.5.0.0/16", **members, "Backend": json.loads(backend)})
+    return parse_config(json.dumps({"Network": "10.5.0.0/16", **members, "Backend": json.loads(backend)}))
 
 
 def pool4(network: str, length: int, first: str, last: str) -> Pool4:
