@@ -221,7 +221,7 @@ def cluster(
 
 
 def certificates(folder: Path, address: str = "127.0.0.1", client: str = "weft-client") -> Tls:
-    """An authority, a certificate for a server at `address` alone (an IP), and one of a client with this common name."""
+    """An authority, a certificate for a server at `address` (IP) alone, and a client with this common name."""
     _openssl(folder, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=weft-test-ca")
     for name, subject, extension in (
         ("server", "weft-test-etcd", f"subjectAltName=IP:{address}"),
