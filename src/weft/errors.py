@@ -13,6 +13,7 @@
     ├── StoreError           a store (etcd) answered with an error, or in a way that makes no sense
     │   ├── StoreUnreachable     ... could not be asked: nobody answers, or there is no leader
     │   └── StoreForbidden       ... does not allow it: wrong password, certificate or role
+    ├── OutOfSubnets         every subnet that flannel's config gives out is held by a lease
     ├── AgentUnreachable     no agent answers on its socket                            (exit code 3)
     ├── NotYet               the agent can't answer yet: a source has not spoken       (exit code 3)
     └── LabError             a lab can't be brought up or asked
@@ -86,6 +87,10 @@ class StoreUnreachable(StoreError):
 
 class StoreForbidden(StoreError):
     """A store does not allow what was asked: wrong user, password, certificate or role. Asking again won't help."""
+
+
+class OutOfSubnets(WeftError):
+    """Every subnet that flannel's config gives out is held by a lease or a reservation."""
 
 
 class AgentUnreachable(WeftError):
