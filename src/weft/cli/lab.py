@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -14,8 +14,9 @@ import yaml
 from weft.cli.client import as_json
 from weft.errors import LabError, TopologyError
 from weft.lab import fields, matrix, removal, report, services, state
-from weft.lab.host import SERVICES, ServiceName
+from weft.lab.host import LabHost
 from weft.lab.lab import Lab
+from weft.lab.topology import SERVICES, ServiceName
 
 F = TypeVar("F", bound=Callable[..., Any])
 SERVICE = click.Choice(SERVICES)
@@ -173,55 +174,36 @@ def heal(host: str, segment: str, name: str | None) -> int:
     return 0
 
 
-@lab.command()
-@click.argument("host")
-@click.argument("service", type=SERVICE)
-@_which
-def kill(host: str, service: str, name: str | None) -> int:
-    """End the agent or the Docker Engine on HOST as a crash would (SIGKILL)."""
-    asyncio.run(services.kill(Lab.load(name).host(host), cast(ServiceName, service)))
-    return 0
+def _service_verb(name: str, does: Callable[[LabHost, ServiceName], Coroutine[None, None, None]], text: str) -> None:
+    """Add a verb that does something to one service of one host."""
+
+    @lab.command(name, help=text)
+    @click.argument("host")
+    @click.argument("service", type=SERVICE)
+    @_which
+    def change(host: str, service: ServiceName, name: str | None) -> int:
+        asyncio.run(does(Lab.load(name).host(host), service))
+        return 0
+
+
+_service_verb("kill", services.kill, "End a service on HOST as a crash would (SIGKILL).")
+_service_verb("stop", services.stop, "End a service on HOST in order (SIGTERM).")
+_service_verb("start", services.start, "Start a service on HOST again.")
+_service_verb("restart", services.restart, "Stop a service on HOST in order, and start it again.")
 
 
 @lab.command()
 @click.argument("host")
-@click.argument("service", type=SERVICE)
-@_which
-def stop(host: str, service: str, name: str | None) -> int:
-    """End the agent or the Docker Engine on HOST in order (SIGTERM)."""
-    asyncio.run(services.stop(Lab.load(name).host(host), cast(ServiceName, service)))
-    return 0
-
-
-@lab.command()
-@click.argument("host")
-@click.argument("service", type=SERVICE)
-@_which
-def start(host: str, service: str, name: str | None) -> int:
-    """Start the agent or the Docker Engine on HOST again."""
-    asyncio.run(services.start(Lab.load(name).host(host), cast(ServiceName, service)))
-    return 0
-
-
-@lab.command()
-@click.argument("host")
-@click.argument("service", type=SERVICE)
-@_which
-def restart(host: str, service: str, name: str | None) -> int:
-    """Stop the agent or the Docker Engine on HOST in order, and start it again."""
-    asyncio.run(services.restart(Lab.load(name).host(host), cast(ServiceName, service)))
-    return 0
-
-
-@lab.command()
-@click.argument("host")
-@click.argument("service", type=SERVICE, default="agent")
+@click.argument("service", type=SERVICE, required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what is added.")
 @click.option("-n", "--lines", default=200, show_default=True, type=click.IntRange(0), help="Lines from the end.")
 @_which
-def logs(host: str, service: str, follow: bool, lines: int, name: str | None) -> None:
-    """Print the log of the agent (or of the Docker Engine) on HOST."""
-    path = Lab.load(name).host(host).log(cast(ServiceName, service))
+def logs(host: str, service: ServiceName | None, follow: bool, lines: int, name: str | None) -> None:
+    """Print the log of a service on HOST; of its daemon (agent or flanneld) if none is named."""
+    found = Lab.load(name).host(host)
+    there = found.host.services
+    which = service or (there[-1] if there else "agent")
+    path = found.log(which)
     if not path.exists():
-        raise LabError(f"{service} on {host} has written no log yet; `weft lab status` shows what runs there")
+        raise LabError(f"{which} on {host} has written no log yet; `weft lab status` shows what runs there")
     os.execvp("tail", ["tail", "-n", str(lines), *(["-F"] if follow else []), str(path)])

@@ -1,8 +1,11 @@
 """Hosts as network namespaces: try a topology, break it, and see what weft does, on one machine.
 
-    schema ─► topology ─► wiring          pure: a YAML file, what it means, the `ip` lines that build it
+    schema ─► topology ─► wiring          pure: a YAML file (fields, daemons), what it means, the `ip` lines that build it
                  ▼           ▼
-    lab ─► host, engine, image            the processes: an init per host, Docker Engine, agent
+    lab ─► host ─► services               the processes: an init per host; in it etcd, Docker Engine, flanneld, agent
+     │               ├─► engine, image    Docker's networks and containers
+     │               └─► etcd, leases     flannel's config put; networks in the subnet that flanneld got
+     ├──► servers ─► answer               web servers in containers that are namespaces
      ├──► matrix ─► icmp                  container × container
      └──► state, netns, shell             files below /run/weft-lab, namespaces, commands
 

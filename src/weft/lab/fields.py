@@ -14,6 +14,9 @@ from weft.errors import TopologyError
 from weft.model import IPInterface, IPNetwork
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+CONTAINER = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
+INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+"""A bridge's name: IFNAMSIZ - 1 (linux/if.h) at most."""
 NAME_LENGTH = 24
 """Longest name of a lab, a host or a segment: they end up in paths of unix sockets, which hold 107 octets."""
 
@@ -48,6 +51,11 @@ def listing(value: object, where: str) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def container(value: object, where: str) -> str:
+    """A container's name: it may hold underscores too, as flannel's own examples do (`con_a`)."""
+    return str(value) if CONTAINER.fullmatch(str(value)) and len(str(value)) <= NAME_LENGTH else name(value, where)
+
+
 def name(value: object, where: str) -> str:
     """A name of ours: lowercase letters, digits and inner dashes."""
     text = str(value)
@@ -58,6 +66,14 @@ def name(value: object, where: str) -> str:
             f"{where}: {text!r} is not a name: lowercase letters, digits and inner dashes, at most {NAME_LENGTH}{hint}"
         )
     return text
+
+
+def interface(value: object, where: str) -> str:
+    """A network interface's name, as the kernel takes it: `br0`."""
+    said = str(value)
+    if not INTERFACE.fullmatch(said):
+        raise TopologyError(f"{where}: {said!r} is not an interface's name: letters, digits, dot and dash, at most 15")
+    return said
 
 
 def whole(value: object, where: str, least: int, most: int) -> int:
@@ -81,6 +97,13 @@ def choice(value: object, where: str, right: tuple[str, ...]) -> str:
     if value not in right:
         raise TopologyError(f"{where}: {value!r} is none of the choices; {nearest(str(value), right)}")
     return str(value)
+
+
+def text(value: object) -> str:
+    """A YAML value as the environment, a flag or a label writes it: `true`, `30`, `10.0.0.2,10.0.0.3`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(text(item) for item in value) if isinstance(value, list) else str(value)
 
 
 def subnet(value: object, where: str) -> IPNetwork:

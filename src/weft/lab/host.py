@@ -14,15 +14,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from weft.errors import LabError
 from weft.lab import netns, shell, state, wiring
 from weft.lab.state import Mark
-from weft.lab.topology import Host
+from weft.lab.topology import Host, ServiceName
 
-ServiceName = Literal["agent", "docker"]
-SERVICES: tuple[ServiceName, ...] = ("agent", "docker")
 START = 30.0
 """Seconds that an init or a service may take until it answers; all take well under one on an idle machine."""
 STOP = 20.0
@@ -41,8 +38,12 @@ mount -t sysfs sysfs /sys        # shows this namespace's devices, and hides the
 mount --rbind "$1/cgroup" /sys/fs/cgroup
 umount -l "$1/cgroup"
 rmdir "$1/cgroup"
-mkdir -p /run/containerd         # dockerd would use the machine's own containerd if it saw its socket
-mount -t tmpfs tmpfs /run/containerd
+mkdir "$1/run"                   # a /run of its own: subnet.env, named namespaces, locks, no engine's sockets
+mount -t tmpfs -o mode=755 tmpfs "$1/run"
+mkdir -p "$1/run/${1#/run/}" "$1/run/netns" "$1/run/lock"
+mount -n --bind "$1" "$1/run/${1#/run/}"
+mount -n --move "$1/run" /run
+rmdir "$1/run"
 echo "$stat" >"$1/init"
 exec env --ignore-signal=CHLD sleep infinity    # so that the kernel reaps what is orphaned here
 """
@@ -90,7 +91,8 @@ class LabHost:
         return self._settled(kept)
 
     def _settled(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        own = {"WEFT_SOCKET": str(self.agent_socket), "HOSTNAME": self.name}
+        flanneld = self.host.flanneld
+        own = {"WEFT_SOCKET": flanneld.socket if flanneld else str(self.agent_socket), "HOSTNAME": self.name}
         if self.host.engine == "docker":
             own["DOCKER_HOST"] = f"unix://{self.docker_socket}"
         here = str(Path(sys.executable).parent)
@@ -115,6 +117,14 @@ class LabHost:
         enter = ["nsenter", f"--target={self.init().pid}", "--net", "--mount", "--pid", "--uts", "--"]
         return [*enter, "env", f"--chdir={Path.cwd()}", *command]
 
+    def inside_container(self, container: str, command: Sequence[str]) -> list[str]:
+        """The same for a container that is a namespace (`engine: none`): its network, all else of this host."""
+        space = netns.path(wiring.namespace(self.lab, self.name, container))
+        return [
+            *("nsenter", f"--target={self.init().pid}", "--mount", "--pid", "--uts", f"--net={space}", "--"),
+            *command,
+        ]
+
     async def boot(self) -> None:
         """Start the init. LabError with what it said if it doesn't come up."""
         log = self.folder / "init.log"
@@ -126,7 +136,7 @@ class LabHost:
 
     # -- services -----------------------------------------------------------------------------------------------
 
-    def running(self, service: ServiceName) -> Mark | None:
+    def running(self, service: str) -> Mark | None:
         """The service's process, by its pid in this host, or None."""
         mark = Mark.read(self.folder / f"{service}.mark")
         return mark if mark and mark.alive(self.proc) else None

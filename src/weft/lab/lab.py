@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.errors import LabError
-from weft.lab import fields, netns, removal, schema, services, shell, state, wiring
+from weft.lab import etcd, fields, leases, netns, removal, schema, servers, services, shell, state, wiring
 from weft.lab.host import LabHost
-from weft.lab.topology import Container, ContainerNetwork, Host, Topology
+from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, Topology
 
+DAEMONS: tuple[ServiceName, ...] = ("flanneld", "agent")
 Progress = Callable[[str], None]
 """Is told, in a few words, what happens now."""
 
@@ -46,12 +47,12 @@ class Lab:
             progress(f"not up: removing what there is of {topology.name}")
             await removal.remove(topology.name)
             raise
-        return cls(topology)
+        return cls(leases.known(topology))
 
     @classmethod
     def load(cls, name: str | None = None) -> Lab:
         """The lab of that name, or the only one. LabError if there is none."""
-        return cls(state.load(name or state.only()))
+        return cls(leases.known(state.load(name or state.only())))
 
     async def down(self) -> None:
         """Remove it, whatever became of it in the meantime."""
@@ -123,17 +124,7 @@ class Lab:
         """A command that runs `command` inside a container, in all of its namespaces."""
         _, found = self.container(host.name, container)
         if host.host.engine == "none":
-            space = await self.container_namespace(host, found)
-            return [
-                "nsenter",
-                f"--target={host.init().pid}",
-                "--mount",
-                "--pid",
-                "--uts",
-                f"--net={space}",
-                "--",
-                *command,
-            ]
+            return host.inside_container(found.name, command)
         process = await self._container_process(host, container)
         spaces = [f"--{kind}={process}/ns/{file}" for kind, file in _NAMESPACES.items()]
         clean = ["env", "-i", "PATH=/bin", "HOME=/root", f"HOSTNAME={container}", "TERM=xterm"]
@@ -160,18 +151,24 @@ async def _build(topology: Topology, progress: Progress) -> None:
     batches = [*wiring.underlay(topology)]
     for host in topology.hosts:
         if host.engine == "none":
-            batches += wiring.networks(topology, host)
-    for batch in batches:  # before the links, which take the defaults at their birth
-        if batch.sysctls:
-            netns.set_sysctls(batch.namespace, batch.sysctls)
-    for batch in batches:
-        await shell.ip(batch.lines, batch.namespace)
-    await shell.together(*(_furnish(LabHost(topology.name, host), progress) for host in topology.hosts))
+            batches += wiring.networks(topology.name, host)
+    await netns.build(batches)
+    hosts = [LabHost(topology.name, host) for host in topology.hosts]
+    await shell.together(*(_boot(host, progress) for host in hosts))
+    await shell.together(*(_furnish(host, progress) for host in hosts))
+
+
+async def _boot(host: LabHost, progress: Progress) -> None:
+    """A host's init, and the store that daemons on every host may ask as soon as they begin."""
+    await host.boot()
+    if host.host.etcd is not None:
+        progress(f"{host.name}: etcd")
+        await services.start(host, "etcd")
+        await etcd.fill(host, host.host.etcd)
 
 
 async def _furnish(host: LabHost, progress: Progress) -> None:
-    """A host's processes: its init, and what the topology wants in it."""
-    await host.boot()
+    """What else the topology wants in a host."""
     if host.host.engine == "docker":
         from weft.lab.engine import Engine
 
@@ -180,9 +177,11 @@ async def _furnish(host: LabHost, progress: Progress) -> None:
         progress(f"{host.name}: {_furniture(host.host)}")
         async with Engine(host.docker_socket) as engine:
             await engine.furnish(host.host)
-    if host.host.agent is not None:
-        progress(f"{host.name}: agent")
-        await services.start(host, "agent")
+    for daemon in DAEMONS:
+        if host.host.runs(daemon):
+            progress(f"{host.name}: {daemon}")
+            await services.start(host, daemon)
+    await servers.start(host)
 
 
 def _furniture(host: Host) -> str:

@@ -1,6 +1,6 @@
 """Network namespaces by name: sockets and settings in them, and the processes that live in them.
 
-Called by `lab`, `host`, `matrix`, `watch` and the demo. Names are those of `ip netns`.
+Called by `lab`, `leases`, `host`, `matrix`, `watch` and the demo. Names are those of `ip netns`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from weft.errors import LabError
+from weft.lab import shell
+from weft.lab.wiring import Batch
 from weft.targets.kernel.netns import inside
 
 NAMED = Path("/run/netns")
@@ -47,6 +49,15 @@ def set_sysctls(name: str, settings: Iterable[tuple[str, str]]) -> None:
                 Path("/proc/sys", key).write_text(value)
 
     inside(str(path(name)), write)
+
+
+async def build(batches: Sequence[Batch]) -> None:
+    """Make what the batches say. LabError names the line that the kernel refused."""
+    for batch in batches:  # settings first: links take the defaults at their birth
+        if batch.sysctls:
+            set_sysctls(batch.namespace, batch.sysctls)
+    for batch in batches:
+        await shell.ip(batch.lines, batch.namespace)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ from typing import Any
 
 from weft.errors import LabError
 from weft.lab import matrix, state
-from weft.lab.host import SERVICES, LabHost, ServiceName
+from weft.lab.host import LabHost
 from weft.lab.lab import Lab
 from weft.lab.matrix import Tally
-from weft.lab.topology import Topology
+from weft.lab.topology import SERVICES, ServiceName, Topology
 
 
 def tallies_json(tallies: Sequence[Tally]) -> dict[str, Any]:
@@ -132,8 +132,7 @@ def _lives(host: LabHost) -> bool:
 
 
 def _service(host: LabHost, service: ServiceName) -> dict[str, Any] | None:
-    wanted = host.host.agent is not None if service == "agent" else host.host.engine == "docker"
-    if not wanted:
+    if not host.host.runs(service):
         return None
     mark = host.running(service)
     return {"running": mark is not None, "pid": mark.pid if mark else None, "log": str(host.log(service))}
@@ -163,9 +162,10 @@ def _host_lines(member: dict[str, Any]) -> Iterator[str]:
         if told := member[service]:
             yield f"    {service} " + (f"runs, pid {told['pid']} there" if told["running"] else "DOES NOT RUN")
     for name, network in member["networks"].items():
-        ends = "; ".join(f"{c} {', '.join(a)}" for c, a in network["containers"].items()) or "no containers"
+        ends = "; ".join(f"{c} {', '.join(a)}".rstrip() for c, a in network["containers"].items()) or "no containers"
         private = "" if network["exposed"] else " (private)"
-        yield f"    network {name} {', '.join(network['subnets'])}{private}: {ends}"
+        where = ", ".join(network["subnets"]) or "without a lease yet"
+        yield f"    network {name} {where}{private}: {ends}"
 
 
 def listing() -> list[dict[str, Any]]:

@@ -11,32 +11,34 @@ from ipaddress import ip_network
 from itertools import combinations
 from typing import cast
 
-from weft import settings
-from weft.errors import SettingsError, TopologyError
-from weft.lab import fields
+from weft.errors import TopologyError
+from weft.lab import daemons, fields
 from weft.lab.topology import Container, ContainerNetwork, EngineKind, Host, Port, Router, Segment, Topology, nth
 from weft.model import IPInterface, IPNetwork
 
 ENGINES: tuple[EngineKind, ...] = ("docker", "none")
 FIRST_ROUTER, FIRST_HOST = 1, 11
 """Where automatic numbering starts in a segment: routers at .1, hosts at .11."""
+NETWORK = ("subnet", "subnets", "labels", "internal", "containers", "bridge", "serve")
+LEASED = "flannel"
+"""As a network's subnet: the one that flanneld leases for its host."""
 MEMBERSHIP = Mapping[str, Sequence[object]]
 """Segment → the addresses that the file names for one member."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the top of the file says for every host."""
+    """What holds for every host: the top of the file, and who runs etcd."""
 
-    engine: object
-    agent: object
+    top: Mapping[str, object]
+    cluster: daemons.Cluster
 
 
 def read(document: object, name: str) -> Topology:
     """The Topology that a parsed file describes; `name` is the lab's unless the file says one.
 
     Raises TopologyError that names the key, the value and the nearest right one."""
-    top = fields.mapping(document, "the file", ("name", "segments", "hosts", "routers", "agent", "engine"))
+    top = fields.mapping(document, "the file", ("name", "segments", "hosts", "routers", "engine", *daemons.KEYS))
     lab = fields.name(top.get("name", name), "name")
     segments = _segments(top.get("segments", {"lan": None}))
     hosts = {fields.name(key, "hosts"): _host_fields(key, value) for key, value in _some(top, "hosts").items()}
@@ -49,7 +51,7 @@ def read(document: object, name: str) -> Topology:
     wanted = {name: _membership(name, "routers", raw, segments) for name, raw in routers.items()}
     wanted |= {name: _membership(name, "hosts", raw, segments) for name, raw in hosts.items()}
     ports = _ports(segments, wanted, frozenset(routers))
-    defaults = Defaults(top.get("engine", "docker"), top.get("agent"))
+    defaults = Defaults(top, daemons.cluster(hosts, ports))
     topology = Topology(
         lab,
         tuple(segments.values()),
@@ -165,42 +167,52 @@ def _free(subnet: IPNetwork, first: int, taken: dict[IPInterface, str], member: 
 
 
 def _host_fields(key: str, value: object) -> dict[str, object]:
-    return fields.mapping(value, f"hosts.{key}", ("segments", "engine", "networks", "agent"))
+    return fields.mapping(value, f"hosts.{key}", ("segments", "engine", "networks", "etcd", *daemons.KEYS))
 
 
 def _host(number: int, name: str, raw: Mapping[str, object], defaults: Defaults, ports: tuple[Port, ...]) -> Host:
     where = f"hosts.{name}"
-    engine = cast(EngineKind, fields.choice(raw.get("engine", defaults.engine), f"{where}.engine", ENGINES))
+    wanted = raw.get("engine", defaults.top.get("engine", "docker"))
+    engine = cast(EngineKind, fields.choice(wanted, f"{where}.engine", ENGINES))
     given = fields.mapping(raw.get("networks"), f"{where}.networks")
     networks = tuple(
         _network(f"{where}.networks", key, value, ip_network(f"10.{number}.{n}.0/24"))
         for n, (key, value) in enumerate(given.items(), start=1)
     )
-    host = Host(name, ports, engine, networks, _agent(raw.get("agent"), defaults.agent, f"{where}.agent"))
+    daemon = daemons.read(raw, defaults.top, where, defaults.cluster)
+    etcd = daemons.etcd(name, raw, defaults.cluster)
+    host = Host(name, ports, engine, networks, daemon.agent, daemon.flanneld, etcd)
     _check_networks(host, where)
+    _check_leased(host, where)
     return host
 
 
 def _network(where: str, key: str, value: object, automatic: IPNetwork) -> ContainerNetwork:
     where = f"{where}.{fields.name(key, where)}"
     raw = {"subnets": value} if isinstance(value, str | list) else value
-    given = fields.mapping(raw, where, ("subnet", "subnets", "labels", "internal", "containers"))
-    subnets = _subnets(given, where) or (automatic,)
-    labels = fields.mapping(given.get("labels"), f"{where}.labels")
+    given = fields.mapping(raw, where, NETWORK)
+    leased = LEASED in (given.get("subnet"), given.get("subnets"))
     names = _container_names(given.get("containers", 1), key, f"{where}.containers")
+    labels = fields.mapping(given.get("labels"), f"{where}.labels")
+    network = ContainerNetwork(
+        name=key,
+        subnets=(),
+        labels=tuple((label, fields.text(said)) for label, said in labels.items()),
+        internal=fields.flag(given.get("internal", False), where),
+        containers=tuple(Container(name, ()) for name in names),
+        leased=leased,
+        bridge=fields.interface(given["bridge"], f"{where}.bridge") if "bridge" in given else "",
+        serve=fields.whole(given.get("serve", 0), f"{where}.serve", 0, 65535),
+    )
     try:
-        containers = tuple(
-            Container(name, tuple(nth(subnet, index) for subnet in subnets)) for index, name in enumerate(names, 2)
-        )
+        return network if leased else network.at(_subnets(given, where) or (automatic,))
     except IndexError as error:
         raise TopologyError(f"{where}: {error}: too small for a gateway and {len(names)} containers") from error
-    said = tuple((label, _text(text)) for label, text in labels.items())
-    return ContainerNetwork(key, subnets, said, fields.flag(given.get("internal", False), where), containers)
 
 
 def _container_names(value: object, network: str, where: str) -> list[str]:
     if isinstance(value, list):
-        return [fields.name(item, where) for item in value]
+        return [fields.container(item, where) for item in value]
     return [f"{network}{n}" for n in range(1, fields.whole(value, where, 0, 250) + 1)]
 
 
@@ -222,24 +234,13 @@ def _check_networks(host: Host, where: str) -> None:
         seen.add(container.name)
 
 
-def _agent(value: object, default: object, where: str) -> tuple[tuple[str, str], ...] | None:
-    """The agent's settings: the host's over those of the top of the file; None if there is to be no agent."""
-    if value is False or (default is False and value is None):
-        return None
-    merged: dict[str, object] = {}
-    for given in (default, value):
-        if not isinstance(given, bool):
-            merged |= fields.mapping(given, where)
-    texts = {str(key).lower(): _text(item) for key, item in merged.items()}
-    try:
-        settings.load({settings.PREFIX + key.upper(): text for key, text in texts.items()})
-    except SettingsError as error:
-        raise TopologyError(f"{where}: {error}") from error
-    return tuple(sorted(texts.items()))
-
-
-def _text(value: object) -> str:
-    """A YAML value as the environment or a label writes it: `true`, `30`, `10.0.0.2,10.0.0.3`."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(_text(item) for item in value) if isinstance(value, list) else str(value)
+def _check_leased(host: Host, where: str) -> None:
+    """What flanneld's networks, and bridges that the lab makes itself, need."""
+    if sum(network.leased for network in host.networks) > 1:
+        raise TopologyError(f"{where}.networks: flanneld leases one subnet for a host, and two networks want it")
+    for network in host.networks:
+        here = f"{where}.networks.{network.name}"
+        if network.leased and (host.flanneld is None or host.engine != "none"):
+            raise TopologyError(f"{here}: `subnet: {LEASED}` needs `daemon: flanneld` and `engine: none`")
+        if host.engine != "none" and (network.bridge or network.serve):
+            raise TopologyError(f"{here}: 'bridge' and 'serve' need `engine: none`; Docker's containers serve port 80")

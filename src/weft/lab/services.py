@@ -1,43 +1,35 @@
-"""What runs in a lab's host: the commands of a Docker Engine and of the agent, and how each is started and ended.
+"""What runs in a lab's host: etcd, a Docker Engine, flanneld and the agent; how each is started and ended.
 
-`lab.Lab` calls this at `up`; `weft lab kill`, `start` and `restart` call it later.
+`lab.Lab` calls this at `up`; `weft lab kill`, `stop`, `start` and `restart` call it later.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Awaitable, Callable
 
 from weft.errors import LabError
-from weft.lab import state
-from weft.lab.host import LabHost, ServiceName
+from weft.lab import etcd, leases, state
+from weft.lab.host import LabHost
+from weft.lab.topology import Flanneld, ServiceName
 
 
 async def start(host: LabHost, service: ServiceName) -> None:
     """Start a service and return when it answers. LabError if it isn't part of this host or doesn't come up."""
+    if not host.host.runs(service):
+        raise LabError(f"host {host.name} has {_instead(host, service)} to start")
+    await STARTS[service](host)
+
+
+def _instead(host: LabHost, service: ServiceName) -> str:
     if service == "docker":
-        if host.host.engine != "docker":
-            raise LabError(f"host {host.name} has `engine: {host.host.engine}`: there is no Docker Engine to start")
-        host.docker_socket.unlink(missing_ok=True)
-        await host.start("docker", dockerd(host), host.service_environment)
-        await host.ready("docker", host.docker_socket)
-        await _answers(host)
-    else:
-        if host.host.agent is None:
-            raise LabError(f"host {host.name} has `agent: false` in its lab's file: there is no agent to start")
-        await host.start("agent", agent(), host.service_environment | agent_environment(host))
-        await host.ready("agent", host.agent_socket)
-
-
-async def _answers(host: LabHost) -> None:
-    """Wait until the engine serves requests: it listens before it can, and may yet end."""
-    from weft.lab.engine import Engine  # an HTTP library: only where a lab has Docker Engines
-
-    async with Engine(host.docker_socket) as engine:
-        try:
-            await engine.ping()
-        except LabError as error:
-            raise LabError(f"Docker Engine on {host.name} does not come up:\n{host.tail('docker')}") from error
+        return f"`engine: {host.host.engine}`: there is no Docker Engine"
+    if service == "etcd":
+        return "no `etcd` in its lab's file: there is none"
+    other = "flanneld" if host.host.flanneld is not None else "agent" if host.host.agent is not None else "none"
+    said = "`agent: false`" if (service, other) == ("agent", "none") else f"`daemon: {other}`"
+    return f"{said} in its lab's file: there is no {service}"
 
 
 async def stop(host: LabHost, service: ServiceName) -> None:
@@ -56,20 +48,34 @@ async def restart(host: LabHost, service: ServiceName) -> None:
     await start(host, service)
 
 
-def agent() -> list[str]:
-    """The command of the agent: this very installation's."""
-    return [sys.executable, "-m", "weft.cli.main", "agent"]
+# -- etcd -----------------------------------------------------------------------------------------------------------
 
 
-def agent_environment(host: LabHost) -> dict[str, str]:
-    """The agent's settings: what the lab knows of the host, and over it what the topology file says."""
-    settings = {"node": host.name, "engine": "docker"}
-    if host.host.engine == "none":
-        exposed = (network for network in host.host.networks if host.host.exposes(network))
-        named = [f"{network.name}={subnet}" for network in exposed for subnet in network.subnets]
-        settings |= {"engine": "static", "networks": ",".join(named)}
-    settings |= dict(host.host.agent or ())
-    return {f"WEFT_{key.upper()}": value for key, value in settings.items()}
+async def _start_etcd(host: LabHost) -> None:
+    assert host.host.etcd is not None
+    await host.start("etcd", etcd.command(host, host.host.etcd), host.service_environment)
+    await etcd.healthy(host, host.host.etcd)
+
+
+# -- Docker Engine --------------------------------------------------------------------------------------------------
+
+
+async def _start_docker(host: LabHost) -> None:
+    host.docker_socket.unlink(missing_ok=True)
+    await host.start("docker", dockerd(host), host.service_environment)
+    await host.ready("docker", host.docker_socket)
+    await _answers(host)
+
+
+async def _answers(host: LabHost) -> None:
+    """Wait until the engine serves requests: it listens before it can, and may yet end."""
+    from weft.lab.engine import Engine  # an HTTP library: only where a lab has Docker Engines
+
+    async with Engine(host.docker_socket) as engine:
+        try:
+            await engine.ping()
+        except LabError as error:
+            raise LabError(f"Docker Engine on {host.name} does not come up:\n{host.tail('docker')}") from error
 
 
 def dockerd(host: LabHost) -> list[str]:
@@ -92,3 +98,52 @@ def dockerd(host: LabHost) -> list[str]:
         "--storage-driver=overlay2",
         "--userland-proxy=false",
     ]
+
+
+# -- weft's own -----------------------------------------------------------------------------------------------------
+
+
+async def _start_agent(host: LabHost) -> None:
+    await host.start("agent", weft("agent"), host.service_environment | agent_environment(host))
+    await host.ready("agent", host.agent_socket)
+
+
+async def _start_flanneld(host: LabHost) -> None:
+    assert host.host.flanneld is not None
+    await host.start("flanneld", flanneld(host.host.flanneld), flanneld_environment(host, host.host.flanneld))
+    await leases.arrived(host)
+    await leases.place(host)
+
+
+def weft(*words: str) -> list[str]:
+    """A command of this very installation's `weft`."""
+    return [sys.executable, "-m", "weft.cli.main", *words]
+
+
+def flanneld(options: Flanneld) -> list[str]:
+    """The command of flanneld."""
+    return weft("flanneld", *options.flags)
+
+
+def flanneld_environment(host: LabHost, options: Flanneld) -> dict[str, str]:
+    """flanneld's variables, over those of every service."""
+    return host.service_environment | dict(options.environment)
+
+
+def agent_environment(host: LabHost) -> dict[str, str]:
+    """The agent's settings: what the lab knows of the host, and over it what the topology file says."""
+    settings = {"node": host.name, "engine": "docker"}
+    if host.host.engine == "none":
+        exposed = (network for network in host.host.networks if host.host.exposes(network))
+        named = [f"{network.name}={subnet}" for network in exposed for subnet in network.subnets]
+        settings |= {"engine": "static", "networks": ",".join(named)}
+    settings |= dict(host.host.agent or ())
+    return {f"WEFT_{key.upper()}": value for key, value in settings.items()}
+
+
+STARTS: dict[ServiceName, Callable[[LabHost], Awaitable[None]]] = {
+    "etcd": _start_etcd,
+    "docker": _start_docker,
+    "flanneld": _start_flanneld,
+    "agent": _start_agent,
+}

@@ -3,7 +3,7 @@
     /run/weft-lab/<lab>/                root's alone (0700)
     /run/weft-lab/<lab>/state.json      the topology file's content: every verb works it out again
     /run/weft-lab/<lab>/<host>/         pid marks, logs, sockets (docker.sock, agent.sock)
-    /var/lib/weft-lab/<lab>/<host>/     Docker's data
+    /var/lib/weft-lab/<lab>/<host>/     Docker's and etcd's data
 
 Nothing that the kernel can tell is kept here (which cable is cut, which process lives): it is asked each time.
 """
@@ -60,7 +60,7 @@ def folder(lab: str) -> Path:
 
 
 def data(lab: str) -> Path:
-    """The lab's folder for Docker's data."""
+    """The lab's folder for Docker's and etcd's data."""
     return DATA / lab
 
 

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface, ip_network
 from typing import Literal
 
 from weft.model import IPAddress, IPInterface, IPNetwork
 
 EngineKind = Literal["docker", "none"]
+ServiceName = Literal["etcd", "docker", "flanneld", "agent"]
+SERVICES: tuple[ServiceName, ...] = ("etcd", "docker", "flanneld", "agent")
+"""What can run in a host, in the order in which it is started."""
 
 EVERYWHERE: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 """Destination of a default route, by IP version."""
@@ -51,7 +54,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of one network. Its address is known before it runs."""
+    """A container of one network. Its addresses are known before it runs, unless its network waits for a lease."""
 
     name: str
     addresses: tuple[IPInterface, ...]
@@ -59,13 +62,19 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class ContainerNetwork:
-    """A Docker network, or with `engine: none` a bridge. `internal`: without a default route, as Docker means it."""
+    """A Docker network, or with `engine: none` a bridge. `internal`: without a default route, as Docker means it.
+
+    `leased`: its subnets are those that flanneld gets for the host; without any, they aren't known yet. `bridge`: the
+    bridge's name where the file says one. `serve`: TCP port of a web server in each container, 0 for none."""
 
     name: str
     subnets: tuple[IPNetwork, ...]
     labels: tuple[tuple[str, str], ...] = ()
     internal: bool = False
     containers: tuple[Container, ...] = ()
+    leased: bool = False
+    bridge: str = ""
+    serve: int = 0
 
     @property
     def gateways(self) -> tuple[IPInterface, ...]:
@@ -77,17 +86,62 @@ class ContainerNetwork:
         said = dict(self.labels).get("weft.expose")
         return by_default if said is None else said.lower() in ("true", "1", "yes", "on")
 
+    def at(self, subnets: tuple[IPNetwork, ...]) -> ContainerNetwork:
+        """The same network with these subnets; containers follow the gateway. IndexError if one is too small."""
+        numbered = enumerate(self.containers, start=2)
+        containers = (Container(c.name, tuple(nth(subnet, n) for subnet in subnets)) for n, c in numbered)
+        return replace(self, subnets=subnets, containers=tuple(containers))
+
+
+@dataclass(frozen=True, slots=True)
+class Etcd:
+    """A member of the lab's etcd cluster. `cluster`: name and address of every member, this one too. `key`, `config`:
+    what is put when the lab comes up (flannel's network config as JSON); empty for nothing."""
+
+    address: IPAddress
+    cluster: tuple[tuple[str, IPAddress], ...]
+    key: str = ""
+    config: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Flanneld:
+    """What a host's `weft flanneld` is told: words of its command line, and variables for what nobody else may read.
+    `subnet_file`, `socket`: the paths that follow from them, as the host sees them."""
+
+    flags: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    subnet_file: str
+    socket: str
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """A machine of the lab. `agent`: settings of its `weft agent` (name as in the settings file, value as text), or
-    None: it runs none."""
+    None: it runs none. `flanneld`, `etcd`: None where it runs none."""
 
     name: str
     ports: tuple[Port, ...]
     engine: EngineKind
     networks: tuple[ContainerNetwork, ...]
     agent: tuple[tuple[str, str], ...] | None
+    flanneld: Flanneld | None = None
+    etcd: Etcd | None = None
+
+    def runs(self, service: ServiceName) -> bool:
+        """Whether this service is part of the host."""
+        if service == "docker":
+            return self.engine == "docker"
+        return {"etcd": self.etcd, "flanneld": self.flanneld, "agent": self.agent}[service] is not None
+
+    @property
+    def services(self) -> tuple[ServiceName, ...]:
+        """Every service of the host, the daemon last."""
+        return tuple(service for service in SERVICES if self.runs(service))
+
+    def leasing(self, subnets: tuple[IPNetwork, ...]) -> Host:
+        """The same host when flanneld has these subnets for it. IndexError if one is too small for its containers."""
+        return replace(self, networks=tuple(net.at(subnets) if net.leased else net for net in self.networks))
 
     def containers(self) -> Iterator[tuple[ContainerNetwork, Container]]:
         """All of its containers, each with the network that it is on."""

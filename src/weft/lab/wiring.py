@@ -85,29 +85,29 @@ def underlay(topology: Topology) -> tuple[Batch, ...]:
     )
 
 
-def networks(topology: Topology, host: Host) -> tuple[Batch, ...]:
-    """The container networks of a host without an engine: a bridge each, a namespace per container."""
+def networks(lab: str, host: Host, leased: bool = False) -> tuple[Batch, ...]:
+    """The container networks of a host without an engine: a bridge each, a namespace per container. Only those that
+    wait for a lease, or (`leased` False) only the others."""
     lines: list[str] = []
     inside: list[Batch] = []
-    number = 0
-    for network in host.networks:
-        device = bridge_name(network.name)
+    numbers = {container.name: number for number, (_, container) in enumerate(host.containers())}
+    for network in (network for network in host.networks if network.leased == leased):
+        device = bridge_name(network)
         lines += [f"link add {device} type bridge", f"link set {device} up"]
         lines += [f"address add {gateway} dev {device} nodad" for gateway in network.gateways]
         for container in network.containers:
-            where = namespace(topology.name, host.name, container.name)
-            port = f"veth{number}"
-            number += 1
+            where = namespace(lab, host.name, container.name)
+            port = f"veth{numbers[container.name]}"
             lines.append(f"link add {port} type veth peer name eth0 netns {where}")
             lines.append(f"link set {port} master {device} up alias {container.name}")
             inside.append(Batch(where, tuple(_container(network, container)), _QUIET))
-    return (Batch(namespace(topology.name, host.name), tuple(lines)), *inside)
+    return (Batch(namespace(lab, host.name), tuple(lines)), *inside)
 
 
-def bridge_name(network: str) -> str:
-    """`br-web`; for a name that is too long, twelve hex digits as Docker has them."""
-    name = f"br-{network}"
-    return name if len(name) <= INTERFACE_LENGTH else "br-" + hashlib.sha256(network.encode()).hexdigest()[:12]
+def bridge_name(network: ContainerNetwork) -> str:
+    """What the file says, else `br-web`; for a name that is too long, twelve hex digits as Docker has them."""
+    name = network.bridge or f"br-{network.name}"
+    return name if len(name) <= INTERFACE_LENGTH else "br-" + hashlib.sha256(network.name.encode()).hexdigest()[:12]
 
 
 _QUIET = (
