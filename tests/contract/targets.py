@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Protocol
@@ -12,7 +12,7 @@ import msgspec
 
 from tests.support.namespace import Namespace, namespace
 from weft.core.plan import Wanted
-from weft.model import Mac, mac_text, parse_mac
+from weft.model import IPNetwork, Mac, mac_text, parse_mac
 from weft.objects import (
     Address,
     Failure,
@@ -131,10 +131,33 @@ class Place(Protocol):
         """A route of somebody else's at the key of this one."""
         ...
 
+    def share(self, *networks: str) -> None:
+        """The target shares routes to these networks; none: only routes out of its own links are its own."""
+        ...
+
+    def set_uplink(self, up: bool) -> None:
+        """Somebody sets up0 up or down; at first it is up."""
+        ...
+
+
+def inside(*networks: str) -> Callable[[IPNetwork], bool]:
+    """Whether a destination is in one of these."""
+    known = [ip_network(network) for network in networks]
+    return lambda dst: any(each.version == dst.version and dst.subnet_of(each) for each in known)  # type: ignore[arg-type]
+
 
 @dataclass
 class MemoryPlace:
     target: MemoryTarget
+
+    def __post_init__(self) -> None:
+        self.target.put_uplink("up0")
+
+    def share(self, *networks: str) -> None:
+        self.target.share(inside(*networks) if networks else None)
+
+    def set_uplink(self, up: bool) -> None:
+        self.target.put_uplink("up0", up)
 
     def restarted(self) -> Target:
         self.target.lose_track()
@@ -161,10 +184,19 @@ class KernelPlace:
     target: KernelTarget
     targets: list[KernelTarget]
 
-    def restarted(self) -> Target:
-        target = KernelTarget(OWNER, MINE, str(self.ns.path))
+    shared: Callable[[IPNetwork], bool] | None = None
+
+    def restarted(self) -> KernelTarget:
+        target = KernelTarget(OWNER, MINE, str(self.ns.path), shared=self.shared)
         self.targets.append(target)
         return target
+
+    def share(self, *networks: str) -> None:
+        self.shared = inside(*networks) if networks else None
+        self.target.share(self.shared)
+
+    def set_uplink(self, up: bool) -> None:
+        self.ns.ip(f"link set up0 {'up' if up else 'down'}")
 
     def delete(self, thing: Object) -> None:
         if isinstance(thing, Link):

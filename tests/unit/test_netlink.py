@@ -200,7 +200,7 @@ def test_a_route_is_decoded_as_it_was_encoded(route: Route) -> None:
     assert (asked.kind, asked.flags & (NLM_F_CREATE | NLM_F_EXCL)) == (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
     state = decode_route(asked, NAMES, {9: DEV})
     assert state is not None
-    assert (state.key, state.route, state.ours) == (route.key, route, True)
+    assert (state.key, state.route, state.protocol) == (route.key, route, 76)
 
 
 @pytest.mark.parametrize("action", ["change", "remove"])

@@ -9,6 +9,7 @@ goes down, say, is what Linux does:
 - a next-hop object takes the routes on it along; an address the routes whose preferred source it is, unless another
   link has it too;
 - next hops and routes are refused while their link is down;
+- routes that are shared (`KernelTarget.share`) may go out of uplinks too, go when those do, and come when they come;
 - a sysctl is never reverted: one that is removed is only no longer reported.
 """
 
@@ -19,7 +20,9 @@ from ipaddress import IPv6Interface
 
 from weft.core import commands
 from weft.errors import TargetError
+from weft.model import IPNetwork
 from weft.objects import (
+    MAIN_TABLE,
     Address,
     Chain,
     Failure,
@@ -99,6 +102,10 @@ class MemoryTarget:
         self._kinds = kinds
         self._objects: dict[Key, Object] = {}
         self._foreign: dict[Key, str] = {}
+        self._uplinks: dict[str, bool] = {}
+        self._shared: Callable[[IPNetwork], bool] | None = None
+        self._unshared: dict[Key, Object] = {}
+        self._refused: dict[Key, str] = {}
         self._touched: set[Key] | None = None
         self._wake: Callable[[], None] | None = None
         self.faults = Faults()
@@ -112,6 +119,14 @@ class MemoryTarget:
     @property
     def kinds(self) -> tuple[type[Object], ...]:
         return self._kinds
+
+    def share(self, shared: Callable[[IPNetwork], bool] | None) -> None:
+        """As of the kernel target."""
+        self._shared = shared
+        everything = {**self._objects, **self._unshared}
+        self._unshared = {k: o for k, o in everything.items() if self._is_elsewhere(o) and not self._may_share(o)}
+        self._objects = {key: thing for key, thing in everything.items() if key not in self._unshared}
+        self.lose_track()
 
     async def read(self, full: bool = False) -> Reading:
         """Everything that is there. Raises TargetError if `faults` says so."""
@@ -162,6 +177,19 @@ class MemoryTarget:
         del self._foreign[key]
         self._touch(key)
 
+    def put_uplink(self, name: str, up: bool = True) -> None:
+        """Somebody else's link that routes may go out of is there, or goes up or down."""
+        self._uplinks[name] = up
+        if not up:
+            self._drop(lambda o: _on(o, name))
+        for key in [key for key, dev in self._refused.items() if dev == name]:
+            self._touch(key)
+
+    def remove_uplink(self, name: str) -> None:
+        """Somebody else's link is gone, and routes out of it with it; KeyError if there was none."""
+        del self._uplinks[name]
+        self._drop(lambda o: _on(o, name))
+
     def lose_track(self) -> None:
         """Notifications were lost: the next reading can't say what was touched."""
         self._touched = None
@@ -181,7 +209,9 @@ class MemoryTarget:
         else:
             failure = self._refusal(op, asked)
             if failure is not None:
+                self._refused.update({thing.key: thing.dev} if isinstance(thing, Route) else {})
                 return failure
+            self._refused.pop(thing.key, None)
             self._put(thing)
         self.applied.append(op)
         return None
@@ -202,6 +232,11 @@ class MemoryTarget:
 
     def _missing(self, thing: Object) -> str | None:
         """What `thing` needs and the kernel doesn't have."""
+        if self._is_elsewhere(thing) and isinstance(thing, Route) and self._shared is not None:
+            if not self._may_share(thing):
+                return f"{thing.dev} isn't ours, and neither are routes to there out of it"
+            state = self._uplinks.get(thing.dev)
+            return None if state else f"there is no link {thing.dev}" if state is None else f"{thing.dev} is down"
         for key in thing.needs:
             if key not in self._objects:
                 return f"{key} isn't there"
@@ -210,6 +245,14 @@ class MemoryTarget:
             if isinstance(link, Link) and not link.up:
                 return f"{thing.dev} is down"
         return None
+
+    def _is_elsewhere(self, thing: Object) -> bool:
+        return isinstance(thing, Route) and not thing.nexthop and ("link", thing.dev) not in self._objects
+
+    def _may_share(self, thing: Object) -> bool:
+        if not isinstance(thing, Route) or self._shared is None:
+            return False
+        return thing.table == MAIN_TABLE and self._shared(thing.dst)
 
     def _put(self, thing: Object) -> None:
         old = self._objects.get(thing.key)

@@ -101,17 +101,13 @@ class HopState(NamedTuple):
 
 
 class RouteState(NamedTuple):
-    """A unicast route, whoever's it is. `route` None: of a form that weft doesn't make (several paths, say)."""
+    """A unicast route, whoever's it is. `route` None: of a form that weft doesn't make (several paths, say), or out of
+    a link that no route of ours goes out of. Whose it is, the mirror knows."""
 
     key: Key
     protocol: int
     ifindex: int
     route: Route | None
-
-    @property
-    def ours(self) -> bool:
-        """By protocol number, and out of a device of ours (else there is no `route`)."""
-        return self.protocol == PROTOCOL and self.route is not None
 
 
 def hops_of(index: int) -> bytes:
@@ -119,9 +115,17 @@ def hops_of(index: int) -> bytes:
     return NHMSG.pack(0, 0, 0, 0) + u32(NHA_OIF, index)
 
 
-def routes_of(family: int, index: int) -> bytes:
-    """The body of a dump request for the routes with weft's protocol number out of one device, in any table."""
-    return RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + u32(RTA_OIF, index)
+def routes_of(family: int, index: int | None) -> bytes:
+    """The body of a dump request for the routes with weft's protocol number out of one device, or (None) out of all;
+    in any table."""
+    rtmsg = RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0)
+    return rtmsg if index is None else rtmsg + u32(RTA_OIF, index)
+
+
+def outgoing(body: bytes) -> bytes:
+    """Where a dumped route of one path has its RTA_OIF, whole: fib_dump_info() puts it last; rt6_fill_node() puts
+    RTA_CACHEINFO and RTA_PREF behind it. In a route of another form, something else."""
+    return body[-8:] if body[:1] == b"\x02" else body[-52:-44]
 
 
 def hop_of(hop_id: int) -> tuple[int, bytes]:
@@ -251,8 +255,8 @@ def decode_hop(message: Message, names: Mapping[int, str]) -> HopState:
 
 
 def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, str]) -> RouteState | None:
-    """Of an RTM_NEWROUTE or RTM_DELROUTE; None: not a unicast route, or a cached copy of one. `names`: our devices by
-    index. Raises NetlinkDecodeError. `hops`: the device of each next-hop object of ours, for
+    """Of an RTM_NEWROUTE or RTM_DELROUTE; None: not a unicast route, or a cached copy of one. `names`: the links that
+    may be ours, by index. Raises NetlinkDecodeError. `hops`: the device of each next-hop object of ours, for
     kernels that are set to leave it out (nexthop_compat_mode 0)."""
     with decoding("a route"):
         family, length, _, _, small, protocol, _, kind, flags = RTMSG.unpack_from(message.body)

@@ -4,7 +4,7 @@ The mirror is filled by a full reading (`reading.py`), and from then on follows 
 tells on the listening socket. Whatever can't be followed exactly makes it doubtful, and a doubtful mirror is read anew:
 
 - what the kernel takes along without a word: routes and neighbours when a link goes down or away, or gets another MAC;
-  routes when their next-hop object or their preferred source goes;
+  routes when their next-hop object or their preferred source goes, or an address of another's link that they go out of;
 - a change by somebody else at the moment when we were writing: the order of the two is not known;
 - lost notifications.
 """
@@ -12,13 +12,15 @@ tells on the listening socket. Whatever can't be followed exactly makes it doubt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
-from weft.model import IPAddress, Mac
-from weft.objects import Address, Fdb, Key, Link, NextHop, Object, Op, Route
+from weft.model import IPAddress, IPNetwork, Mac
+from weft.objects import MAIN_TABLE, Address, Fdb, Key, Link, NextHop, Object, Op, Route
 from weft.targets.kernel.codec import Message
 from weft.targets.kernel.constants import (
     AF_BRIDGE,
+    PROTOCOL,
     RT_SCOPE_LINK,
     RTM_DELADDR,
     RTM_DELLINK,
@@ -33,9 +35,14 @@ from weft.targets.kernel.constants import (
     RTM_NEWROUTE,
 )
 from weft.targets.kernel.entries import decode_entry
-from weft.targets.kernel.hops import decode_hop, decode_route
+from weft.targets.kernel.hops import RouteState, decode_hop, decode_route
 from weft.targets.kernel.links import LinkState, decode_address, decode_link
 from weft.targets.kernel.sysctl import forwarding_of
+
+Shared: TypeAlias = Callable[[IPNetwork], bool]
+"""Whether routes to this destination are ours even out of links that aren't: it is inside the network that this daemon
+looks after. Two daemons of one host look after different ones."""
+MARK = "weft:"
 
 
 class Mirror:
@@ -54,10 +61,19 @@ class Mirror:
         self._dropped_hops: set[int] = set()
         self._objects: dict[Key, Object] = {}
         self._unfiled: deque[Sequence[Op]] = deque()
+        self.shared: Shared | None = None
         self.foreign: dict[Key, str] = {}
         self.links: dict[int, LinkState] = {}
         self.names: dict[int, str] = {}
         self.indexes: dict[str, int] = {}
+        self.others: dict[int, str] = {}
+        """Links of nobody's that a shared route may go out of: all but the VXLAN devices of weft's daemons."""
+        self.carriers: set[str] = set()
+        """Names of links that routes of ours may go out of."""
+        self.refused: dict[Key, str] = {}
+        """Routes that could not be made, each with the name of the link that it is to go out of."""
+        self.due: set[Key] = set()
+        """Of those, the ones whose link has changed since: worth another attempt."""
         self.hops: dict[int, str] = {}
         self.written_links: dict[int, Link] = {}
         """What was asked of links that are not filed yet, by interface index."""
@@ -81,7 +97,7 @@ class Mirror:
     def set_links(self, links: Iterable[LinkState]) -> None:
         """All links there are, as a full reading found them."""
         self.links = {link.ifindex: link for link in links}
-        self.names, self.indexes, self.foreign = {}, {}, {}
+        self.names, self.indexes, self.others, self.foreign = {}, {}, {}, {}
         for link in self.links.values():
             self._file(link)
 
@@ -96,6 +112,7 @@ class Mirror:
         old = self.links.pop(ifindex, None)
         if old is None:
             return
+        self.others.pop(ifindex, None)
         if self.foreign.pop(("link", old.name), None) is not None and self._in_our_way(old):
             self.touched.add(("link", self._device))
         if ifindex in self.names:
@@ -116,14 +133,41 @@ class Mirror:
     def _file(self, link: LinkState) -> None:
         key = ("link", link.name)
         if link.vxlan is None or not self.is_ours(link):
-            whose = f"marked {link.alias}" if link.alias.startswith("weft:") else "without weft's mark"
+            marked = link.alias.startswith(MARK)
+            whose = f"marked {link.alias}" if marked else "without weft's mark"
             self.foreign[key] = f"a {link.kind or 'device'} {whose}"
+            if not (marked and link.kind == "vxlan"):
+                self.others[link.ifindex] = link.name
             return
         name = self._device if self._was_renamed(link) else link.name
         self.names[link.ifindex] = name
         self.indexes[name] = link.ifindex
         thing = Link(link.name, Mac(link.mac), link.mtu, link.vxlan, link.alias, link.up, link.master)
         self.objects["link", name] = thing
+
+    # Routes: out of our own links, and shared ones out of others'.
+
+    @property
+    def route_links(self) -> Mapping[int, str]:
+        """The links that a route of ours may go out of, by index."""
+        return self.names if self.shared is None else {**self.others, **self.names}
+
+    def route_index(self, name: str) -> int | None:
+        """The index of the link of this name, if a route of ours may go out of it."""
+        own = self.indexes.get(name)
+        if own is not None or self.shared is None:
+            return own
+        return next((ifindex for ifindex, other in self.others.items() if other == name), None)
+
+    def may_share(self, route: Route) -> bool:
+        """Whether this route would be ours out of a link that isn't."""
+        return self.shared is not None and route.table == MAIN_TABLE and self.shared(route.dst)
+
+    def own_route(self, state: RouteState | None) -> Route | None:
+        """The route, if it is ours: it has our protocol number and goes out of a link of ours, or may be shared."""
+        if state is None or state.route is None or state.protocol != PROTOCOL:
+            return None
+        return state.route if state.ifindex not in self.others or self.may_share(state.route) else None
 
     # Our own changes.
 
@@ -145,8 +189,14 @@ class Mirror:
         """The kernel carried out these ops, all of one kind; `requests` are what was asked of it. They are filed when
         somebody looks, or when the event loop comes to it: a cold start isn't held up by it. `ops` is kept."""
         self._unfiled.append(ops)
-        if ops and type(ops[0].object) is Fdb:
+        first = ops[0].object if ops else None
+        if type(first) is Fdb:
             self._echoing.append(requests)
+        elif type(first) is Route:
+            self.carriers.add(first.dev)
+            if self.refused:
+                for op in ops:
+                    self.refused.pop(op.object.key, None)
 
     @property
     def objects(self) -> dict[Key, Object]:
@@ -157,6 +207,7 @@ class Mirror:
     def replace_objects(self, found: dict[Key, Object]) -> dict[Key, Object]:
         """A full reading begins: from now on the objects are these; returns those until now."""
         before, self._objects = self.objects, found
+        self.carriers = set()
         return before
 
     @property
@@ -250,14 +301,16 @@ class Mirror:
         if link.ifindex in self.written_links:
             return
         was_ours = link.ifindex in self.names
+        old = self.links.get(link.ifindex)
         if message.kind == RTM_DELLINK:
             self.drop_link(link.ifindex)
             self.doubtful |= was_ours
+            self._watch_carrier(old, None)
             return
-        old = self.links.get(link.ifindex)
         if old == link:
             return
         self.put_link(link)
+        self._watch_carrier(old, link)
         if old is None or not was_ours or link.ifindex not in self.names:
             self.doubtful |= was_ours or link.ifindex in self.names
             return
@@ -265,12 +318,28 @@ class Mirror:
             self.doubtful = True
         self.touched.add(("link", link.name))
 
+    def _watch_carrier(self, old: LinkState | None, new: LinkState | None) -> None:
+        """A link changed, came (`old` None) or went (`new` None). If it went, went down or is another's port now, its
+        routes went too."""
+        for link in (old, new):
+            if link is not None:
+                self._try_again(link.name)
+        if old is not None and old.name in self.carriers:
+            stayed = new is not None and (old.name, old.master) == (new.name, new.master)
+            self.doubtful |= new is None or not stayed or (old.up and not new.up)
+
+    def _try_again(self, link: str) -> None:
+        """What could not be made for this link's sake may be made now."""
+        self.due.update([key for key, dev in self.refused.items() if dev == link])
+
     def _hear_address(self, message: Message) -> None:
         state = decode_address(message)
         name = self.names.get(state.ifindex)
+        other = self.others.get(state.ifindex, "")
         added = message.kind == RTM_NEWADDR
-        if not added and state.address.ip in self.sources:
+        if not added and (state.address.ip in self.sources or other in self.carriers):
             self.doubtful = True
+        self._try_again(other)
         if name is not None and not is_kernels_own(state.scope, state.address.version):
             thing = Address(name, state.address)
             self._follow(thing.key, thing if added else None)
@@ -292,13 +361,14 @@ class Mirror:
             self.doubtful = True
 
     def _hear_route(self, message: Message) -> None:
-        state = decode_route(message, self.names, self.hops)
+        state = decode_route(message, self.route_links, self.hops)
         if state is None:
             return
-        if state.ours and state.route is not None:
-            self._follow(state.key, state.route if message.kind == RTM_NEWROUTE else None)
-            if state.route.src is not None:
-                self.sources.add(state.route.src)
+        route = self.own_route(state)
+        if route is not None:
+            self._follow(state.key, route if message.kind == RTM_NEWROUTE else None)
+            self.sources.add(route.src)
+            self.carriers.add(route.dev)
         elif message.kind == RTM_NEWROUTE and state.key in self.objects:
             self._follow(state.key, None)  # somebody put another route in the place of ours
 

@@ -1,6 +1,7 @@
 """The full reading: everything of ours, dumped and decoded into a Mirror. Called by `target.py` alone.
 
-Dumps are filtered in the kernel, by device or by protocol, so a host with a BGP table costs nothing.
+Dumps are filtered in the kernel, by device or by protocol, so a host with a BGP table costs nothing. Routes out of our
+own links are read by device, the fast way; shared ones out of others' come in a second dump of all with our protocol.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import TypeVar
 from weft.errors import KernelError, TargetError
 from weft.objects import Address, Key, NextHop, Object, Route
 from weft.targets.kernel.bulk import Addresses, Bulk, Unlike
-from weft.targets.kernel.codec import Message
+from weft.targets.kernel.codec import Message, u32
 from weft.targets.kernel.constants import (
     AF_INET,
     AF_INET6,
+    RTA_OIF,
     RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETNEIGH,
@@ -26,7 +28,7 @@ from weft.targets.kernel.constants import (
     RTM_GETROUTE,
 )
 from weft.targets.kernel.entries import decode_entry, fdb_of, neighbours_of
-from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, routes_of
+from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, outgoing, routes_of
 from weft.targets.kernel.links import ALL_ADDRESSES, ALL_LINKS, decode_address, decode_link
 from weft.targets.kernel.mirror import Mirror, is_kernels_own
 from weft.targets.kernel.socket import BUFFERS_A_SLICE, DUMP_BUFFER, DumpInterrupted, NetlinkSocket, complete
@@ -75,6 +77,8 @@ class FullReading:
             await self._read_entries(bulk, ifindex)
         for ifindex, bulk in devices:
             await self._read_routes(bulk, ifindex)
+        if self._mirror.shared is not None:
+            await self._read_shared_routes()
         await self._dump(RTM_GETADDR, ALL_ADDRESSES, self._each(self._read_address))
         self._mirror.hops = self._hop_devices
         self._mirror.sources = {o.src for o in self._found.values() if type(o) is Route and o.src is not None}
@@ -93,6 +97,18 @@ class FullReading:
         for version, family in ((4, AF_INET), (6, AF_INET6)):
             routes = self._fast(partial(bulk.routes, version), self._read_route)
             await self._dump(RTM_GETROUTE, routes_of(family, ifindex), routes, NO_FAMILY[version])
+
+    async def _read_shared_routes(self) -> None:
+        """The routes out of links that aren't ours; the mass of those that were read by device is not even decoded."""
+        read = {u32(RTA_OIF, ifindex) for ifindex in self._mirror.names}
+
+        def read_buffer(buffer: bytes) -> None:
+            for message in complete(buffer):
+                if outgoing(message.body) not in read:
+                    self._read_route(message)
+
+        for version, family in ((4, AF_INET), (6, AF_INET6)):
+            await self._dump(RTM_GETROUTE, routes_of(family, None), read_buffer, NO_FAMILY[version])
 
     async def _dump(
         self, kind: int, body: bytes, read: Callable[[bytes], Result], absent: Set[int] = frozenset()
@@ -154,10 +170,15 @@ class FullReading:
         """By id; asked for once all next hops of ours are found."""
         return {thing.id: thing.dev for thing in self._found.values() if type(thing) is NextHop}
 
+    @cached_property
+    def _route_links(self) -> Mapping[int, str]:
+        return self._mirror.route_links
+
     def _read_route(self, message: Message) -> None:
-        state = decode_route(message, self._mirror.names, self._hop_devices)
-        if state is not None and state.ours and state.route is not None:
-            self._found[state.key] = state.route
+        route = self._mirror.own_route(decode_route(message, self._route_links, self._hop_devices))
+        if route is not None:
+            self._found[route.key] = route
+            self._mirror.carriers.add(route.dev)
 
     def _read_address(self, message: Message) -> None:
         state = decode_address(message)

@@ -30,7 +30,7 @@ from weft.targets.kernel.constants import (
     RTNLGRP_NEXTHOP,
 )
 from weft.targets.kernel.devices import Devices
-from weft.targets.kernel.mirror import Mirror
+from weft.targets.kernel.mirror import Mirror, Shared
 from weft.targets.kernel.reading import fill
 from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, LISTEN_BUFFER, NetlinkSocket
 from weft.targets.kernel.sysctl import Sysctls
@@ -59,11 +59,19 @@ KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHo
 class KernelTarget:
     """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac` and `device`: our VTEP's MAC and name, by which a
     link is recognised whose making was cut short, or that was made before this host was renamed. `netns`: path of a
-    network namespace, None for the current one. Raises TargetError if that can't be entered."""
+    network namespace, None for the current one. `shared`: see `share`. Raises TargetError if that can't be entered."""
 
-    def __init__(self, owner: str, mac: Mac | None = None, netns: str | None = None, device: str = "") -> None:
+    def __init__(
+        self,
+        owner: str,
+        mac: Mac | None = None,
+        netns: str | None = None,
+        device: str = "",
+        shared: Shared | None = None,
+    ) -> None:
         self._netns = netns
         self._mirror = Mirror(owner, mac, device)
+        self._mirror.shared = shared
         self._sysctls = Sysctls(netns)
         self._requests = NetlinkSocket(netns, ANSWER_BUFFER)
         self._listener = NetlinkSocket(netns, LISTEN_BUFFER, GROUPS)
@@ -86,6 +94,15 @@ class KernelTarget:
         """Names of the links that are ours, as of the last reading: whose firewall chains are ours too."""
         return self._mirror.indexes.keys()
 
+    def share(self, shared: Shared | None) -> None:
+        """From now on, a route of ours (protocol 76, main table) may go out of any link but another weft daemon's VXLAN
+        device, if `shared` says that its destination is one that this daemon looks after; None: only out of our own.
+        Everything is read anew. Routes to what is no longer covered are no longer ours and stay, so a daemon whose
+        network changes lets go of the old one only when they are gone."""
+        self._mirror.shared = shared
+        self._mirror.doubtful = True
+        self._tell()
+
     async def read(self, full: bool = False) -> Reading:
         """Everything of ours: from the mirror, unless `full` or a doubt asks for dumps. Raises TargetError."""
         mirror = self._mirror
@@ -95,8 +112,12 @@ class KernelTarget:
         if everything:
             await self._read_everything()
         changed = self._sysctls.read(mirror.objects)
-        touched = None if everything else frozenset(mirror.touched | changed)
+        touched = None if everything else frozenset(mirror.touched | mirror.due | changed)
         mirror.touched.clear()
+        if not everything:
+            mirror.due.clear()
+        elif mirror.due or mirror.doubtful:  # "everything" does not say what is worth another attempt: the next does
+            asyncio.get_running_loop().call_soon(self._tell)
         return Reading(mirror.objects, mirror.foreign, touched)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
@@ -187,6 +208,7 @@ class KernelTarget:
         is in them already."""
         self._busy = True
         self._mirror.doubtful = True
+        shared = self._mirror.shared
         try:
             self._discard()
             await fill(self._netns, self._mirror)
@@ -198,7 +220,7 @@ class KernelTarget:
             raise TargetError(f"the kernel's tables can't be read: {error}") from error
         finally:
             self._busy = False
-        self._mirror.doubtful = False
+        self._mirror.doubtful = self._mirror.shared is not shared
         self._mirror.touched.clear()
         self._mirror.caught_up()
 
@@ -216,7 +238,7 @@ class KernelTarget:
         self._tell()
 
     def _tell(self) -> None:
-        if self._wake is not None and (self._mirror.touched or self._mirror.doubtful):
+        if self._wake is not None and (self._mirror.touched or self._mirror.due or self._mirror.doubtful):
             self._wake()
 
     def _listen(self) -> None:

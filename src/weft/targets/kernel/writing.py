@@ -69,24 +69,33 @@ class Batch:
         self._mirror = mirror
         self._ops = ops
         self._encode = ENCODERS[type(ops[0].object)]
-        self._ifindex = mirror.indexes.get(_device(ops[0].object))
+        self._device = _device(ops[0].object)
+        own = mirror.indexes.get(self._device)
+        self._elsewhere = own is None
+        shared = own is None and type(ops[0].object) is Route
+        self._ifindex = mirror.route_index(self._device) if shared else own
 
     def apply(self) -> list[Failure | None]:
         """One answer per op."""
+        results = self._apply()
+        if any(results) and type(self._ops[0].object) is Route:
+            failed = [op for op, failure in zip(self._ops, results, strict=True) if failure is not None]
+            self._mirror.refused.update({op.object.key: self._device for op in failed if op.action != "remove"})
+        return results
+
+    def _apply(self) -> list[Failure | None]:
+        if self._elsewhere and any(objections := [self._objection(op) for op in self._ops]):
+            return self._sifted(objections)
         results: list[Failure | None] = [None] * len(self._ops)
         places, actions, ops = self._to_send()
-        if self._ifindex is None:
-            for at, action, op in zip(places, actions, ops, strict=True):
-                if action != "remove":
-                    results[at] = Failure(f"{asked(op)}: there is no device of ours of this name")
-            return results
-        if not ops:
+        if not ops or self._ifindex is None:
             return results
         first = self._socket.number(len(ops))
         try:
             requests = self._encode(zip(actions, [op.object for op in ops], strict=True), self._ifindex, first)
         except UNENCODABLE as error:
-            return self._sifted(error)
+            errors = [self._error(op) for op in self._ops]
+            return self._sifted(errors if any(errors) else [unencodable(op, error) for op in self._ops])
         try:
             refusals = self._socket.send(requests, first, first + len(requests) - 1)
         except (KernelError, NetlinkDecodeError, OSError) as error:
@@ -101,25 +110,31 @@ class Batch:
             results[places[at]] = self._judge(ops[at], refusal)
         return results
 
-    def _sifted(self, error: Exception) -> list[Failure | None]:
-        """Some object doesn't go into a message, because of `error`: that is its own failure, and the others are
-        carried out without it."""
-        errors = [self._error(op) for op in self._ops]
-        if not any(errors):
-            errors = [error] * len(errors)
-        good = [op for op, error in zip(self._ops, errors, strict=True) if error is None]
+    def _sifted(self, failures: Sequence[Failure | None]) -> list[Failure | None]:
+        """Some ops have failed before they were sent; the others are carried out without them."""
+        good = [op for op, failure in zip(self._ops, failures, strict=True) if failure is None]
         answers = iter(Batch(self._socket, self._mirror, good).apply() if good else ())
-        return [
-            next(answers) if error is None else unencodable(op, error)
-            for op, error in zip(self._ops, errors, strict=True)
-        ]
+        return [next(answers) if failure is None else failure for failure in failures]
 
-    def _error(self, op: Op) -> Exception | None:
+    def _error(self, op: Op) -> Failure | None:
         """Why this op can't be encoded, or None."""
         try:
             self._encode([(op.action, op.object)], self._ifindex or 0, 1)
         except UNENCODABLE as error:
-            return error
+            return unencodable(op, error)
+        return None
+
+    def _objection(self, op: Op) -> Failure | None:
+        """Why this can't be made out of a device that isn't ours, or None. What could not be recognised as ours
+        afterwards isn't made."""
+        if op.action == "remove":
+            return None
+        if not isinstance(op.object, Route) or self._mirror.shared is None:
+            return Failure(f"{asked(op)}: there is no device of ours of this name")
+        if not self._mirror.may_share(op.object):
+            return Failure(f"{asked(op)}: {self._device} isn't ours, and neither are routes to there out of it")
+        if self._ifindex is None:
+            return Failure(f"{asked(op)}: there is no link {self._device}")
         return None
 
     def _to_send(self) -> tuple[Sequence[int], Sequence[str], Sequence[Op]]:
@@ -155,7 +170,7 @@ class Batch:
             if whose:
                 return Failure(f"{asked(op)}: {whose} stands there; it was left alone", conflict=True)
             number = self._socket.number(1)
-            requests = self._encode([("change", thing)], self._mirror.indexes[_device(thing)], number)
+            requests = self._encode([("change", thing)], self._ifindex or 0, number)
             failures = self._socket.send(requests, number, number)
         except (TargetError, NetlinkDecodeError, OSError) as error:
             self._mirror.doubtful = True
@@ -183,18 +198,19 @@ class Batch:
     def _whose_route(self, route: Route) -> str:
         """The kernel can be asked for the route that packets would take, which is nearly always the one. Else it is
         hidden behind another or in another table: it is looked for among ours, and if it isn't there, not named."""
-        names, hops = self._mirror.names, self._mirror.hops
+        names, hops = self._mirror.route_links, self._mirror.hops
         with contextlib.suppress(KernelError):  # packets would not take any
             found = decode_route(self._socket.ask(*route_to(route.dst)), names, hops)
             if found is not None and found.key == route.key:
                 link = self._mirror.links.get(found.ifindex)
                 device = link.name if link else "another device"
                 altered = found.protocol == PROTOCOL and self._nobodys(found.ifindex)
-                return "" if found.ours or altered else f"a route of protocol {found.protocol} out of {device}"
-        body = routes_of(FAMILIES[route.dst.version], self._mirror.indexes[route.dev])
+                taken = not altered and self._mirror.own_route(found) is None
+                return f"a route of protocol {found.protocol} out of {device}" if taken else ""
+        body = routes_of(FAMILIES[route.dst.version], self._ifindex)
         for buffer in self._socket.buffers(RTM_GETROUTE, body):
-            ours = (decode_route(message, names, hops) for message in messages(buffer))
-            if any(state is not None and state.ours and state.key == route.key for state in ours):
+            ours = (self._mirror.own_route(decode_route(message, names, hops)) for message in messages(buffer))
+            if any(found is not None and found.key == route.key for found in ours):
                 return ""
         return "another route with this destination, table and metric"
 
