@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 from zlib import crc32
 
+from weft.backends import wireguard
 from weft.backends.tunnel import OVERHEAD, vtep_mac
 from weft.core.interface import External
 from weft.model import Host, IPAddress, IPNetwork, Mac, Network, Node, Problem, Profile, TextFile, View
@@ -22,6 +23,7 @@ from weft.wire.flannel import (
     Lease,
     Vtep,
     VxlanBackend,
+    WireguardBackend,
     WireguardPeer,
 )
 
@@ -63,7 +65,13 @@ def device(config: Config, version: Version, prefix: str) -> str:
     return f"flannel-{crc32(prefix.encode()):08x}" + ("" if version == 4 else "-6")
 
 
-def own_mac(config: Config, options: Options, public_ip: IPAddress) -> Mac:
+def wants_ways(config: Config) -> bool:
+    """Whether it matters which hosts are on a segment of this one's."""
+    backend = config.backend
+    return isinstance(backend, HostGwBackend) or (isinstance(backend, VxlanBackend) and backend.direct_routing)
+
+
+def own_mac(config: Config, options: Options, public_ip: IPAddress | None) -> Mac:
     """The MAC of this host's device where its lease tells none yet: it follows from the public address, with the
     config's MacPrefix (two octets) at its head."""
     vni = config.backend.vni if isinstance(config.backend, VxlanBackend) else 0
@@ -80,7 +88,7 @@ def mtu(config: Config, external: External) -> int:
     outer = getattr(backend, "mtu", 0) or external.mtu
     if isinstance(backend, VxlanBackend):
         return min(outer - OVERHEAD[version] for version in versions(config))
-    return outer
+    return outer - wireguard.OVERHEAD if isinstance(backend, WireguardBackend) else outer
 
 
 def node(lease: Lease, config: Config, version: Version) -> Node | None:
@@ -147,23 +155,26 @@ def profile(config: Config, options: Options, version: Version) -> Profile:
     )
 
 
-def placed(nodes: Iterable[Node], config: Config, direct: Mapping[IPAddress, str]) -> tuple[list[Node], list[Problem]]:
-    """Nodes with the uplink over which they are reached without a tunnel, where the backend asks for that. `direct`:
-    endpoint on one of this host's segments → the interface to it. With host-gw, others can't be reached at all."""
-    backend = config.backend
-    if isinstance(backend, VxlanBackend) and not backend.direct_routing:
-        return list(nodes), []
-    if not isinstance(backend, VxlanBackend | HostGwBackend):
-        return list(nodes), []
+def reachable(
+    nodes: Iterable[Node], config: Config, direct: Mapping[IPAddress, str]
+) -> tuple[list[Node], list[Problem]]:
+    """Nodes of this host's backend, with the uplink over which each is reached without a tunnel where the backend asks
+    for that. `direct`: endpoint on one of this host's segments → the interface to it. With host-gw, others can't be
+    reached at all."""
+    backend, ways = NAMES[type(config.backend)], wants_ways(config)
     kept: list[Node] = []
     problems: list[Problem] = []
     for one in nodes:
-        way = direct.get(one.endpoints[0], "")
-        if way or isinstance(backend, VxlanBackend):
-            kept.append(replace(one, direct=way) if way else one)
+        way = direct.get(one.endpoints[0], "") if ways else ""
+        why = ""
+        if one.backend != backend:
+            why = f"its backend is {one.backend}, this host's is {backend}"
+        elif not way and isinstance(config.backend, HostGwBackend):
+            why = f"{one.endpoints[0]} is not on a segment of this host's; host-gw needs that, vxlan does not"
+        if why:
+            problems.append(Problem(one.id, f"lease {one.id} is not routed to: {why}"))
         else:
-            text = f"{one.endpoints[0]} is not on a segment of this host's; host-gw needs that, vxlan does not"
-            problems.append(Problem(one.id, f"lease {one.id} is not routed to: {text}"))
+            kept.append(replace(one, direct=way) if way else one)
     return kept, problems
 
 

@@ -1,0 +1,232 @@
+"""What `weft flanneld` knows: this host's facts, the leases in etcd, who is directly reachable; and the View of them.
+
+The counterpart of `world.py` for daemons whose peers are flannel's leases. Each source replaces its set here and wakes
+the loop (`agent/loop.py`), which asks for a View; `daemons/flanneld.py` wires it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from weft.backends.tunnel import no_ipv6
+from weft.core import flannel
+from weft.core.acceptance import Accepted, Policy, accept
+from weft.core.flannel import Home, Options, Version
+from weft.core.interface import Choice, External, pick
+from weft.core.tenancy import Candidate, Tenancy
+from weft.model import Host, IPAddress, IPNetwork, Known, Mac, Network, Node, Problem, TextFile, View
+from weft.wire.flannel import NAMES, Config, Lease, Vtep, VxlanBackend
+from weft.wire.subnet_env import SubnetEnv, subnet_env, subnet_env_of
+
+
+@dataclass(slots=True)
+class FlannelWorld:
+    """`host`, `tenancy` are None until their source has spoken. `direct`: addresses on this host's segments → the
+    interface to each. `choice`: asks which interface is wanted, by the IP versions of the overlay. `chains`: see
+    `World`. `published`: the lease that etcd has for this host already. `previous`: what
+    subnet.env said at the start."""
+
+    options: Options
+    choice: Callable[[tuple[Version, ...]], Choice]
+    published: Callable[[Candidate], Lease | None]
+    previous: SubnetEnv = field(default_factory=SubnetEnv)
+    chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
+    host: Host | None = None
+    tenancy: Tenancy | None = None
+    direct: Mapping[IPAddress, str] = field(default_factory=dict)
+    broken: dict[str, Problem] = field(default_factory=dict)
+    macs: dict[Version, Mac] = field(default_factory=dict)
+    _accepted: dict[Version, Accepted] = field(default_factory=dict)
+    _unreachable: dict[Version, list[Problem]] = field(default_factory=dict)
+    _nodes: dict[Version, dict[int, tuple[Lease, Node | None]]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config | None:
+        return self.tenancy.config if self.tenancy is not None else None
+
+    def external(self) -> External | None:
+        """The interface that tunnels use; None while the host or the config is unknown, or no interface fits."""
+        if self.host is None or self.config is None:
+            return None
+        try:
+            found = pick(self.host, self.choice(flannel.versions(self.config)))
+        except ValueError as error:
+            self.report("interface", str(error))
+            return None
+        self.report("interface", "")
+        return found
+
+    def candidate(self) -> Candidate | None:
+        """What this host's lease is to say; None while that is unknown."""
+        config, external = self.config, self.external()
+        if config is None or external is None:
+            return None
+        name = NAMES[type(config.backend)]
+        plain = Candidate(
+            public_ip=external.public_ip,
+            public_ip6=external.public_ip6,
+            backend="" if name == "alloc" else name,
+            previous=self.previous.subnet,
+            previous6=self.previous.subnet6,
+        )
+        if not isinstance(config.backend, VxlanBackend):
+            return plain
+        vteps = {v: Vtep(config.backend.vni, self._mac(config, plain, v)) for v in flannel.versions(config)}
+        return replace(plain, data=vteps.get(4), data6=vteps.get(6))
+
+    def _mac(self, config: Config, plain: Candidate, version: Version) -> Mac:
+        """What the lease tells already, so that nothing changes for the others. Once chosen it stays: the device is
+        known by it."""
+        known = self.macs.get(version)
+        if known is None:
+            lease = self.published(plain)
+            told = None if lease is None else lease.data if version == 4 else lease.data6
+            if isinstance(told, Vtep) and any(told.mac) and not told.mac[0] & 1:
+                known = told.mac
+            else:
+                public: IPAddress | None = plain.public_ip if version == 4 else plain.public_ip6
+                known = flannel.own_mac(config, self.options, public)
+            self.macs[version] = known
+        return known
+
+    def view(self) -> View | None:
+        """What to plan from; None as long as this host has no lease."""
+        external = self.external()
+        if self.host is None or self.tenancy is None or external is None:
+            return None
+        config, lease = self.tenancy.config, self.tenancy.mine
+        if config is None or lease is None:
+            return None
+        home = Home(external, lease, self.macs)
+        views = [self._overlay(config, home, version) for version in flannel.versions(config)]
+        host = Host(self.host.uplinks, self.host.ipv6, self.host.nexthop_objects, self.chains())
+        present = [view for view in views if view is not None]
+        if not present:
+            return None
+        return flannel.together(present, host, (self._env(config, home),), self.tenancy.complete)
+
+    def _overlay(self, config: Config, home: Home, version: Version) -> View | None:
+        if self.host is None or self.tenancy is None:
+            return None
+        me = flannel.me(config, home, version)
+        lacking = no_ipv6(self.host, flannel.mtu(config, home.external)) if version == 6 else ""
+        self.report("ipv6", lacking) if version == 6 else None
+        if lacking:
+            return None
+        profile = flannel.profile(config, self.options, version)
+        claims = [node for node in self._nodes_of(self.tenancy.others, config, version) if node is not None]
+        claims, self._unreachable[version] = flannel.reachable(claims, config, self.direct)
+        policy = Policy(me, version, profile.span, me.networks, self.host.uplinks)
+        self._accepted[version] = accept(claims, policy, self._accepted.get(version))
+        return View(me=me, networks=me.networks, nodes=self._accepted[version].nodes, profile=profile)
+
+    def _nodes_of(self, leases: Sequence[Lease], config: Config, version: Version) -> Iterator[Node | None]:
+        """One node for each lease that has a part in this overlay. While a lease is the same object its node is too,
+        and comparing nodes is comparing pointers."""
+        before, now = self._nodes.get(version, {}), {}
+        for lease in leases:
+            made = before.get(id(lease))
+            if made is None or made[0] is not lease:
+                made = (lease, flannel.node(lease, config, version))
+            now[id(lease)] = made
+        self._nodes[version] = now
+        return (node for _, node in now.values())
+
+    def _env(self, config: Config, home: Home) -> TextFile:
+        env = subnet_env_of(config, home.lease, flannel.mtu(config, home.external), self.options.masquerade)
+        return TextFile(self.options.subnet_file, subnet_env(env))
+
+    def report(self, source: str, message: str) -> None:
+        """Something is wrong with a source or a target ("": nothing is any more)."""
+        if message:
+            self.broken[source] = Problem(source, message)
+        else:
+            self.broken.pop(source, None)
+
+    def problems(self) -> Iterator[Problem]:
+        """Everything that a person should know."""
+        yield from self.broken.values()
+        if self.tenancy is not None:
+            yield from self.tenancy.problems
+        for accepted in self._accepted.values():
+            yield from accepted.problems
+        for problems in self._unreachable.values():
+            yield from problems
+
+    def waiting(self) -> list[str]:
+        """Sources that have not vouched for their set yet."""
+        waiting = ["host"] if self.host is None else []
+        tenancy = self.tenancy
+        waiting.extend(["leases"] if tenancy is None or not tenancy.complete else [])
+        waiting.extend(["config"] if tenancy is not None and tenancy.config is None else [])
+        waiting.extend(["lease"] if tenancy is None or tenancy.mine is None else [])
+        return waiting
+
+    # What the daemon's targets and sources ask of it.
+
+    def labels(self) -> frozenset[str]:
+        """Names of this daemon's devices, or what stands for them in the firewall's chains."""
+        config = self.config
+        if config is None:
+            return frozenset()
+        return frozenset(flannel.device(config, v, self.options.prefix) for v in flannel.versions(config))
+
+    def devices(self) -> Mapping[str, Mac]:
+        """The VTEPs' MACs, by device, by which a device of ours is known that another daemon made."""
+        config = self.config
+        if config is None or not isinstance(config.backend, VxlanBackend):
+            return {}
+        return {flannel.device(config, version, self.options.prefix): mac for version, mac in self.macs.items()}
+
+    def spans(self) -> tuple[IPNetwork, ...]:
+        """The networks that leases are taken from."""
+        config = self.config
+        pools = (config.ipv4, config.ipv6) if config is not None else ()
+        return tuple(pool.network for pool in pools if pool is not None)
+
+    def asked(self) -> frozenset[IPAddress]:
+        """Endpoints of which the ways are to be found out: where the backend may do without a tunnel."""
+        if self.config is None or self.tenancy is None or not flannel.wants_ways(self.config):
+            return frozenset()
+        leases = self.tenancy.others
+        return frozenset(a for lease in leases for a in (lease.public_ip, lease.public_ip6) if a is not None)
+
+    def last_seen(self) -> Mapping[str, float]:
+        """Leases don't tell when their hosts were seen last."""
+        return {}
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    # What `web/api.py` shows of it.
+
+    @property
+    def device(self) -> str:
+        """The first overlay's device."""
+        config = self.config
+        return flannel.device(config, flannel.versions(config)[0], self.options.prefix) if config is not None else ""
+
+    @property
+    def name(self) -> str:
+        """This host's id: its lease."""
+        mine = self.tenancy.mine if self.tenancy is not None else None
+        return str(mine.subnet or mine.subnet6) if mine is not None else ""
+
+    @property
+    def peers(self) -> Known[Node] | None:
+        """The other leases."""
+        if self.tenancy is None or self.config is None:
+            return None
+        version = flannel.versions(self.config)[0]
+        nodes = self._nodes_of(self.tenancy.others, self.config, version)
+        return Known(tuple(node for node in nodes if node is not None), self.tenancy.complete)
+
+    @property
+    def engine(self) -> Known[Network] | None:
+        """This host's own subnet."""
+        mine = self.tenancy.mine if self.tenancy is not None else None
+        if mine is None:
+            return None
+        subnets = tuple(subnet for subnet in (mine.subnet, mine.subnet6) if subnet is not None)
+        return Known((Network("lease", subnets),), True)
