@@ -66,7 +66,7 @@ def world(backend: Backend, *others: Lease, dual: bool = False, options: Options
     kind = {HostGwBackend: "host-gw", AllocBackend: ""}.get(type(backend), "vxlan")
     mine = MINE if dual else v4(MINE, kind)
     found = FlannelWorld(
-        options or Options("/coreos.com/network"),
+        options or Options("/coreos.com/network", "a"),
         lambda versions: Choice(versions=versions),
         lambda candidate: mine,
         chains=lambda: HOST.chains,
@@ -96,7 +96,7 @@ def test_vxlan_is_laid_out_as_flannel_does_it_but_for_the_next_hop_object() -> N
         "sysctl -w net.ipv4.ip_forward=1",
         "ip link add flannel.1 address 02:00:00:00:00:0a mtu 1450"
         " type vxlan id 1 dstport 8472 local 192.0.2.1 nolearning",
-        "ip link set dev flannel.1 alias weft:flanneld:/coreos.com/network up",
+        "ip link set dev flannel.1 alias weft:flanneld:/coreos.com/network:a up",
         "ip address add 10.5.10.0/32 dev flannel.1",
         "ip neigh add 10.5.20.0 lladdr 02:00:00:00:00:0b dev flannel.1 nud permanent",
         "bridge fdb add 02:00:00:00:00:0b dev flannel.1 dst 192.0.2.2 self permanent",

@@ -36,7 +36,7 @@ def wrote(mirror: Mirror, action: str, *things: Object) -> None:
 
 @pytest.fixture
 def mirror() -> Mirror:
-    mirror = Mirror("weft:agent:me", MAC)
+    mirror = Mirror("weft:agent:me", {"": MAC})
     mirror.set_links([link()])
     mirror.doubtful = False
     return mirror
@@ -83,13 +83,13 @@ def test_a_next_hop_leaves_doubt_only_if_a_route_was_left_on_it(
     ],
 )
 def test_whose_a_link_is(changes: dict[str, object], ours: bool) -> None:
-    mirror = Mirror("weft:agent:me", MAC)
+    mirror = Mirror("weft:agent:me", {"": MAC})
     mirror.set_links([link(**changes)])
     assert (("link", DEV) in mirror.objects, ("link", DEV) in mirror.foreign) == (ours, not ours)
 
 
 def test_without_a_mac_the_mark_alone_counts() -> None:
-    mirror = Mirror("weft:agent:me", None)
+    mirror = Mirror("weft:agent:me", {})
     mirror.set_links([link(alias="")])
     assert ("link", DEV) in mirror.foreign
 

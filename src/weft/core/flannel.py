@@ -35,9 +35,10 @@ NO_MAC = Mac(bytes(6))
 @dataclass(frozen=True, slots=True)
 class Options:
     """What in the settings a plan depends on. `prefix`: of the keys in etcd, by which several daemons on one host are
-    told apart."""
+    told apart; `host`: this host's name."""
 
     prefix: str
+    host: str = ""
     metric: int = 7600
     forward: bool = True
     masquerade: bool = False
@@ -142,7 +143,7 @@ def profile(config: Config, options: Options, version: Version) -> Profile:
     vxlan = config.backend if isinstance(config.backend, VxlanBackend) else VxlanBackend()
     return Profile(
         role=ROLE,
-        mark=options.prefix,
+        mark=f"{options.prefix}:{options.host}",
         underlay=version,
         learning=vxlan.learning,
         gbp=vxlan.gbp,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
@@ -15,7 +14,6 @@ from weft import __version__
 from weft.agent.flannel import FlannelWorld
 from weft.agent.leases import Keeper, KeeperOptions
 from weft.agent.loop import Loop
-from weft.agent.marker import Owner, host_id
 from weft.agent.reconcile import Reconciler
 from weft.core.flannel import ROLE, Options, Version
 from weft.core.interface import Choice
@@ -48,15 +46,17 @@ class Flanneld:
     """The parts, and how they hang together. `reached_by`: the interface that `-iface-can-reach` came to."""
 
     def __init__(self, settings: FlanneldSettings, store: Store, reached_by: str | None) -> None:
-        me = Owner(host_id(), socket.gethostname(), secrets.token_hex(8))
         margin = settings.subnet_lease_renew_margin * 60.0
-        self.keeper = Keeper(store, KeeperOptions(settings.etcd_prefix, me, margin, _config_of(settings)))
-        self.kernel = KernelTarget(f"weft:{ROLE}:{settings.etcd_prefix}", shared=self._is_inside)
+        self.keeper = Keeper(store, KeeperOptions(settings.etcd_prefix, margin, _config_of(settings)))
+        host = socket.gethostname()
+        owner = f"weft:{ROLE}:{settings.etcd_prefix}:{host}"
+        self.kernel = KernelTarget(owner, shared=self._is_inside)
         self.firewall = FirewallTarget(owns=lambda dev: dev in self.world.labels() or dev in self.kernel.devices)
         self.ways = Ways()
         self.world = FlannelWorld(
             options=Options(
                 prefix=settings.etcd_prefix,
+                host=host,
                 metric=settings.metric,
                 forward=settings.iptables_forward_rules,
                 masquerade=settings.ip_masq,

@@ -115,10 +115,10 @@ def hops_of(index: int) -> bytes:
     return NHMSG.pack(0, 0, 0, 0) + u32(NHA_OIF, index)
 
 
-def routes_of(family: int, index: int | None) -> bytes:
-    """The body of a dump request for the routes with weft's protocol number out of one device, or (None) out of all;
-    in any table."""
-    rtmsg = RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0)
+def routes_of(family: int, index: int | None, protocol: int = PROTOCOL) -> bytes:
+    """The body of a dump request for the routes with a protocol number (0: any) out of one device, or (None) out of
+    all; in any table."""
+    rtmsg = RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0)
     return rtmsg if index is None else rtmsg + u32(RTA_OIF, index)
 
 
@@ -173,14 +173,15 @@ _ROUTE_REQUESTS = {"add": (RTM_NEWROUTE, _ADD), "change": (RTM_NEWROUTE, NLM_F_R
 
 def encode_routes(ops: Iterable[tuple[str, Route]], ifindex: int, first: int) -> list[bytes]:
     """A request per op, numbered from `first`: `add` refuses a destination, table and metric that are in use; `change`
-    replaces; `remove` names those three, our protocol number and the next hop or the device, so that it can't hit a
-    route of somebody else's (fib_table_delete, ip6_route_del)."""
+    replaces; `remove` names those three, the protocol number and the next hop or the device, so that it can't hit a
+    route of somebody else's (fib_table_delete, ip6_route_del). ValueError for a route to be made that has another
+    protocol number than ours."""
     requests: list[bytes] = []
     last: tuple[object, ...] = ()
     for sequence, (action, thing) in enumerate(ops, first):
         hop, packed = thing.nexthop, thing.dst.network_address.packed
         way = None if hop else (thing.via, thing.onlink)
-        alike = action, len(packed), thing.table, thing.src, thing.mtu, way
+        alike = action, len(packed), thing.table, thing.src, thing.mtu, thing.protocol, way
         if alike != last:  # next-hop objects of ten thousand peers, and all their routes have this in common
             last = alike
             pack, family, head, middle, where, tail = _route_parts(action, thing)
@@ -196,6 +197,10 @@ def _route_parts(action: str, thing: Route) -> tuple[Packer, int, bytes, bytes, 
     """What this route's request has in common with the others of its form: what packs it, the family, the start, the
     constant middle, the head of the next hop's id or of the device, and what stands behind that."""
     tail, scope, flags = b"", RT_SCOPE_UNIVERSE, 0
+    if thing.protocol != PROTOCOL:
+        if action != "remove":
+            raise ValueError(f"routes of protocol {thing.protocol} aren't weft's")
+        tail = _gateway_of(thing)
     if not thing.nexthop and action != "remove":
         tail, scope, flags = _gateway_of(thing), _scope(thing), RTNH_F_ONLINK * thing.onlink
     if action == "remove":
@@ -205,7 +210,7 @@ def _route_parts(action: str, thing: Route) -> tuple[Packer, int, bytes, bytes, 
     octets = _OCTETS[thing.dst.version]
     packer = _ROUTE[octets]
     small = thing.table if thing.table < 256 else RT_TABLE_UNSPEC
-    rtmsg = RTMSG.pack(0, 0, 0, 0, small, PROTOCOL, scope, RTN_UNICAST, flags)[2:]
+    rtmsg = RTMSG.pack(0, 0, 0, 0, small, thing.protocol, scope, RTN_UNICAST, flags)[2:]
     middle = rtmsg + u32(RTA_TABLE, thing.table) + ATTRIBUTE.pack(4 + octets, RTA_DST)
     head = start(packer.size + len(tail), *_ROUTE_REQUESTS[action])
     where = _NH_ID_HEAD if thing.nexthop else _OIF_HEAD
@@ -281,6 +286,7 @@ def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, 
                 src=address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None,
                 mtu=_mtu(found),
                 table=table,
+                protocol=protocol,
             )
         return RouteState(route_key(dst, table, metric), protocol, index, route)
 

@@ -12,15 +12,13 @@ tells on the listening socket. Whatever can't be followed exactly makes it doubt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
 
-from weft.model import IPAddress, IPNetwork, Mac
-from weft.objects import MAIN_TABLE, Address, Fdb, Key, Link, NextHop, Object, Op, Route
+from weft.model import IPAddress, Mac
+from weft.objects import PROTOCOL, Address, Fdb, Key, Link, NextHop, Object, Op, Route
 from weft.targets.kernel.codec import Message
 from weft.targets.kernel.constants import (
     AF_BRIDGE,
-    PROTOCOL,
     RT_SCOPE_LINK,
     RTM_DELADDR,
     RTM_DELLINK,
@@ -37,23 +35,21 @@ from weft.targets.kernel.constants import (
 from weft.targets.kernel.entries import decode_entry
 from weft.targets.kernel.hops import RouteState, decode_hop, decode_route
 from weft.targets.kernel.links import LinkState, decode_address, decode_link
+from weft.targets.kernel.refusals import Refusals
+from weft.targets.kernel.sharing import Shared, is_left_by_flannel, is_shared
 from weft.targets.kernel.sysctl import forwarding_of
 
-Shared: TypeAlias = Callable[[IPNetwork], bool]
-"""Whether routes to this destination are ours even out of links that aren't: it is inside the network that this daemon
-looks after. Two daemons of one host look after different ones."""
 MARK = "weft:"
 
 
 class Mirror:
-    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac` and `device`: our VTEP's MAC, by which a link is
-    recognised that was not marked yet, and its name, by which one is that was marked before the host was renamed."""
+    """`owner`: the ifalias of our links, `weft:<role>:<node>`. `vteps`: the names of our VTEPs with their MACs. By its
+    MAC a link is recognised that was not marked yet, by its name one that was marked before the host was renamed."""
 
-    def __init__(self, owner: str, mac: Mac | None, device: str = "") -> None:
+    def __init__(self, owner: str, vteps: Mapping[str, Mac]) -> None:
         self._owner = owner
         self._role = owner.rpartition(":")[0] + ":"
-        self._mac = mac
-        self._device = device
+        self.vteps = vteps
         self._raced = False
         self.removing = False
         self._echoing: list[Sequence[bytes]] = []
@@ -70,10 +66,7 @@ class Mirror:
         """Links of nobody's that a shared route may go out of: all but the VXLAN devices of weft's daemons."""
         self.carriers: set[str] = set()
         """Names of links that routes of ours may go out of."""
-        self.refused: dict[Key, str] = {}
-        """Routes that could not be made, each with the name of the link that it is to go out of."""
-        self.due: set[Key] = set()
-        """Of those, the ones whose link has changed since: worth another attempt."""
+        self.refusals = Refusals()
         self.hops: dict[int, str] = {}
         self.written_links: dict[int, Link] = {}
         """What was asked of links that are not filed yet, by interface index."""
@@ -88,11 +81,12 @@ class Mirror:
         ifalias is a note that anybody may overwrite; our name and our derived MAC together are nobody else's."""
         if link.vxlan is None:
             return False
-        if link.alias == self._owner or (link.mac == self._mac and link.name == self._device):
+        if link.alias == self._owner or self.vteps.get(link.name) == link.mac:
             return True
+        by_mac = link.mac in self.vteps.values()
         if link.alias.startswith(self._role):
-            return link.mac == self._mac or link.name == self._device
-        return link.mac == self._mac and not link.alias
+            return by_mac or link.name in self.vteps
+        return by_mac and not link.alias
 
     def set_links(self, links: Iterable[LinkState]) -> None:
         """All links there are, as a full reading found them."""
@@ -114,21 +108,24 @@ class Mirror:
             return
         self.others.pop(ifindex, None)
         if self.foreign.pop(("link", old.name), None) is not None and self._in_our_way(old):
-            self.touched.add(("link", self._device))
+            self.touched.update(("link", name) for name in self.vteps)
         if ifindex in self.names:
             name = self.names.pop(ifindex)
             self.indexes.pop(name, None)
             self.objects.pop(("link", name), None)
 
-    def _was_renamed(self, link: LinkState) -> bool:
-        """Our device under another name. It is filed under its own: to be renamed, not to be made a second time."""
-        if not self._device or link.name == self._device or link.mac != self._mac:
-            return False
-        return all(other.name != self._device for other in self.links.values())
+    def _own_name(self, link: LinkState) -> str:
+        """The name that our device is to have. One that was renamed is filed under its own: to be renamed back, not to be
+        made a second time."""
+        if link.name in self.vteps:
+            return link.name
+        there = {other.name for other in self.links.values()}
+        names = (name for name, mac in self.vteps.items() if name and mac == link.mac and name not in there)
+        return next(names, link.name)
 
     def _in_our_way(self, link: LinkState) -> bool:
         """A link of somebody else's that has our device's name, or may have its VNI and port."""
-        return bool(self._device) and (link.name == self._device or link.vxlan is not None)
+        return any(self.vteps) and (link.name in self.vteps or link.vxlan is not None)
 
     def _file(self, link: LinkState) -> None:
         key = ("link", link.name)
@@ -139,7 +136,7 @@ class Mirror:
             if not (marked and link.kind == "vxlan"):
                 self.others[link.ifindex] = link.name
             return
-        name = self._device if self._was_renamed(link) else link.name
+        name = self._own_name(link)
         self.names[link.ifindex] = name
         self.indexes[name] = link.ifindex
         thing = Link(link.name, Mac(link.mac), link.mtu, link.vxlan, link.alias, link.up, link.master)
@@ -159,15 +156,17 @@ class Mirror:
             return own
         return next((ifindex for ifindex, other in self.others.items() if other == name), None)
 
-    def may_share(self, route: Route) -> bool:
-        """Whether this route would be ours out of a link that isn't."""
-        return self.shared is not None and route.table == MAIN_TABLE and self.shared(route.dst)
-
     def own_route(self, state: RouteState | None) -> Route | None:
-        """The route, if it is ours: it has our protocol number and goes out of a link of ours, or may be shared."""
-        if state is None or state.route is None or state.protocol != PROTOCOL:
+        """The route, if it is ours: it has our protocol number and goes out of a link of ours, or is shared, or flannel
+        left it on a link of ours."""
+        if state is None or state.route is None:
             return None
-        return state.route if state.ifindex not in self.others or self.may_share(state.route) else None
+        route = state.route
+        if route.protocol != PROTOCOL:
+            ours = state.ifindex in self.names and is_left_by_flannel(route, self.shared)
+        else:
+            ours = state.ifindex not in self.others or is_shared(route, self.shared)
+        return route if ours else None
 
     # Our own changes.
 
@@ -194,9 +193,7 @@ class Mirror:
             self._echoing.append(requests)
         elif type(first) is Route:
             self.carriers.add(first.dev)
-            if self.refused:
-                for op in ops:
-                    self.refused.pop(op.object.key, None)
+            self.refusals.over(ops)
 
     @property
     def objects(self) -> dict[Key, Object]:
@@ -323,14 +320,10 @@ class Mirror:
         routes went too."""
         for link in (old, new):
             if link is not None:
-                self._try_again(link.name)
+                self.refusals.retry(link.name)
         if old is not None and old.name in self.carriers:
             stayed = new is not None and (old.name, old.master) == (new.name, new.master)
             self.doubtful |= new is None or not stayed or (old.up and not new.up)
-
-    def _try_again(self, link: str) -> None:
-        """What could not be made for this link's sake may be made now."""
-        self.due.update([key for key, dev in self.refused.items() if dev == link])
 
     def _hear_address(self, message: Message) -> None:
         state = decode_address(message)
@@ -339,7 +332,7 @@ class Mirror:
         added = message.kind == RTM_NEWADDR
         if not added and (state.address.ip in self.sources or other in self.carriers):
             self.doubtful = True
-        self._try_again(other)
+        self.refusals.retry(other)
         if name is not None and not is_kernels_own(state.scope, state.address.version):
             thing = Address(name, state.address)
             self._follow(thing.key, thing if added else None)

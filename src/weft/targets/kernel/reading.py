@@ -20,6 +20,7 @@ from weft.targets.kernel.codec import Message, u32
 from weft.targets.kernel.constants import (
     AF_INET,
     AF_INET6,
+    PROTOCOL,
     RTA_OIF,
     RTM_GETADDR,
     RTM_GETLINK,
@@ -94,9 +95,10 @@ class FullReading:
 
     async def _read_routes(self, bulk: Bulk, ifindex: int) -> None:
         """The routes out of one device of ours; next hops are known by now, and may be needed to find the device."""
+        protocol = PROTOCOL if self._mirror.shared is None else 0  # flannel's have others
         for version, family in ((4, AF_INET), (6, AF_INET6)):
             routes = self._fast(partial(bulk.routes, version), self._read_route)
-            await self._dump(RTM_GETROUTE, routes_of(family, ifindex), routes, NO_FAMILY[version])
+            await self._dump(RTM_GETROUTE, routes_of(family, ifindex, protocol), routes, NO_FAMILY[version])
 
     async def _read_shared_routes(self) -> None:
         """The routes out of links that aren't ours; the mass of those that were read by device is not even decoded."""

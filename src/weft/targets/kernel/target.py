@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from weft.core import commands
@@ -30,8 +30,9 @@ from weft.targets.kernel.constants import (
     RTNLGRP_NEXTHOP,
 )
 from weft.targets.kernel.devices import Devices
-from weft.targets.kernel.mirror import Mirror, Shared
+from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.reading import fill
+from weft.targets.kernel.sharing import Shared
 from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, LISTEN_BUFFER, NetlinkSocket
 from weft.targets.kernel.sysctl import Sysctls
 from weft.targets.kernel.words import UNENCODABLE, unencodable
@@ -70,7 +71,7 @@ class KernelTarget:
         shared: Shared | None = None,
     ) -> None:
         self._netns = netns
-        self._mirror = Mirror(owner, mac, device)
+        self._mirror = Mirror(owner, {device: mac} if mac is not None else {})
         self._mirror.shared = shared
         self._sysctls = Sysctls(netns)
         self._requests = NetlinkSocket(netns, ANSWER_BUFFER)
@@ -94,10 +95,18 @@ class KernelTarget:
         """Names of the links that are ours, as of the last reading: whose firewall chains are ours too."""
         return self._mirror.indexes.keys()
 
+    def expect(self, devices: Mapping[str, Mac]) -> None:
+        """The names and MACs of our VTEPs, where they are known only after the start. Everything is read anew if they are
+        others than before."""
+        if dict(devices) != self._mirror.vteps:
+            self._mirror.vteps = dict(devices)
+            self._mirror.doubtful = True
+            self._tell()
+
     def share(self, shared: Shared | None) -> None:
         """From now on, a route of ours (protocol 76, main table) may go out of any link but another weft daemon's VXLAN
         device, if `shared` says that its destination is one that this daemon looks after; None: only out of our own.
-        Everything is read anew. Routes to what is no longer covered are no longer ours and stay, so a daemon whose
+        There, flannel's own routes on our device are ours too, to be removed. Everything is read anew. Routes to what is no longer covered are no longer ours and stay, so a daemon whose
         network changes lets go of the old one only when they are gone."""
         self._mirror.shared = shared
         self._mirror.doubtful = True
@@ -112,11 +121,13 @@ class KernelTarget:
         if everything:
             await self._read_everything()
         changed = self._sysctls.read(mirror.objects)
-        touched = None if everything else frozenset(mirror.touched | mirror.due | changed)
+        touched = None if everything else frozenset(mirror.touched | mirror.refusals.due | changed)
         mirror.touched.clear()
         if not everything:
-            mirror.due.clear()
-        elif mirror.due or mirror.doubtful:  # "everything" does not say what is worth another attempt: the next does
+            mirror.refusals.due.clear()
+        elif (
+            mirror.refusals.due or mirror.doubtful
+        ):  # "everything" does not say what is worth another attempt: the next does
             asyncio.get_running_loop().call_soon(self._tell)
         return Reading(mirror.objects, mirror.foreign, touched)
 
@@ -238,7 +249,8 @@ class KernelTarget:
         self._tell()
 
     def _tell(self) -> None:
-        if self._wake is not None and (self._mirror.touched or self._mirror.due or self._mirror.doubtful):
+        mirror = self._mirror
+        if self._wake is not None and (mirror.touched or mirror.refusals.due or mirror.doubtful):
             self._wake()
 
     def _listen(self) -> None:

@@ -27,6 +27,8 @@ from weft.targets.kernel.hops import (
 )
 from weft.targets.kernel.links import encode_addresses
 from weft.targets.kernel.mirror import Mirror
+from weft.targets.kernel.refusals import waits
+from weft.targets.kernel.sharing import is_shared
 from weft.targets.kernel.socket import NetlinkSocket
 from weft.targets.kernel.words import UNENCODABLE, asked, unencodable
 
@@ -80,11 +82,11 @@ class Batch:
         results = self._apply()
         if any(results) and type(self._ops[0].object) is Route:
             failed = [op for op, failure in zip(self._ops, results, strict=True) if failure is not None]
-            self._mirror.refused.update({op.object.key: self._device for op in failed if op.action != "remove"})
+            self._mirror.refusals.add(failed, self._device)
         return results
 
     def _apply(self) -> list[Failure | None]:
-        if self._elsewhere and any(objections := [self._objection(op) for op in self._ops]):
+        if any(objections := self._objections()):
             return self._sifted(objections)
         results: list[Failure | None] = [None] * len(self._ops)
         places, actions, ops = self._to_send()
@@ -124,6 +126,20 @@ class Batch:
             return unencodable(op, error)
         return None
 
+    def _objections(self) -> list[Failure | None]:
+        """Why ops can't be put to the kernel; nothing if all can."""
+        if self._elsewhere:
+            return [self._objection(op) for op in self._ops]
+        missing = self._mirror.refusals.destinations() if self._ops[0].action == "remove" else None
+        if not missing:
+            return []
+        return [
+            Failure(f"{asked(op)}: the route that is to take its place does not stand yet")
+            if waits(op, missing)
+            else None
+            for op in self._ops
+        ]
+
     def _objection(self, op: Op) -> Failure | None:
         """Why this can't be made out of a device that isn't ours, or None. What could not be recognised as ours
         afterwards isn't made."""
@@ -131,7 +147,7 @@ class Batch:
             return None
         if not isinstance(op.object, Route) or self._mirror.shared is None:
             return Failure(f"{asked(op)}: there is no device of ours of this name")
-        if not self._mirror.may_share(op.object):
+        if not is_shared(op.object, self._mirror.shared):
             return Failure(f"{asked(op)}: {self._device} isn't ours, and neither are routes to there out of it")
         if self._ifindex is None:
             return Failure(f"{asked(op)}: there is no link {self._device}")
