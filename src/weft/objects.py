@@ -23,6 +23,8 @@ Key: TypeAlias = tuple[object, ...]
 
 ZERO_MAC = Mac(bytes(6))
 MAIN_TABLE = 254
+PROTOCOL = 76
+"""Our route protocol number: `ip route show proto 76` lists every route of ours."""
 
 
 class Rank(IntEnum):
@@ -214,9 +216,10 @@ def route_key(dst: IPNetwork, table: int, metric: int) -> Key:
 
 
 class Route(Object, frozen=True):
-    """A unicast route of ours (protocol 76). Either `nexthop` (an object's id), or `via`, `dev` and `onlink`.
+    """A unicast route of ours. Either `nexthop` (an object's id), or `via`, `dev` and `onlink`.
 
-    `src`: preferred source; `mtu` in octets, 0 for the device's. As read from the kernel, `dev` is always set: with
+    `src`: preferred source; `mtu` in octets, 0 for the device's. `protocol`: another than ours only as read, of a route
+    that flannel left on our device: to be removed, never made. As read from the kernel, `dev` is always set: with
     `nexthop` it is the object's device."""
 
     dst: IPNetwork
@@ -228,6 +231,7 @@ class Route(Object, frozen=True):
     src: IPAddress | None = None
     mtu: int = 0
     table: int = MAIN_TABLE
+    protocol: int = PROTOCOL
 
     @property
     def key(self) -> Key:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from weft.model import mac_text
 from weft.objects import (
     MAIN_TABLE,
+    PROTOCOL,
     Address,
     Chain,
     Fdb,
@@ -27,9 +28,6 @@ from weft.objects import (
     WireguardDevice,
     WireguardPeer,
 )
-
-PROTOCOL = 76
-"""Our route protocol number: `ip route show proto 76` lists everything of ours."""
 
 
 def script(ops: Iterable[Op]) -> list[str]:
@@ -111,7 +109,7 @@ def _name(thing: Object) -> str:
         return f"id {thing.id}"
     if isinstance(thing, Route):
         table = f" table {thing.table}" if thing.table != MAIN_TABLE else ""
-        return f"{thing.dst} proto {PROTOCOL}{table}" + (f" metric {thing.metric}" if thing.metric else "")
+        return f"{thing.dst} proto {thing.protocol}{table}" + (f" metric {thing.metric}" if thing.metric else "")
     return _parts(thing)[2].removesuffix(" permanent").removesuffix(" nodad")
 
 
@@ -124,7 +122,7 @@ def _route(route: Route) -> str:
         words.append(f"via {family}{route.via} dev {route.dev}" + (" onlink" if route.onlink else ""))
     else:
         words.append(f"dev {route.dev}")
-    words.append(f"proto {PROTOCOL}")
+    words.append(f"proto {route.protocol}")
     if route.table != MAIN_TABLE:
         words.append(f"table {route.table}")
     if route.metric:

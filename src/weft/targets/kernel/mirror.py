@@ -115,8 +115,8 @@ class Mirror:
             self.objects.pop(("link", name), None)
 
     def _own_name(self, link: LinkState) -> str:
-        """The name that our device is to have. One that was renamed is filed under its own: to be renamed back, not to be
-        made a second time."""
+        """The name that our device is to have. One that was renamed is filed under its own: to be renamed back, not to
+        be made a second time."""
         if link.name in self.vteps:
             return link.name
         there = {other.name for other in self.links.values()}

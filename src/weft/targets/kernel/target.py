@@ -96,8 +96,8 @@ class KernelTarget:
         return self._mirror.indexes.keys()
 
     def expect(self, devices: Mapping[str, Mac]) -> None:
-        """The names and MACs of our VTEPs, where they are known only after the start. Everything is read anew if they are
-        others than before."""
+        """The names and MACs of our VTEPs, where they are known only after the start. Everything is read anew if they
+        are others than before."""
         if dict(devices) != self._mirror.vteps:
             self._mirror.vteps = dict(devices)
             self._mirror.doubtful = True
@@ -106,8 +106,9 @@ class KernelTarget:
     def share(self, shared: Shared | None) -> None:
         """From now on, a route of ours (protocol 76, main table) may go out of any link but another weft daemon's VXLAN
         device, if `shared` says that its destination is one that this daemon looks after; None: only out of our own.
-        There, flannel's own routes on our device are ours too, to be removed. Everything is read anew. Routes to what is no longer covered are no longer ours and stay, so a daemon whose
-        network changes lets go of the old one only when they are gone."""
+        Flannel's routes to there on our device are then ours too, to be removed. Everything is read anew. Routes to
+        what is no longer covered are no longer ours and stay, so a daemon whose network changes lets go of the old one
+        only when they are gone."""
         self._mirror.shared = shared
         self._mirror.doubtful = True
         self._tell()
@@ -125,9 +126,7 @@ class KernelTarget:
         mirror.touched.clear()
         if not everything:
             mirror.refusals.due.clear()
-        elif (
-            mirror.refusals.due or mirror.doubtful
-        ):  # "everything" does not say what is worth another attempt: the next does
+        elif mirror.refusals.due or mirror.doubtful:  # what is worth another attempt, the next reading says
             asyncio.get_running_loop().call_soon(self._tell)
         return Reading(mirror.objects, mirror.foreign, touched)
 
@@ -219,7 +218,7 @@ class KernelTarget:
         is in them already."""
         self._busy = True
         self._mirror.doubtful = True
-        shared = self._mirror.shared
+        asked = self._mirror.shared, self._mirror.vteps
         try:
             self._discard()
             await fill(self._netns, self._mirror)
@@ -231,7 +230,7 @@ class KernelTarget:
             raise TargetError(f"the kernel's tables can't be read: {error}") from error
         finally:
             self._busy = False
-        self._mirror.doubtful = self._mirror.shared is not shared
+        self._mirror.doubtful = (self._mirror.shared, self._mirror.vteps) != asked
         self._mirror.touched.clear()
         self._mirror.caught_up()
 

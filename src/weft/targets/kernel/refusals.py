@@ -1,0 +1,64 @@
+"""Routes that the kernel would not have: what may make it have them, and what must wait for that. Kept by the mirror.
+
+A route that could not be made (its link is down, its gateway isn't reachable yet) is retried by the loop's clock, at
+last every 30 s. What happens to its link meanwhile makes another attempt worth it at once: the route is `due`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from weft.objects import Key, Op, Route
+
+STALE = 60.0
+"""Seconds after which nobody wants a route any more that was not tried again: twice the loop's longest pause."""
+
+
+class Refusal(NamedTuple):
+    """The link that a route was to go out of, and when (monotonic clock) that was refused."""
+
+    link: str
+    at: float
+
+
+class Refusals:
+    """`due`: routes that are worth another attempt, to be taken by who tells of them."""
+
+    def __init__(self) -> None:
+        self._refused: dict[Key, Refusal] = {}
+        self.due: set[Key] = set()
+
+    def add(self, ops: Iterable[Op], link: str) -> None:
+        """These could not be carried out."""
+        now = time.monotonic()
+        self._refused.update({op.object.key: Refusal(link, now) for op in ops if op.action != "remove"})
+
+    def over(self, ops: Iterable[Op]) -> None:
+        """These were carried out."""
+        if self._refused:
+            for op in ops:
+                self._refused.pop(op.object.key, None)
+
+    def retry(self, link: str) -> None:
+        """Something happened to this link."""
+        self.due.update([key for key, refusal in self._refused.items() if refusal.link == link])
+
+    def destinations(self) -> set[tuple[object, ...]]:
+        """Where routes are wanted to and don't lead, as their keys have it."""
+        if not self._refused:
+            return set()
+        since = time.monotonic() - STALE
+        self._refused = {key: refusal for key, refusal in self._refused.items() if refusal.at > since}
+        return {destination(key) for key in self._refused}
+
+
+def destination(key: Key) -> tuple[object, ...]:
+    """Of a route's key, the part that is its destination (`objects.route_key`)."""
+    return key[1:3]
+
+
+def waits(op: Op, missing: set[tuple[object, ...]]) -> bool:
+    """Whether this removes what is to stand until a route of ours to the same destination does."""
+    return op.action == "remove" and isinstance(op.object, Route) and destination(op.object.key) in missing

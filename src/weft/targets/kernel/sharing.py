@@ -1,0 +1,37 @@
+"""Which routes are ours although not both they and their link have our mark. Pure; asked by the kernel target alone.
+
+A daemon that looks after a network of its own (flanneld) has routes to it out of links that aren't its own, and takes
+over what flannel left on its device. Both are recognised by the destination: two daemons of one host look after
+different networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from weft.model import IPNetwork
+from weft.objects import MAIN_TABLE, Route
+from weft.targets.kernel.constants import RTPROT_BOOT, RTPROT_KERNEL, RTPROT_STATIC
+
+Shared: TypeAlias = Callable[[IPNetwork], bool]
+"""Whether a destination is inside the network that this daemon looks after."""
+FLANNELS = frozenset({RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC})
+"""Protocol numbers that flannel's routes were seen with; nearly always `boot`."""
+
+
+def is_shared(route: Route, shared: Shared | None) -> bool:
+    """Whether a route of our protocol number is ours out of a link that isn't."""
+    return shared is not None and route.table == MAIN_TABLE and shared(route.dst)
+
+
+def is_left_by_flannel(route: Route, shared: Shared | None) -> bool:
+    """Whether a route out of our device has flannel's layout: `10.5.20.0/24 via 10.5.20.0 dev flannel.1 onlink`. A
+    gateway that is its own destination's network address makes sense to nobody else."""
+    return (
+        route.protocol in FLANNELS
+        and route.via == route.dst.network_address
+        and route.onlink
+        and not route.nexthop
+        and is_shared(route, shared)
+    )
