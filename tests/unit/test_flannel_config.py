@@ -244,6 +244,8 @@ def test_a_backend_is_read_and_written(backend: str, value: Backend) -> None:
         ('{"Type":"vxlan","Learning":"true"}', "Learning must be true or false"),
         ('{"Type":"vxlan","DirectRouting":0}', "DirectRouting must be true or false"),
         ('{"Type":"vxlan","MacPrefix":0}', "MacPrefix must be a string"),
+        ('{"Type":"vxlan","MacPrefix":"0E2A"}', "MacPrefix must be two octets, the first one even, such as 0E-2A"),
+        ('{"Type":"vxlan","MacPrefix":"0F-2A"}', "MacPrefix must be two octets, the first one even"),
         (
             '{"Type":"wireguard","Mode":"both"}',
             "no valid Mode configured: 'both'; there are separate, auto, ipv4, ipv6",
@@ -345,7 +347,7 @@ backends = st.one_of(
         st.booleans(),
         st.booleans(),
         st.booleans(),
-        st.text(),
+        st.sampled_from(["", "0E-2A"]),
     ),
     st.just(HostGwBackend()),
     st.just(AllocBackend()),

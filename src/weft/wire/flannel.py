@@ -26,7 +26,8 @@ from weft.wire import go_json
 @dataclass(frozen=True, slots=True)
 class VxlanBackend:
     """`mtu`: of the underlay, as flannel means it: the device gets 50 or 70 less; 0: the uplink's. `port`: as it is to
-    be used (the file's 0 is 8472 here)."""
+    be used (the file's 0 is 8472 here). `mac_prefix`: two octets such as 0E-2A for the head of each host's VtepMAC, ""
+    for none."""
 
     vni: int = 1
     port: int = 8472

@@ -7,6 +7,7 @@ error texts stand here as they are, because people search for them; what to do a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -35,6 +36,7 @@ VXLAN_PORT = 8472
 """flannel's default, and the Linux kernel's; not 4789, the one that IANA gave out later."""
 
 Mode = Literal["separate", "auto", "ipv4", "ipv6"]
+_MAC_PREFIX = re.compile(r"[\dA-Fa-f][02468ACEace][-:][\dA-Fa-f]{2}", re.ASCII)
 _MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 
 AnyNetwork = TypeVar("AnyNetwork", IPv4Network, IPv6Network)
@@ -227,8 +229,15 @@ def _vxlan(part: Fields) -> VxlanBackend:
         gbp=part.flag("GBP"),
         learning=part.flag("Learning"),
         direct_routing=part.flag("DirectRouting"),
-        mac_prefix=part.text("MacPrefix"),
+        mac_prefix=_mac_prefix(part),
     )
+
+
+def _mac_prefix(part: Fields) -> str:
+    text = part.text("MacPrefix")
+    if text and not _MAC_PREFIX.fullmatch(text):
+        raise part.wrong("MacPrefix", "two octets, the first one even, such as 0E-2A")
+    return text
 
 
 def _wireguard(part: Fields) -> WireguardBackend:
