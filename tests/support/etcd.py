@@ -44,6 +44,11 @@ class Tls:
     client_certificate: Path
     client_key: Path
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """etcd's flags to let in only clients with a certificate of this authority."""
+        return "--client-cert-auth", "--trusted-ca-file", str(self.ca)
+
 
 @dataclass
 class Member:
@@ -176,9 +181,13 @@ class Etcd:
             self.ctl(*command.split())
         self.ctl_options += ["--user", "root:root"]
 
-    def disable_auth(self) -> None:
+    def disable_auth(self, *users: str) -> None:
+        """Users off, and root and these gone."""
         self.ctl("auth", "disable")
         del self.ctl_options[-2:]
+        for user in ("root", *users):
+            self.ctl("user", "delete", user)
+            self.ctl("role", "delete", user)
 
 
 @contextlib.contextmanager
@@ -201,9 +210,8 @@ def cluster(
             members.append(Member(f"m{number}", address, next(ports), next(ports), folder, scheme, options, namespace))
         etcd = Etcd(members)
         if tls:
-            flags = ("--cert-file", str(tls.certificate), "--key-file", str(tls.key), "--trusted-ca-file", str(tls.ca))
-            options = (*flags, *options)
-            etcd.ctl_options += ["--cacert", str(tls.ca), "--cert", str(tls.client_certificate)]
+            options = ("--cert-file", str(tls.certificate), "--key-file", str(tls.key), *options)
+            etcd.ctl_options += ["--insecure-skip-tls-verify", "--cert", str(tls.client_certificate)]
             etcd.ctl_options += ["--key", str(tls.client_key)]
         try:
             for member in members:

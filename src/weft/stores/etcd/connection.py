@@ -42,6 +42,7 @@ CHANNEL_OPTIONS = (
     ("grpc.service_config_disable_resolution", 1),
 )
 LEADER = ("hasleader", "true")  # a member without a leader then says so at once, in a watch too
+CLOSED = "this store was closed, or its connection given up"
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 T = TypeVar("T")
@@ -106,27 +107,43 @@ class Connection:
     async def _somewhere(self, send: Question[T], repeatable: bool, asked: str) -> T:
         """Ask member after member, each with its share of the time that is left, until one answers."""
         deadline = _now() + self._options.timeout
-        failures = []
+        failures: list[tuple[Endpoint, StoreError]] = []
         for left in range(len(self._endpoints), 0, -1):
             endpoint = self.endpoint
-            limit = (deadline - _now()) / left
-            sent = False
             try:
-                channel = self._channel(endpoint)
-                await self._guarded(_reach(channel, limit))
-                sent = True
-                limit = limit if repeatable else deadline - _now()
+                channel = await self._reached(endpoint, (deadline - _now()) / left)
+            except (StoreUnreachable, StoreForbidden) as error:
+                failures.append((endpoint, error))
+                self.leave(endpoint)
+                continue
+            limit = (deadline - _now()) / (left if repeatable else 1)
+            try:
                 return await self._guarded(self._allowed(channel, send, limit))
             except StoreUnreachable as error:
-                failures.append(f"{endpoint}: {error}")
+                failures.append((endpoint, error))
                 self.leave(endpoint)
+                if not repeatable:
+                    break  # it may have been done
             except StoreError as error:
                 kind = StoreForbidden if isinstance(error, StoreForbidden) else StoreError
-                raise kind(f"etcd, asked for {asked}: {endpoint}: {error}") from error
-            if sent and not repeatable:
-                break
-        hint = "" if self._closed else "; does etcd run, and are the endpoints right?"
-        raise StoreUnreachable(f"etcd could not be asked for {asked}: {'; '.join(failures)}{hint}")
+                raise kind(f"etcd, asked for {asked}: {_told(endpoint, error)}") from error
+        raise _nobody(asked, failures)
+
+    async def _reached(self, endpoint: Endpoint, limit: float) -> grpc.aio.Channel:
+        """A channel that is connected. What fails here left nothing done."""
+        try:
+            channel = self._channel(endpoint)
+            if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+                await self._guarded(_unary(channel, (LEADER,), limit, STATUS, StatusRequest()))
+        except StoreUnreachable:
+            raise
+        except StoreForbidden:
+            if spoilt := self._channels.pop(endpoint, None):
+                await spoilt.close()  # so that the files are read again next time: certificates get renewed
+            raise
+        except StoreError:
+            pass  # it answers; what it thinks of the question proper is another matter
+        return channel
 
     async def _allowed(self, channel: grpc.aio.Channel, send: Question[T], limit: float) -> T:
         """Ask with our token, once more with a new one if this one is refused."""
@@ -157,18 +174,18 @@ class Connection:
                 self._token = answer.token
 
     async def _guarded(self, work: Awaitable[T]) -> T:
-        """gRPC cancels whoever waits on a channel that is closed; to the caller that is no cancellation."""
+        """gRPC cancels whoever waits on a channel that is closed; to its task that is no cancellation."""
         try:
             return await work
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and not (task and task.cancelling()):
-                raise StoreUnreachable("this store was closed") from None
+            if not (task and task.cancelling()):
+                raise StoreUnreachable(CLOSED) from None
             raise
 
     def _channel(self, endpoint: Endpoint) -> grpc.aio.Channel:
         if self._closed:
-            raise StoreUnreachable("this store was closed")
+            raise StoreUnreachable(CLOSED)
         if endpoint not in self._channels:
             if endpoint.tls:
                 channel = grpc.aio.secure_channel(endpoint.address, self._credentials(), CHANNEL_OPTIONS)
@@ -188,18 +205,6 @@ class Connection:
         """Ask the next member first from now on, unless another question's failure has moved on already."""
         if self.endpoint == endpoint:
             self._at = (self._at + 1) % len(self._endpoints)
-
-
-async def _reach(channel: grpc.aio.Channel, limit: float) -> None:
-    """Connect, by a question that may be lost: a failure here leaves nothing done."""
-    if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-        return
-    try:
-        await _unary(channel, (LEADER,), limit, STATUS, StatusRequest())
-    except (StoreUnreachable, StoreForbidden):
-        raise
-    except StoreError:
-        return  # it answers; what it thinks of the question proper is another matter
 
 
 async def _unary(channel: grpc.aio.Channel, metadata: Metadata, limit: float, method: Method[Q, A], question: Q) -> A:
@@ -244,12 +249,26 @@ async def write(call: Call, question: Message) -> None:
         raise StoreUnreachable("the stream was ended") from None
 
 
+def _nobody(asked: str, failures: list[tuple[Endpoint, StoreError]]) -> StoreError:
+    """No member answered this: forbidden if each of them says no, else unreachable."""
+    told = "; ".join(_told(endpoint, error) for endpoint, error in failures)
+    if all(isinstance(error, StoreForbidden) for _, error in failures):
+        return StoreForbidden(f"etcd, asked for {asked}: {told}")
+    hint = "; does etcd run, and are the endpoints right, http or https too?" if CLOSED not in told else ""
+    return StoreUnreachable(f"etcd could not be asked for {asked}: {told}{hint}")
+
+
+def _told(endpoint: Endpoint, error: StoreError) -> str:
+    """gRPC names the address; what is already said is not said twice."""
+    return f"{endpoint}: {error}".replace(f"ipv4:{endpoint.address}: ", "").replace(f"ipv6:{endpoint.address}: ", "")
+
+
 def _read(path: str) -> bytes | None:
     """A PEM file, None for no path."""
     try:
         return Path(path).read_bytes() if path else None
     except OSError as error:
-        raise StoreError(f"the file {path} can't be read ({error.strerror}); look at the TLS settings") from error
+        raise StoreForbidden(f"the file {path} can't be read ({error.strerror}); look at the TLS settings") from error
 
 
 def _metadata(token: str | None) -> Metadata:

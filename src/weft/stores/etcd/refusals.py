@@ -20,7 +20,15 @@ NOT_ALLOWED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIE
 AUTH_IS_OFF = "authentication is not enabled"
 STALE = ("invalid auth token", "revision of auth store is old", "user name is empty")
 WRONG_USER = ("authentication failed", "user name not found")
-CERTIFICATES = ("CERTIFICATE", "certificate", "Hostname Verification", "Peer name")
+CERTIFICATES = {  # in gRPC's texts: what it means
+    "Hostname Verification": "the member's certificate is for another name",
+    "Peer name": "the member's certificate is for another name",
+    "CERTIFICATE_VERIFY_FAILED": "the member's certificate is not of the CA that was given",
+    "security handshaker": "the CA's, the client's certificate or its key can't be used",
+    "TSI_DATA_CORRUPTED": "the member broke off after our certificate: it wants one, or one of another CA",
+    "ertificate": "look at the CA's and the client's certificate",
+    "CERTIFICATE": "look at the CA's and the client's certificate",
+}
 
 
 class StaleToken(StoreForbidden):
@@ -35,8 +43,9 @@ def of_rpc(error: grpc.aio.AioRpcError) -> StoreError:
     if code in NOT_ALLOWED or any(part in text for part in WRONG_USER):
         return StoreForbidden(text)
     if code in NO_ANSWER or (code is grpc.StatusCode.INTERNAL and not text.startswith("etcdserver")):
-        if any(part in text for part in CERTIFICATES):
-            return StoreForbidden(f"{_last(text)}; look at the CA's and the client's certificate")
+        for part, meaning in CERTIFICATES.items():
+            if part in text:
+                return StoreForbidden(f"{meaning} ({_last(text)})")
         return StoreUnreachable("no answer in time" if code is grpc.StatusCode.DEADLINE_EXCEEDED else _last(text))
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return StoreError(f"{text}; is this etcd's client port, and etcd 3.4 or later?")

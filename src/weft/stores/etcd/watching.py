@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 
 from weft.errors import StoreError, StoreUnreachable
 from weft.stores import Entry, Snapshot
-from weft.stores.etcd.connection import Call, Connection, read, write
+from weft.stores.etcd.connection import CLOSED, Call, Connection, read, write
 from weft.stores.etcd.messages import (
     DELETED,
     WATCH,
@@ -113,7 +113,7 @@ class Watch:
         except StoreError as error:
             self._end(error)
         except asyncio.CancelledError:  # of this task, or of the call: the store was closed
-            self._end(StoreUnreachable("the watch was given up"))
+            self._end(StoreUnreachable(CLOSED))
             raise
 
     async def _pulse(self, call: Call) -> None:
