@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.diff import Facts, diff
 from weft.daemons.agent import ROLE, mark, node_id
-from weft.daemons.process import claim
+from weft.daemons.process import claim, claimed
+from weft.errors import WeftError
 from weft.objects import Failure
 from weft.settings import Settings
 from weft.targets import Target
@@ -27,17 +29,23 @@ class Removal:
 async def cleanup(settings: Settings, dry_run: bool) -> list[Removal]:
     """Every device, route, next hop and firewall chain of any weft daemon. Routes go first, devices last. Sysctls stay
     as they are. Raises WeftError while a daemon runs here, TargetError if the kernel or the firewall can't be read."""
+    marks = await owners()
     if dry_run:
-        return await _remove(settings, dry_run)
+        return await _remove(settings, marks, dry_run)
     with claim(ROLE):
-        return await _remove(settings, dry_run)
+        others = [name for name in claimed() if name != ROLE]
+        if others:
+            raise WeftError(f"a weft {others[0]} is running in this network namespace; stop it first")
+        return await _remove(settings, marks, dry_run)
 
 
-async def _remove(settings: Settings, dry_run: bool) -> list[Removal]:
+async def _remove(settings: Settings, marks: Iterable[str], dry_run: bool) -> list[Removal]:
     done: list[Removal] = []
     own = mark(settings)
-    kernels: list[Target] = [KernelTarget(owner) for owner in await owners() if owner != own]
-    kernels.append(KernelTarget(own, vtep_mac(node_id(settings), settings.vni), device=device_name(settings.vni)))
+    kernels: list[Target] = [KernelTarget(owner) for owner in marks if owner != own]
+    device = device_name(settings.vni)
+    # Routes out of others' links (host-gw's) have no owner but their protocol number.
+    kernels.append(KernelTarget(own, vtep_mac(node_id(settings), settings.vni), device=device, shared=lambda _: True))
     for target in [*kernels, FirewallTarget()]:
         try:
             reading = await target.read(full=True)

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from weft.agent.loop import Loop
@@ -33,6 +34,10 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
+CLAIM = "@weft/"
+"""What the names of our abstract sockets begin with, as /proc/net/unix shows them."""
+
+
 def claim(role: str) -> socket.socket:
     """Be the only daemon of this role in this network namespace, for as long as the socket that is returned is open.
     Two would undo each other's work. Raises WeftError if there is one.
@@ -41,13 +46,19 @@ def claim(role: str) -> socket.socket:
     stale lock, and it holds between containers that share the namespace."""
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        held.bind(f"\0weft/{role}")
+        held.bind(f"\0{CLAIM[1:]}{role}")
     except OSError as error:
         held.close()
         if error.errno != errno.EADDRINUSE:
             raise WeftError(f"weft {role} can't mark this network namespace as taken: {error}") from error
         raise WeftError(f"a weft {role} is running in this network namespace already; stop it first") from error
     return held
+
+
+def claimed() -> list[str]:
+    """The roles of all daemons in this network namespace, sorted."""
+    names = (line.split()[-1] for line in Path("/proc/self/net/unix").read_text().splitlines())
+    return sorted(name.removeprefix(CLAIM) for name in names if name.startswith(CLAIM))
 
 
 PATIENCE = 60
