@@ -1,6 +1,6 @@
 """Hosts as network namespaces: try a topology, break it, and see what weft does, on one machine.
 
-    schema ─► topology ─► wiring          pure: a YAML file (fields, daemons), what it means, the `ip` lines that build it
+    schema ─► topology ─► wiring          pure: a file (fields, daemons), what it means, the `ip` lines that build it
                  ▼           ▼
     lab ─► host ─► services               the processes: an init per host; in it etcd, Docker Engine, flanneld, agent
      │               ├─► engine, image    Docker's networks and containers
