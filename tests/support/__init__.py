@@ -5,5 +5,5 @@
     docker_engine   docker_engine(ns): a real Docker Engine in a namespace, gone for certain at the end of the `with`
     sets            reading(source): what an Engine or a Discovery yields, and waiting for a set that fits
     fake_docker     FakeDocker: a small Docker Engine in this process, with the ways in which engines misbehave
-    needs           needs_root, needs_docker: marks that skip a test where it can't run, and say why
+    needs           needs_root, needs_docker, needs_wireguard: marks that skip a test where it can't run, and say why
 """
