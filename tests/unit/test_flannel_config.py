@@ -117,6 +117,7 @@ def test_what_is_not_said_of_ipv6(members: dict[str, object], pool: Pool6) -> No
         ({"SubnetMin": "10.4.255.0"}, "SubnetMin is not in the range of the Network"),
         ({"SubnetMax": "10.6.0.0"}, "SubnetMax is not in the range of the Network"),
         ({"SubnetMin": "10.5.1.7"}, "SubnetMin is not on a SubnetLen boundary: 10.5.1.7; the /24 .* at 10.5.1.0"),
+        ({"SubnetMin": "10.5.1.128"}, "SubnetMin is not on a SubnetLen boundary: 10.5.1.128"),
         ({"SubnetMax": "10.5.255.255"}, "SubnetMax is not on a SubnetLen boundary: 10.5.255.255"),
         ({"SubnetMin": "10.5.9.0", "SubnetMax": "10.5.8.0"}, "SubnetMin 10.5.9.0 comes after SubnetMax 10.5.8.0"),
         ({"SubnetMin": "10.5.0.1", "SubnetMax": "10.6.0.0"}, "SubnetMax is not in the range"),

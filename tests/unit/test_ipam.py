@@ -33,6 +33,7 @@ def test_what_is_taken_is_jumped_over_whatever_its_length() -> None:
     taken = nets("10.5.1.0/24", "10.5.2.128/25", "10.5.3.4/30", "10.5.4.0/22", "10.0.0.0/16", "10.6.0.0/24")
     assert choose(POOL, taken, 0.0) == IPv4Network("10.5.8.0/24")
     assert choose(POOL, [*taken, *nets("10.5.0.0/17")], 0.0) == IPv4Network("10.5.128.0/24")
+    assert choose(POOL, nets("10.5.4.0/22", "10.5.0.0/22"), 0.0) == IPv4Network("10.5.8.0/24")
     assert choose(POOL6, [IPv6Network("fc00:5::/56"), IPv6Network("fc00:5:0:100::8/126")], 0.0) == IPv6Network(
         "fc00:5:0:101::/64"
     )
@@ -59,9 +60,12 @@ def test_the_former_subnet_comes_back_if_it_is_free() -> None:
     assert choose(POOL6, [], 0.0, IPv6Network("fc00:5:0:42::/64")) == IPv6Network("fc00:5:0:42::/64")
 
 
-@pytest.mark.parametrize("taken", ["10.5.77.0/24", "10.5.77.128/30", "10.5.76.0/22"])
-def test_the_former_subnet_is_let_go_if_somebody_has_it(taken: str) -> None:
-    assert choose(POOL, nets(taken), 0.0, IPv4Network("10.5.77.0/24")) == IPv4Network("10.5.1.0/24")
+@pytest.mark.parametrize("former", ["10.5.76.0/24", "10.5.77.0/24"])
+@pytest.mark.parametrize(
+    "taken", [("10.5.76.0/24", "10.5.77.0/24"), ("10.5.76.0/30", "10.5.77.128/30"), ("10.5.76.0/23",)]
+)
+def test_the_former_subnet_is_let_go_if_somebody_has_it(former: str, taken: tuple[str, ...]) -> None:
+    assert choose(POOL, nets(*taken), 0.0, IPv4Network(former)) == IPv4Network("10.5.1.0/24")
 
 
 @pytest.mark.parametrize("former", ["10.5.77.0/25", "10.6.77.0/24", "10.5.0.0/24"])
