@@ -138,6 +138,8 @@ class KernelTarget:
         results: list[Failure | None] = []
         self._busy = True
         try:
+            if self._mirror.shared is not None:
+                self._listen()  # the link that a route is to go out of may be another target's work of a moment ago
             while len(results) < len(ops):
                 if ops[len(results)].action != "add":
                     await self._file_written()  # what is changed or removed is looked for among the objects
