@@ -158,13 +158,13 @@ async def seen(sets: Sets, condition: Callable[[Snapshot], bool]) -> Snapshot:
     raise AssertionError("the watch ended by itself")
 
 
-async def back(store: Store) -> None:
+async def back(store: Store, key: str = "/a") -> None:
     """Returns when the store answers again; that must not take long."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + BACK
     while True:
         try:
-            await store.get("/a")
+            await store.get(key)
             return
         except StoreUnreachable:
             assert loop.time() < deadline, f"it is back for {BACK} s and can't be asked"

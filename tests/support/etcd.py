@@ -100,7 +100,11 @@ class Member:
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         if wait:
-            until(self.listens, f"etcd {self.name} to take connections", timeout=20)
+            self.started()
+
+    def started(self) -> None:
+        """Returns when it takes connections."""
+        until(self.listens, f"etcd {self.name} to take connections", timeout=20)
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         """End it and wait until it has ended; its data stays."""
@@ -123,6 +127,8 @@ class Member:
         """It keeps its connections and says nothing any more."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        tasks = Path("/proc", str(self.pid), "task")
+        until(lambda: all(_is_stopped(one) for one in tasks.iterdir()), f"every thread of etcd {self.name} to stop")
 
     def resume(self) -> None:
         assert self._process is not None
@@ -219,7 +225,7 @@ def cluster(
                 member.options = options
                 member.start(wait=False)
             for member in members:
-                until(member.listens, f"etcd {member.name} to take connections", timeout=20)
+                member.started()
             until(lambda: etcd.ctl("put", "/is-up", "", check=False), "etcd to have a leader", timeout=20)
             etcd.ctl("del", "/is-up")
             yield etcd
@@ -249,6 +255,10 @@ def jwt_option(folder: Path, seconds: int) -> tuple[str, str]:
     _openssl(folder, "rsa -in jwt.key -pubout -out jwt.pub")
     keys = f"pub-key={folder}/jwt.pub,priv-key={folder}/jwt.key"
     return "--auth-token", f"jwt,{keys},sign-method=RS256,ttl={seconds}s"
+
+
+def _is_stopped(thread: Path) -> bool:
+    return (thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
 def _openssl(folder: Path, arguments: str) -> None:

@@ -59,7 +59,7 @@ class Listing:
 
 class Watch:
     """One stream. `sets` ends where the keys must be listed anew, and raises StoreUnreachable when the stream is lost,
-    StoreForbidden when it is refused. `held`: seconds that it was heard of."""
+    StoreForbidden when it is refused. `held`: seconds that it ran."""
 
     def __init__(self, connection: Connection, keys: tuple[bytes, bytes], listed: Snapshot, asked: str) -> None:
         self._connection = connection
@@ -78,7 +78,8 @@ class Watch:
         create = WatchRequest(create=self._create)
         call, first = await self._connection.open(WATCH, create, self._asked, _refusal)
         endpoint = self._connection.endpoint
-        began = self._heard = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = self._heard = loop.time()
         tasks = [asyncio.create_task(self._read(call, first)), asyncio.create_task(self._pulse(call))]
         try:
             while not self._over:
@@ -88,7 +89,7 @@ class Watch:
                     self._changed = False
                     yield self._listing.snapshot()
         finally:
-            self.held = self._heard - began
+            self.held = loop.time() - began
             call.cancel()
             for task in tasks:
                 task.cancel()
