@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -208,6 +209,14 @@ def test_what_a_routes_request_may_do(action: str) -> None:
     (asked,) = requests(encode_routes([(action, ROUTES[0])], INDEX, 1))
     kind, flags = (RTM_NEWROUTE, NLM_F_REPLACE) if action == "change" else (RTM_DELROUTE, 0)
     assert (asked.kind, asked.flags & ~1) == (kind, flags)
+
+
+def test_routes_of_each_protocol_are_removed_by_their_own() -> None:
+    things = [msgspec.structs.replace(ROUTES[4], protocol=protocol) for protocol in (76, 3, 76)]
+    asked = requests(encode_routes([("remove", thing) for thing in things], INDEX, 1))
+    assert [message.body[5] for message in asked] == [76, 3, 76]
+    with pytest.raises(ValueError, match="protocol 3"):
+        encode_routes([("add", things[1])], INDEX, 1)
 
 
 @pytest.mark.parametrize("hop", [NextHop(0x70000001, DEV, VIA), NextHop(0x70000002, DEV, VIA6, onlink=False)], ids=str)

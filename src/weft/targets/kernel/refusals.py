@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from weft.objects import Key, Op, Route
+from weft.objects import PROTOCOL, Key, Op, Route
 
 STALE = 60.0
 """Seconds after which nobody wants a route any more that was not tried again: twice the loop's longest pause."""
@@ -60,5 +60,8 @@ def destination(key: Key) -> tuple[object, ...]:
 
 
 def waits(op: Op, missing: set[tuple[object, ...]]) -> bool:
-    """Whether this removes what is to stand until a route of ours to the same destination does."""
-    return op.action == "remove" and isinstance(op.object, Route) and destination(op.object.key) in missing
+    """Whether this removes flannel's route to where one of ours is wanted and doesn't stand yet."""
+    thing = op.object
+    if op.action != "remove" or not isinstance(thing, Route) or thing.protocol == PROTOCOL:
+        return False
+    return destination(thing.key) in missing

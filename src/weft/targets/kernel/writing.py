@@ -79,6 +79,11 @@ class Batch:
 
     def apply(self) -> list[Failure | None]:
         """One answer per op."""
+        ops = self._ops
+        if self._mirror.shared is not None and ops[0].action != ops[-1].action == "remove":
+            first = next(at for at, op in enumerate(ops) if op.action == "remove")
+            parts = ops[:first], ops[first:]  # what goes is to see what could not be made
+            return [result for part in parts for result in Batch(self._socket, self._mirror, part).apply()]
         results = self._apply()
         if any(results) and type(self._ops[0].object) is Route:
             failed = [op for op, failure in zip(self._ops, results, strict=True) if failure is not None]
@@ -133,12 +138,8 @@ class Batch:
         missing = self._mirror.refusals.destinations() if self._ops[0].action == "remove" else None
         if not missing:
             return []
-        return [
-            Failure(f"{asked(op)}: the route that is to take its place does not stand yet")
-            if waits(op, missing)
-            else None
-            for op in self._ops
-        ]
+        later = "the route that is to take its place does not stand yet"
+        return [Failure(f"{asked(op)}: {later}") if waits(op, missing) else None for op in self._ops]
 
     def _objection(self, op: Op) -> Failure | None:
         """Why this can't be made out of a device that isn't ours, or None. What could not be recognised as ours
