@@ -175,13 +175,13 @@ def _bound(fields: Fields, family: Family, name: str) -> int:
     # flannel's IPv6 bounds are pointers, which take a null; its IPv4 ones take it for an address.
     if name not in fields or (family is IPV6 and fields.value(name) is None):
         return 0
-    text = _address_text(fields, name, "Invalid IP address format")
+    text = _address_text(fields, name, "invalid IP address format")
     try:
         if "%" in text:
             raise ValueError("it has a zone")
         return int(IPv4Address(text) if family is IPV4 else IPv6Address(text))
     except ValueError as error:
-        raise WireError(f"{WHERE}: {name}: Invalid IP address format: {text}") from error
+        raise WireError(f"{WHERE}: {name}: invalid IP address format: {text}") from error
 
 
 def _address_text(fields: Fields, name: str, refusal: str) -> str:
