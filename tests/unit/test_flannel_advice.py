@@ -74,7 +74,7 @@ def test_what_is_said_of_a_network(members: dict[str, object], words: str) -> No
         ('{"Type":"host-gw","VNI":1}', "VNI means nothing in Backend of the flannel config"),
         ('{"Type":"vxlan","GBP":true}', "GBP must be on at every host alike"),
         ('{"Type":"vxlan","Learning":true}', "Learning lets any host"),
-        ('{"Type":"vxlan","VNI":70000}', "VNI 70000 does not fit into flannel's leases, which will say 4464"),
+        ('{"Type":"vxlan","VNI":70000}', "VNI 70000 does not fit into 16 bits: older flannel can't read"),
         ('{"Type":"vxlan","MTU":0}', "MTU 0: weft takes the uplink's, flannel gets a negative one"),
         (
             '{"Type":"vxlan","MTU":1300}',

@@ -113,8 +113,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Vtep:
-    """BackendData of vxlan, for one family's tunnel. `vni`: flannel keeps its lower 16 bits only, and so do we when we
-    write; the config's is the one to use."""
+    """BackendData of vxlan, for one family's tunnel. `vni`: older flannel tells its lower 16 bits only."""
 
     vni: int
     mac: Mac
@@ -122,8 +121,7 @@ class Vtep:
 
 @dataclass(frozen=True, slots=True)
 class WireguardPeer:
-    """BackendData of wireguard. `key`: base64; `port` 0: not told, so the config's. flannel itself tells no port, and
-    passes over ours."""
+    """BackendData of wireguard. `key`: base64; `port` 0: not told (older flannel), so the config's."""
 
     key: str
     port: int = 0
@@ -216,8 +214,7 @@ def lease_value(lease: Lease) -> bytes:
 
 def _data_members(data: BackendData) -> object:
     if isinstance(data, Vtep):
-        # flannel's field has 16 bits: with a larger number it would refuse the whole lease.
-        return {"VNI": data.vni & 0xFFFF, "VtepMAC": mac_text(data.mac)}
+        return {"VNI": data.vni, "VtepMAC": mac_text(data.mac)}
     if isinstance(data, WireguardPeer):
         return {"PublicKey": data.key, "Port": data.port} if data.port else {"PublicKey": data.key}
     return data.text

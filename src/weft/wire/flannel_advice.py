@@ -112,7 +112,7 @@ def _vxlan(config: Config, backend: VxlanBackend, written: Fields) -> Iterator[s
     if backend.learning:
         yield "Learning lets any host that reaches the VXLAN port redirect others' traffic; flannel needs none of it"
     if backend.vni > 0xFFFF:
-        yield f"VNI {backend.vni} does not fit into flannel's leases, which will say {backend.vni & 0xFFFF}"
+        yield f"VNI {backend.vni} does not fit into 16 bits: older flannel can't read leases that say so"
     if backend.mtu == 0 and written.value("MTU") is not None:
         yield "MTU 0: weft takes the uplink's, flannel gets a negative one from it; leave it out"
     if backend.mtu and config.ipv6 and backend.mtu - OVERHEAD[6] < IPV6_MTU:
