@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.build import CHAINS, network, node, uplink, view
 from weft.backends import vxlan
 from weft.backends.tunnel import SLOTS, Tunnel, link_local, vtep_mac
-from weft.core import plan as plan_module
+from weft.core import slots as slots_module
 from weft.core.commands import script, text
 from weft.core.plan import HERE, Plan, changed, plan
 from weft.model import Host, Node, Profile, Uplink, View, mac_text, parse_mac
@@ -154,11 +156,29 @@ def test_two_nodes_that_ask_for_one_key_are_settled_by_their_order() -> None:
 
 
 def test_next_hop_ids_differ_even_if_hashes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "crc32", lambda *_: SLOTS - 1)
+    monkeypatch.setattr(slots_module, "crc32", lambda *_: SLOTS - 1)
     wanted = plan(view(*(node(f"n{i}", f"192.0.2.{i + 2}", f"10.2.{i}.0/24") for i in range(5)))).wanted
     ids = [w.object.id for w in wanted.values() if isinstance(w.object, NextHop)]
     assert len(set(ids)) == 5
     assert all(0x70000000 <= i <= 0x7FFFFFFF for i in ids)
+
+
+def test_one_of_two_thousand_takes_a_fraction_of_all() -> None:
+    peers = [node(f"n{i:04}", f"198.18.{i // 250}.{i % 250}", f"10.{i // 250 + 2}.{i % 250}.0/24") for i in range(2000)]
+    begun = time.process_time()
+    remembered = plan(view(*peers))
+    whole = time.process_time() - begun
+    times = []
+    for i in range(20):
+        peers[i * 99] = replace(peers[i * 99], mtu=1400)
+        now, before = view(*peers), remembered
+        begun = time.process_time()
+        remembered = plan(now, before)
+        keys = changed(before, remembered)
+        times.append(time.process_time() - begun)
+        assert len(keys) == 4
+    assert remembered == plan(view(*peers))
+    assert sorted(times)[10] < whole / 15, "measured: a fiftieth"
 
 
 peers = st.dictionaries(
@@ -166,25 +186,48 @@ peers = st.dictionaries(
     st.tuples(st.integers(2, 9), st.lists(st.integers(0, 5), max_size=3, unique=True), st.sampled_from([1400, 1500])),
     max_size=7,
 )
+beside = st.sampled_from(["", "", "", "vxlan1", "vxlan2"])
 
 
-def from_draw(drawn: dict[str, tuple[int, list[int], int]]) -> View:
-    return view(
-        *(
-            node(name, f"192.0.2.{host}", *(f"10.{2 + s}.0.0/24" for s in subnets), mtu=mtu)
-            for name, (host, subnets, mtu) in drawn.items()
-        )
-    )
+def from_draw(drawn: dict[str, tuple[int, list[int], int]], other: str = "") -> View:
+    """`other`: the device of an overlay beside it, with the same peers."""
+    nodes = [
+        node(name, f"192.0.2.{host}", *(f"10.{2 + s}.0.0/24" for s in subnets), mtu=mtu)
+        for name, (host, subnets, mtu) in drawn.items()
+    ]
+    others = (view(*nodes[1:], profile=Profile(device=other)),) if other else ()
+    return replace(view(*nodes), beside=others)
 
 
-@given(st.lists(peers, min_size=1, max_size=4))
-def test_memory_never_changes_a_plan(steps: list[dict[str, tuple[int, list[int], int]]]) -> None:
+@pytest.mark.parametrize("slots", [11, SLOTS])
+@settings(max_examples=200)
+@given(st.lists(st.tuples(peers, beside), min_size=1, max_size=4))
+def test_memory_never_changes_a_plan(
+    slots: int, steps: list[tuple[dict[str, tuple[int, list[int], int]], str]]
+) -> None:
     remembered = Plan()
-    for drawn in steps:
-        fresh, before = plan(from_draw(drawn)), remembered
-        remembered = plan(from_draw(drawn), before)
-        assert remembered.wanted == fresh.wanted
-        assert remembered.parts.keys() == fresh.parts.keys()
-        assert HERE in fresh.parts
-        differing = {k for k in {**before.wanted, **fresh.wanted} if before.wanted.get(k) != fresh.wanted.get(k)}
-        assert differing <= changed(before, remembered)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots_module, "SLOTS", slots)
+        for drawn in steps:
+            fresh, before = plan(from_draw(*drawn)), remembered
+            remembered = plan(from_draw(*drawn), before)
+            assert remembered == fresh
+            assert HERE in fresh.parts
+            differing = {k for k in {**before.wanted, **fresh.wanted} if before.wanted.get(k) != fresh.wanted.get(k)}
+            assert differing <= changed(before, remembered)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 19), st.sampled_from(["", "vxlan1"]), st.booleans()), max_size=6))
+def test_nor_where_one_of_many_changes(steps: list[tuple[int, str, bool]]) -> None:
+    """Both overlays ask for forwarding; two nodes ask for one route; one comes, goes or moves."""
+    many = {f"n{i:02}": (i + 2, [i % 12], 1500) for i in range(14)}
+    remembered = plan(from_draw(many))
+    for number, other, stays in steps:
+        name = f"n{number:02}"
+        many.pop(name, None)
+        if stays:
+            many[name] = (200 + number, [number, number % 5], 1400)
+        now = from_draw(dict(sorted(many.items())), other)
+        remembered = plan(now, remembered)
+        assert remembered == plan(now)

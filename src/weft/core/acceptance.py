@@ -8,12 +8,15 @@ two nodes that claim overlapping subnets, the claim that is older holds, on ever
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import NamedTuple
 
 from weft.backends.tunnel import OVERHEAD
+from weft.core.dispute import settle
+from weft.core.edits import altered
+from weft.core.ground import Ground, Stake
 from weft.model import IPNetwork, Network, Node, Problem, Uplink
 
 NEVER = tuple(
@@ -41,68 +44,114 @@ class Policy:
     no_ipv6: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one node's claims came to, judged by themselves. `claims` and `marks` are what is left to compare with other
-    nodes': its subnets, and its endpoints and MAC as numbers that are quick to hash."""
+class Verdict(NamedTuple):
+    """What one node's claims came to, judged by themselves. `stake`: what is left to compare with other nodes'."""
 
     claim: Node
     node: Node | None
-    problems: tuple[Problem, ...]
-    claims: tuple[_Claim, ...] = ()
-    marks: tuple[tuple[int, int], ...] = ()
+    problems: tuple[Problem, ...] = ()
+    stake: Stake = Stake()
     without_way: int = 0
     """How many of its subnets this host has no way to carry."""
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What the next judgement needs not find out again. `parties`: nodes that meet another (`ground.py`), and
+    `disputes` what came of it; `faults`: the verdicts' own problems."""
+
+    claims: tuple[Node, ...]
+    verdicts: dict[str, Verdict]
+    ground: Ground
+    parties: frozenset[str]
+    faults: tuple[Problem, ...]
+    disputes: tuple[Problem, ...]
+    without_way: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
-    """`nodes`: sorted by id, only with subnets that may be routed to. `verdicts` speed up the next judgement."""
+    """`nodes`: sorted by id, only with subnets that may be routed to."""
 
     policy: Policy
     nodes: tuple[Node, ...]
     problems: tuple[Problem, ...]
-    verdicts: dict[str, Verdict]
-
-
-class _Claim(NamedTuple):
-    """One subnet of one node; sorts by address, larger subnets first. `last` is negated for that."""
-
-    version: int
-    first: int
-    negated_last: int
-    since: float
-    node: str
-    network: str
-    subnet: IPNetwork
-
-    @classmethod
-    def of(cls, node: Node) -> Iterator[_Claim]:
-        for network in node.networks:
-            since = network.since if network.since >= 0 else float("inf")
-            for subnet in network.subnets:
-                first = int(subnet.network_address)
-                last = first + (1 << (subnet.max_prefixlen - subnet.prefixlen)) - 1
-                yield cls(subnet.version, first, -last, since, node.id, network.name, subnet)
+    memory: Memory
 
 
 def accept(claims: Sequence[Node], policy: Policy, previous: Accepted | None = None) -> Accepted:
-    """Judge all claims. `previous` is only a memory: the result is the same without it."""
-    known = previous.verdicts if previous is not None and previous.policy == policy else {}
+    """Judge all claims; of two with one id, the last. `previous` is only a memory: the result is the same without it,
+    and is there in microseconds where few claims changed and none of those meets another node's."""
+    if previous is None or previous.policy != policy:
+        return _judge_all(tuple(claims), policy, {})
+    amended = _amend(tuple(claims), previous)
+    return amended if amended is not None else _judge_all(tuple(claims), policy, previous.memory.verdicts)
+
+
+def _judge_all(claims: tuple[Node, ...], policy: Policy, known: Mapping[str, Verdict]) -> Accepted:
     verdicts: dict[str, Verdict] = {}
-    for claim in sorted(claims, key=lambda n: n.id):
-        verdict = known.get(claim.id)
-        if verdict is None or (verdict.claim is not claim and verdict.claim != claim):
-            verdict = _judge(claim, policy)
-        verdicts[claim.id] = verdict
-    problems = [problem for verdict in verdicts.values() for problem in verdict.problems]
+    for claim in sorted(claims, key=_id):
+        verdicts[claim.id] = _verdict(claim, policy, known.get(claim.id))
+    ground, parties = Ground.of((name, verdict.stake) for name, verdict in verdicts.items())
+    judged = [verdict.node for verdict in verdicts.values() if verdict.node is not None]
+    settled, disputes = settle([node for node in judged if node.id in parties])
+    nodes = [node for node in judged if node.id not in parties] + settled
+    if settled:
+        nodes.sort(key=_id)
     without_way = sum(verdict.without_way for verdict in verdicts.values())
-    if without_way:
-        problems.append(Problem(policy.me.id, f"{without_way} IPv6 networks of peers are not routed: {policy.no_ipv6}"))
-    routable = [verdict for verdict in verdicts.values() if verdict.node is not None]
-    routable, twice = _unique_tunnels(routable)
-    nodes, disputed = _settle(routable)
-    return Accepted(policy, tuple(nodes), (*problems, *twice, *disputed), verdicts)
+    memory = Memory(claims, verdicts, ground, parties, _faults(verdicts), tuple(disputes), without_way)
+    return Accepted(policy, tuple(nodes), _problems(memory, policy), memory)
+
+
+def _amend(claims: tuple[Node, ...], previous: Accepted) -> Accepted | None:
+    """`previous` with what changed since. None if that is not all there is to it: a node meets another, or met one, or
+    ids are there twice, or most is new."""
+    memory, policy = previous.memory, previous.policy
+    gone, came = altered(memory.claims, claims)
+    verdicts, ground, nodes = memory.verdicts.copy(), memory.ground.copy(), list(previous.nodes)
+    if 2 * len(came) > len(claims) or len(verdicts) != len(memory.claims):
+        return None
+    old = {claim.id: verdicts.pop(claim.id) for claim in gone}
+    if not memory.parties.isdisjoint(old):
+        return None
+    for verdict in old.values():
+        ground.leave(verdict.stake)
+        if verdict.node is not None:
+            del nodes[bisect_left(nodes, verdict.claim.id, key=_id)]
+    new = [_verdict(claim, policy, old.get(claim.id)) for claim in came]
+    for verdict in new:
+        if not ground.take(verdict.stake):
+            return None
+        verdicts[verdict.claim.id] = verdict
+        if verdict.node is not None:
+            insort(nodes, verdict.node, key=_id)
+    if len(verdicts) != len(claims):
+        return None
+    moved = (*old.values(), *new)
+    faults = _faults(verdicts) if any(verdict.problems for verdict in moved) else memory.faults
+    without_way = memory.without_way + sum(v.without_way for v in new) - sum(v.without_way for v in old.values())
+    now = Memory(claims, verdicts, ground, memory.parties, faults, memory.disputes, without_way)
+    return Accepted(policy, tuple(nodes), _problems(now, policy), now)
+
+
+def _id(node: Node) -> str:
+    return node.id
+
+
+def _faults(verdicts: Mapping[str, Verdict]) -> tuple[Problem, ...]:
+    return tuple(problem for name in sorted(verdicts) for problem in verdicts[name].problems)
+
+
+def _problems(memory: Memory, policy: Policy) -> tuple[Problem, ...]:
+    if not memory.without_way:
+        return memory.faults + memory.disputes
+    text = f"{memory.without_way} IPv6 networks of peers are not routed: {policy.no_ipv6}"
+    return (*memory.faults, Problem(policy.me.id, text), *memory.disputes)
+
+
+def _verdict(claim: Node, policy: Policy, known: Verdict | None) -> Verdict:
+    """The verdict that is known, where it is one about this very claim."""
+    return known if known is not None and known.claim == claim else _judge(claim, policy)
 
 
 def _judge(claim: Node, policy: Policy) -> Verdict:
@@ -129,10 +178,7 @@ def _judge(claim: Node, policy: Policy) -> Verdict:
         if good:
             networks.append(network if len(good) == len(network.subnets) else replace(network, subnets=tuple(good)))
     node = claim if not problems and not without_way else replace(claim, networks=tuple(networks))
-    marks: list[tuple[int, int]] = [(a.version, int(a)) for a in node.endpoints]
-    if any(node.mac):
-        marks.append((0, int.from_bytes(node.mac, "big")))
-    return Verdict(claim, node, tuple(problems), tuple(_Claim.of(node)), tuple(marks), without_way)
+    return Verdict(claim, node, tuple(problems), Stake.of(node), without_way)
 
 
 def _unreachable(claim: Node, policy: Policy) -> str:
@@ -190,113 +236,3 @@ def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
     if one.version != other.version:
         return False
     return one.network_address in other or other.network_address in one
-
-
-def _unique_tunnels(verdicts: list[Verdict]) -> tuple[list[Verdict], list[Problem]]:
-    """Refuse a node that has an earlier node's endpoint or VTEP MAC: two can't be told apart on the wire."""
-    marks = [mark for verdict in verdicts for mark in verdict.marks]
-    if len(set(marks)) == len(marks):
-        return verdicts, []
-    kept: list[Verdict] = []
-    problems: list[Problem] = []
-    owners: dict[tuple[int, int], str] = {}
-    for verdict in verdicts:
-        name = verdict.claim.id
-        other = next((owners[mark] for mark in verdict.marks if mark in owners), None)
-        if other is not None:
-            text = f"node {name} is not routed to: node {other} has the same endpoint or VTEP MAC"
-            problems.append(Problem(name, text))
-            continue
-        owners.update(dict.fromkeys(verdict.marks, name))
-        kept.append(verdict)
-    return kept, problems
-
-
-def _settle(verdicts: list[Verdict]) -> tuple[list[Node], list[Problem]]:
-    """Between nodes: no subnet may hold a tunnel's endpoint (the outer packets would be routed into the tunnel), and of
-    subnets that overlap the older claim holds."""
-    nodes = [verdict.node for verdict in verdicts if verdict.node is not None]
-    claims = sorted(claim for verdict in verdicts for claim in verdict.claims)
-    refused = dict(_swallowing(claims, verdicts))
-    for cluster in _clusters(claims):
-        held = _Held()
-        for claim in sorted((c for c in cluster if c not in refused), key=lambda c: (c.since, c.node, c.network)):
-            rival = held.rival(claim)
-            if rival is None:
-                held.add(claim)
-            else:
-                refused[claim] = f"it overlaps {rival.subnet}, the older claim of node {rival.node} ({rival.network})"
-    if not refused:
-        return nodes, []
-    problems = [
-        Problem(claim.node, f"node {claim.node}'s network {claim.network} {claim.subnet} is refused: {why}")
-        for claim, why in sorted(refused.items(), key=lambda item: (item[0].node, item[0].network, str(item[0].subnet)))
-    ]
-    gone = {(claim.node, claim.network, claim.subnet) for claim in refused}
-    return [_without(node, gone) for node in nodes], problems
-
-
-class _Held:
-    """Claims that hold, of which no two of different nodes overlap. Both steps take time that grows with the logarithm
-    of their number, for somebody may claim 10.0.0.0/8 among ten thousand."""
-
-    def __init__(self) -> None:
-        self._by_prefix: dict[tuple[int, int], _Claim] = {}
-        self._lengths: set[int] = set()
-        self._firsts: list[tuple[int, int, _Claim]] = []
-
-    def rival(self, claim: _Claim) -> _Claim | None:
-        """A held claim of another node that overlaps this one: of two subnets, one lies in the other."""
-        width = claim.subnet.max_prefixlen
-        for length in self._lengths:
-            if length <= claim.subnet.prefixlen:
-                around = self._by_prefix.get((claim.first >> (width - length) << (width - length), length))
-                if around is not None and around.node != claim.node:
-                    return around
-        at = bisect_left(self._firsts, (claim.first,))
-        while at < len(self._firsts) and self._firsts[at][0] <= -claim.negated_last:
-            if self._firsts[at][2].node != claim.node:
-                return self._firsts[at][2]
-            at += 1
-        return None
-
-    def add(self, claim: _Claim) -> None:
-        length = claim.subnet.prefixlen
-        self._by_prefix[claim.first, length] = claim
-        self._lengths.add(length)
-        insort(self._firsts, (claim.first, len(self._firsts), claim))
-
-
-def _swallowing(claims: list[_Claim], verdicts: list[Verdict]) -> Iterator[tuple[_Claim, str]]:
-    """Claims that hold a node's endpoint. Both lists are walked once, side by side."""
-    points = sorted((*mark, verdict.claim.id) for verdict in verdicts for mark in verdict.marks if mark[0])
-    at = 0
-    for claim in claims:
-        while at < len(points) and points[at][:2] < claim[:2]:
-            at += 1
-        if at < len(points) and points[at][0] == claim.version and points[at][1] <= -claim.negated_last:
-            yield claim, f"it holds the endpoint of node {points[at][2]}"
-
-
-def _clusters(claims: list[_Claim]) -> Iterator[list[_Claim]]:
-    """Groups of claims, sorted by address, whose ranges overlap, each with more than one node in it."""
-    group: list[_Claim] = []
-    version, end = 0, -1
-    for claim in claims:
-        if claim.first > end or claim.version != version:
-            if len(group) > 1 and len({c.node for c in group}) > 1:
-                yield group
-            group, version, end = [], claim.version, -1
-        group.append(claim)
-        end = max(end, -claim.negated_last)
-    if len(group) > 1 and len({c.node for c in group}) > 1:
-        yield group
-
-
-def _without(node: Node, gone: set[tuple[str, str, IPNetwork]]) -> Node:
-    networks = []
-    for network in node.networks:
-        kept = tuple(s for s in network.subnets if (node.id, network.name, s) not in gone)
-        if kept:
-            networks.append(network if len(kept) == len(network.subnets) else replace(network, subnets=kept))
-    return node if tuple(networks) == node.networks else replace(node, networks=tuple(networks))

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from zlib import crc32
 
 from weft.backends import BACKENDS, vxlan
-from weft.backends.tunnel import SLOTS, Tunnel, device_of
+from weft.backends.tunnel import Tunnel, device_of
+from weft.core.edits import altered
 from weft.core.firewall import wanted as firewall
 from weft.core.firewall import wanted_by_span
+from weft.core.slots import Slots
 from weft.model import Host, IPNetwork, Node, View
 from weft.objects import File, Key, Object, Sysctl, Why
 
@@ -37,56 +38,77 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """`wanted` is all parts together; where two parts ask for one key, the part that sorts first has it. `tunnels`: one
-    for each overlay of the view."""
+class Overlay:
+    """One overlay as it was planned: what the parts of its nodes were made from."""
 
-    parts: Mapping[str, Part] = field(default_factory=dict)
-    wanted: Mapping[Key, Wanted] = field(default_factory=dict)
-    tunnels: tuple[Tunnel, ...] = ()
+    tunnel: Tunnel
+    nodes: tuple[Node, ...]
+    slots: Slots
+
+    @classmethod
+    def empty(cls, tunnel: Tunnel) -> Overlay:
+        return cls(tunnel, (), Slots.of((), tunnel.device))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`wanted` is all parts together; where two parts ask for one key, the part that sorts first has it, and the key is
+    `contested`. `overlays`: one for each of the view."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+    wanted: dict[Key, Wanted] = field(default_factory=dict)
+    contested: frozenset[Key] = frozenset()
+    overlays: tuple[Overlay, ...] = ()
 
 
 def plan(view: View, previous: Plan | None = None) -> Plan:
     """The objects that `view` demands. Raises ValueError if this host has no endpoint of the underlay's family."""
     old = previous if previous is not None else Plan()
-    parts: dict[str, Part] = {}
-    tunnels: list[Tunnel] = []
-    for overlay in (view, *view.beside):
-        tunnel = Tunnel.of(overlay)
-        if tunnel in old.tunnels:  # the same object: comparing 10,000 parts is then comparing pointers
-            tunnel = old.tunnels[old.tunnels.index(tunnel)]
-        tunnels.append(tunnel)
-        _add_parts(parts, old.parts, overlay, tunnel)
-    return Plan(parts, _index(parts, old), tuple(tunnels))
+    views = (view, *view.beside)
+    tunnels = [Tunnel.of(overlay) for overlay in views]
+    alike = tunnels == [overlay.tunnel for overlay in old.overlays]
+    parts = old.parts.copy() if alike else {}
+    overlays: list[Overlay] = []
+    for one, before in zip(views, old.overlays if alike else map(Overlay.empty, tunnels), strict=True):
+        suffix = f"@{before.tunnel.device}" if overlays else ""  # of the overlays behind the first
+        parts[HERE + suffix] = _own_part(one, old.parts.get(HERE + suffix))
+        overlays.append(_add_nodes(parts, one.nodes, before, suffix, old.parts))
+    return Plan(parts, *_index(parts, old), tuple(overlays))
 
 
-def _add_parts(parts: dict[str, Part], old: Mapping[str, Part], view: View, tunnel: Tunnel) -> None:
-    """The parts of one overlay. Of the overlays behind the first, parts are named with their device."""
-    suffix = f"@{tunnel.device}" if parts else ""
+def _own_part(view: View, before: Part | None) -> Part:
     here = (view.me, view.networks, view.host, view.profile, view.files)
-    before = old.get(HERE + suffix)
-    parts[HERE + suffix] = before if before is not None and before.made_from == here else _part(here, _here(view))
-    for node, slot in _slots(view.nodes, tunnel.device):
-        name = node.id + suffix
-        there = (node, tunnel, slot)
-        before = old.get(name)
-        if before is None or before.made_from != there:
-            before = _part(there, BACKENDS[node.backend].reach(node, tunnel, slot))
-        parts[name] = before
+    return before if before is not None and before.made_from == here else _part(here, _here(view))
+
+
+def _add_nodes(
+    parts: dict[str, Part], nodes: tuple[Node, ...], before: Overlay, suffix: str, old: Mapping[str, Part]
+) -> Overlay:
+    """Make `parts`, which hold those of the overlay as it was before, hold those of `nodes`."""
+    tunnel = before.tunnel
+    gone, came = altered(before.nodes, nodes)
+    slots = before.slots.after(gone, came) if 2 * len(came) <= len(nodes) else None
+    if slots is None:
+        gone, came, slots = list(before.nodes), list(nodes), Slots.of(nodes, tunnel.device)
+    for name in {node.id for node in gone}.difference(node.id for node in came):
+        del parts[name + suffix]
+    for node in came:
+        there = (node, tunnel, slots.slot(node))
+        part = old.get(node.id + suffix)
+        if part is None or part.made_from != there:
+            part = _part(there, BACKENDS[node.backend].reach(*there))
+        parts[node.id + suffix] = part
+    return Overlay(tunnel, nodes, slots)
 
 
 def changed(old: Plan, new: Plan) -> set[Key]:
     """Keys of all parts that are not the same part in both plans: the only ones whose objects may differ."""
-    keys: set[Key] = set()
-    for name, part in new.parts.items():
-        before = old.parts.get(name)
-        if before is not part:
-            keys.update(part.wanted)
-            keys.update(before.wanted if before is not None else ())
-    for name, part in old.parts.items():
-        if name not in new.parts:
-            keys.update(part.wanted)
-    return keys
+    stale, fresh = _altered(old, new.parts)
+    return {key for part in (*stale, *fresh) for key in part.wanted}
+
+
+def _altered(old: Plan, parts: Mapping[str, Part]) -> tuple[list[Part], list[Part]]:
+    return altered(tuple(old.parts.values()), tuple(parts.values()))
 
 
 def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) -> Part:
@@ -127,42 +149,34 @@ def _forwarding(host: Host, versions: set[int]) -> Iterator[Sysctl]:
         yield Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
-def _slots(nodes: Iterable[Node], device: str) -> Iterator[tuple[Node, int]]:
-    """Each node with a number of its own, from a hash of its id and the device (next-hop ids are one space for all
-    devices of a host); of two that meet, the one that sorts first stays."""
-    taken: set[int] = set()
-    salt = crc32(device.encode())
-    for node in nodes:
-        slot = crc32(node.id.encode(), salt) % SLOTS
-        while slot in taken:
-            slot = (slot + 1) % SLOTS
-        taken.add(slot)
-        yield node, slot
-
-
-def _index(parts: Mapping[str, Part], old: Plan) -> dict[Key, Wanted]:
-    """All parts' objects in one dict, from the old plan's where few parts changed (copying needs no hashing)."""
-    stale = [part for name, part in old.parts.items() if parts.get(name) is not part]
-    fresh = [part for name, part in parts.items() if old.parts.get(name) is not part]
-    disputed = sum(len(part.wanted) for part in old.parts.values()) != len(old.wanted)
-    if disputed or len(stale) + len(fresh) > len(parts) // 2:
+def _index(parts: Mapping[str, Part], old: Plan) -> tuple[dict[Key, Wanted], frozenset[Key]]:
+    """All parts' objects in one dict, and the keys that several ask for: from the old plan's where few parts changed
+    (copying needs no hashing)."""
+    stale, fresh = _altered(old, parts)
+    if len(stale) + len(fresh) > len(parts) // 2:
         return _joined(parts)
-    index = dict(old.wanted)
-    for part in stale:
-        for key in part.wanted:
-            del index[key]
+    free = {key for part in stale for key in part.wanted}
+    asked = [key for part in fresh for key in part.wanted]
+    meeting = [key for key in asked if key not in free and key in old.wanted]
+    if meeting or len(set(asked)) < len(asked) or not old.contested.isdisjoint(free):
+        return _joined(parts)
+    index = old.wanted.copy()
+    for key in free.difference(asked):
+        del index[key]
     for part in fresh:
-        before = len(index)
         index.update(part.wanted)
-        if len(index) != before + len(part.wanted):
-            return _joined(parts)
-    return index
+    return index, old.contested
 
 
-def _joined(parts: Mapping[str, Part]) -> dict[Key, Wanted]:
+def _joined(parts: Mapping[str, Part]) -> tuple[dict[Key, Wanted], frozenset[Key]]:
     """All parts' objects; of two for one key, the part's that sorts first."""
     index: dict[Key, Wanted] = {}
+    contested: set[Key] = set()
     for name in sorted(parts):
-        for key, want in parts[name].wanted.items():
+        wanted = parts[name].wanted
+        before = len(index)
+        for key, want in wanted.items():
             index.setdefault(key, want)
-    return index
+        if len(index) != before + len(wanted):
+            contested.update(key for key, want in wanted.items() if index[key] is not want)
+    return index, frozenset(contested)
