@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 from base64 import b64encode
@@ -22,6 +23,8 @@ from tests.support.needs import needs_root, needs_wireguard
 from weft.core.wireguard import NO_PSK
 from weft.errors import TargetError
 from weft.objects import File, Object, Secret, WireguardDevice, WireguardPeer
+from weft.targets import Target
+from weft.targets.memory import WIREGUARD_KINDS, MemoryTarget
 from weft.targets.wireguard import WireguardTarget
 from weft.targets.wireguard_tools import HostKey, Tools, host_key
 
@@ -82,6 +85,7 @@ class Host:
             if link.get("linkinfo", {}).get("info_kind") == "tun":
                 self.ns.ip(f"link del {link['ifname']}")
         until(lambda: not self.processes(), "wireguard-go to end")
+        shutil.rmtree(Tools(str(self.ns.path)).sockets, ignore_errors=True)
 
 
 def make_host(ns: Namespace, folder: Path, owner: str = OWNER) -> Host:
@@ -120,13 +124,13 @@ FULL = WireguardPeer(
 )
 
 
-async def test_a_device_and_its_peers_come_change_and_go(host: Host) -> None:
-    target = host.target()
+@pytest.mark.parametrize("where", ["memory", "wireguard-go"])
+async def test_a_device_and_its_peers_come_change_and_go(where: str, host: Host) -> None:
+    target: Target = host.target() if where != "memory" else MemoryTarget(WIREGUARD_KINDS)
     device, two, seven = host.device(), peer(2), FULL
     await done(target, add(device, two, seven))
     assert await held(target, full=False) == by_key(device, two, seven)
     assert await held(target) == by_key(device, two, seven)
-    assert await held(host.target()) == by_key(device, two, seven), "a restart finds the same"
     moved = with_(two, endpoint=(ip_address("192.0.2.99"), 1), allowed_ips=(ip_network("10.5.3.0/24"),), keepalive=9)
     bare = with_(seven, psk=None, keepalive=0, allowed_ips=())
     changed = host.device(listen_port=4000, mtu=1380, fwmark=0x10, addresses=(ip_interface("fd00:5::/128"),))
@@ -137,7 +141,21 @@ async def test_a_device_and_its_peers_come_change_and_go(host: Host) -> None:
     await done(target, remove(bare, changed))
     assert await held(target) == {}
     await done(target, remove(bare, changed, two))
-    assert host.ns.ip_json("link show type tun") in ([], [{}])
+
+
+async def test_a_restart_without_memory_finds_the_same(host: Host) -> None:
+    await done(host.target(), add(host.device(), peer(2), FULL))
+    assert await held(host.target()) == by_key(host.device(), peer(2), FULL)
+
+
+async def test_nothing_is_left_of_a_device_that_was_removed(host: Host) -> None:
+    target = host.target()
+    await done(target, add(host.device(), peer(2)))
+    assert host.processes()
+    await done(target, remove(host.device()))
+    assert [link["ifname"] for link in host.ns.ip_json("link show")] == ["lo"]
+    until(lambda: not host.processes(), "wireguard-go to end")
+    assert not Tools(str(host.ns.path)).sockets.exists()
 
 
 async def test_what_the_tools_see(host: Host) -> None:
@@ -150,6 +168,16 @@ async def test_what_the_tools_see(host: Host) -> None:
     assert own == [Path(host.key.path).read_text(), host.key.public, "51820", "0x20"]
     assert entry[1:4] == ["c" * 42 + "c=", "[2001:db8::7]:4711", "10.5.7.0/24,10.6.0.0/16,fd00:7::/64"]
     assert entry[7] == "25"
+
+
+@pytest.mark.parametrize("where", ["memory", "wireguard-go"])
+async def test_a_device_takes_its_peers_along(where: str, host: Host) -> None:
+    target: Target = host.target() if where != "memory" else MemoryTarget(WIREGUARD_KINDS)
+    await done(target, add(host.device(), host.device(WG6, listen_port=51821), peer(2), peer(2, WG6)))
+    await done(target, remove(host.device()))
+    left = by_key(host.device(WG6, listen_port=51821), peer(2, WG6))
+    assert await held(target, full=False) == left
+    assert await held(target) == left
 
 
 async def test_two_devices_side_by_side(host: Host) -> None:
@@ -439,6 +467,23 @@ async def test_the_printed_lines_can_be_typed(host: Host) -> None:
     await type_([*add(device, peer(2), seven)], device, peer(2), seven)
     await type_([change(device, other), change(seven, bare)], other, peer(2), bare)
     await type_([*remove(bare, peer(2), other)])
+
+
+async def test_a_process_that_hangs_is_an_error_and_no_end_of_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = host.target()
+    await done(target, add(host.device(), peer(2)))
+    monkeypatch.setattr("weft.targets.wireguard_tools.TIMEOUT", 0.5)
+    (pid,) = host.processes()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TargetError, match=r"wg did not end within 0.5 s and was killed"):
+            await target.read(full=True)
+        (answer,) = await target.apply(add(peer(3)))
+        assert f"add peer {peer(3).public_key} of {WG}: wg did not end within 0.5 s" in refused(answer)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    found = await held(target, full=False)
+    assert found.items() >= by_key(host.device(), peer(2)).items(), "what could not be read is read again"
 
 
 async def test_a_target_of_devices_takes_nothing_else(host: Host) -> None:

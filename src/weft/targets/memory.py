@@ -6,8 +6,8 @@ goes down, say, is what Linux does:
 
 - a link that goes takes everything on it along; a link set down loses its IPv6 addresses, neighbours, next hops and
   routes, and keeps its IPv4 addresses and its FDB; a link with a new MAC loses its neighbours;
-- a next-hop object takes the routes on it along; an address the routes whose preferred source it is, unless another
-  link has it too;
+- a next-hop object takes the routes on it along, a WireGuard device its peers; an address the routes whose preferred
+  source it is, unless another link has it too;
 - next hops and routes are refused while their link is down;
 - routes that are shared (`KernelTarget.share`) may go out of uplinks too, go when those do, and come when they come;
 - a sysctl is never reverted: one that is removed is only no longer reported.
@@ -36,11 +36,14 @@ from weft.objects import (
     Op,
     Route,
     Sysctl,
+    WireguardDevice,
+    WireguardPeer,
 )
 from weft.targets import Reading
 
 KERNEL_KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, Route)
 FIREWALL_KINDS: tuple[type[Object], ...] = (Chain, Jump)
+WIREGUARD_KINDS: tuple[type[Object], ...] = (WireguardDevice, WireguardPeer)
 LOST_ON_DOWN = (Neighbour, NextHop, Route)
 
 
@@ -268,7 +271,7 @@ class MemoryTarget:
         thing = self._objects.pop(key, None)
         if isinstance(thing, Link):
             self._drop(lambda o: _on(o, thing.name))
-        elif isinstance(thing, NextHop | Chain):
+        elif isinstance(thing, NextHop | Chain | WireguardDevice):
             self._drop(lambda o: key in o.needs)
         elif isinstance(thing, Address) and not self._has_address(thing):
             self._drop(lambda o: isinstance(o, Route) and o.src == thing.address.ip)

@@ -158,12 +158,17 @@ class Tools:
             raise ToolError(f"`ip {lines[int(at[1]) - 1]}`: {said}", said) from error
 
     async def delete_link(self, name: str) -> None:
-        """Remove a link; that it is gone already is as good. Raises ToolError."""
+        """Remove a link; that it is gone already is as good. Its process has ended when this returns, or takes longer
+        than usual. Raises ToolError."""
         try:
             await self._run(["ip", "link", "delete", "dev", name])
         except ToolError as error:
             if "Cannot find device" not in error.said:
                 raise
+        await self._wait_for_an_old_one(name)
+        if self._private:
+            with contextlib.suppress(OSError):  # another device's socket is in it
+                self.sockets.rmdir()
 
     async def set(self, name: str, words: Sequence[str]) -> None:
         """`wg set`; no key may be among the words. Raises ToolError."""
