@@ -6,6 +6,7 @@ import json
 import urllib.request
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -15,6 +16,7 @@ from weft.errors import TopologyError
 from weft.lab import answer, schema, wiring
 from weft.lab.matrix import pairs
 from weft.lab.topology import Etcd, Flanneld, Host, Topology
+from weft.settings.flanneld import DEFAULTS
 
 HOSTS = "hosts: {e: {daemon: none, etcd: {}}, a: {daemon: flanneld}}"
 
@@ -151,6 +153,11 @@ def test_what_can_not_be_built_is_said_with_key_value_and_the_right_one(case: st
     text, message = WRONG[case]
     with pytest.raises(TopologyError, match=message):
         read(text)
+
+
+def test_every_flag_of_flanneld_is_in_the_page_for_those_who_come_from_flannel() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "coming-from-flannel.md").read_text()
+    assert [flag for flag in DEFAULTS if f"`-{flag}`" not in page] == []
 
 
 def test_the_containers_web_server_tells_its_name() -> None:

@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from weft.lab.host import START, LabHost
 from weft.lab.topology import Host, Topology
 from weft.model import IPNetwork
 from weft.wire.subnet_env import parse_subnet_env
+
+FORMER = 5.0
+"""Seconds until a flanneld that finds a former run's subnet is taken to wait for etcd."""
 
 
 def known(topology: Topology) -> Topology:
@@ -52,10 +57,38 @@ def _subnet_file(host: LabHost) -> Path:
     return Path(f"/proc/{host.init().pid}/root") / host.host.flanneld.subnet_file.lstrip("/")
 
 
-async def arrived(host: LabHost) -> None:
-    """Wait until flanneld has a subnet. LabError with the end of its log if it ends, or has none in time."""
-    deadline = asyncio.get_running_loop().time() + START
-    await shell.until(lambda: bool(subnets(host)) or host.running("flanneld") is None, deadline)
+class Listener:
+    """Hears what a service tells its supervisor (sd_notify(3)), from the `with` on, at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ready = False
+
+    def __enter__(self) -> Listener:
+        self.path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(str(self.path))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+    def ready(self) -> bool:
+        """Whether it has said so by now."""
+        with contextlib.suppress(BlockingIOError):
+            while not self._ready:
+                self._ready = b"READY=1" in self._socket.recv(4096).split(b"\n")
+        return self._ready
+
+
+async def arrived(host: LabHost, listener: Listener) -> None:
+    """Wait until flanneld is ready and has a subnet. LabError with the end of its log if it ends, or has none in time.
+
+    With a former run's subnet it may also wait for its etcd for ever, and that is no error."""
+    former = bool(subnets(host))
+    deadline = asyncio.get_running_loop().time() + (FORMER if former else START)
+    await shell.until(lambda: listener.ready() or host.running("flanneld") is None, deadline)
     if host.running("flanneld") is None:
         raise LabError(f"flanneld on {host.name} ended:\n{host.tail('flanneld')}")
     if not subnets(host):

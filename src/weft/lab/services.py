@@ -110,8 +110,10 @@ async def _start_agent(host: LabHost) -> None:
 
 async def _start_flanneld(host: LabHost) -> None:
     assert host.host.flanneld is not None
-    await host.start("flanneld", flanneld(host.host.flanneld), flanneld_environment(host, host.host.flanneld))
-    await leases.arrived(host)
+    environment = flanneld_environment(host, host.host.flanneld)
+    with leases.Listener(host.folder / "notify.sock") as listener:
+        await host.start("flanneld", flanneld(host.host.flanneld), environment | {"NOTIFY_SOCKET": str(listener.path)})
+        await leases.arrived(host, listener)
     await leases.place(host)
 
 
