@@ -1,0 +1,58 @@
+"""What stands under a flannel prefix, read: the config and the book of leases. Used by `agent/leases.py` and `cli/`.
+
+A set of thousands of entries comes anew with each change; only those that differ from the last time are parsed.
+"""
+
+from __future__ import annotations
+
+from weft.core.tenancy import SUBJECT, Book, Held
+from weft.errors import WireError
+from weft.model import Problem
+from weft.stores import Entry, Snapshot
+from weft.wire.flannel import Lease, parse_key, parse_lease
+
+
+class Reader:
+    """Reads the snapshots of one prefix, one after the other."""
+
+    def __init__(self, prefix: str) -> None:
+        self._subnets = subnets_of(prefix)
+        self._read: dict[str, tuple[Entry, Held | None, Problem | None]] = {}
+
+    def book(self, snapshot: Snapshot) -> Book:
+        """Every lease. An entry that can't be read is a problem; if its key can be, its subnet is taken too."""
+        before, self._read = self._read, {}
+        for key, entry in snapshot.entries.items():
+            if not key.startswith(self._subnets):
+                continue
+            known = before.get(key)
+            same = known is not None and (known[0] is entry or known[0] == entry)
+            self._read[key] = known if same and known is not None else (entry, *_read(entry))
+        rows = self._read.values()
+        return Book(
+            snapshot.revision,
+            tuple(held for _, held, _ in rows if held is not None),
+            tuple(problem for _, _, problem in rows if problem is not None),
+        )
+
+
+def subnets_of(prefix: str) -> str:
+    """What the keys of leases begin with."""
+    return f"{prefix}/subnets/"
+
+
+def config_of(prefix: str) -> str:
+    """The key of flannel's config."""
+    return f"{prefix}/config"
+
+
+def _read(entry: Entry) -> tuple[Held | None, Problem | None]:
+    try:
+        lease, problem, readable = parse_lease(entry.key, entry.value), None, True
+    except WireError as error:
+        problem, readable = Problem(SUBJECT, str(error)), False
+        try:
+            lease = Lease(*parse_key(entry.key))
+        except WireError:
+            return None, problem
+    return Held(entry.key, lease, entry.created, entry.modified, entry.lease, readable), problem
