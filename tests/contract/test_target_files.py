@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -194,6 +197,72 @@ async def test_a_failure_of_one_does_not_stop_the_next(tmp_path: Path) -> None:
     assert "a folder stands there" in refused(answers[0])
     assert answers[1] is None
     assert "not the place for a Sysctl" in refused(answers[2])
+
+
+async def test_whoever_touches_a_file_wakes_the_loop(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    env = folder / "subnet.env"
+    target, woken = FileTarget([str(env)]), asyncio.Event()
+    wanted = File(str(env), ENV)
+
+    def moved_away() -> None:
+        folder.rename(tmp_path / "elsewhere")
+
+    def replaced() -> None:
+        beside = folder / "new"
+        beside.write_text("other")
+        beside.rename(env)
+
+    target.watch(woken.set)
+    try:
+        await done(target, add(wanted))
+        for touch in (
+            lambda: env.write_text("other"),
+            lambda: env.unlink(),
+            lambda: env.chmod(0o600),
+            replaced,
+            lambda: shutil.rmtree(folder),
+            moved_away,
+            lambda: env.unlink(),
+        ):
+            await target.read()
+            await _quiet(woken)
+            touch()
+            await asyncio.wait_for(woken.wait(), 5)
+            reading = await target.read()
+            assert reading.touched == frozenset({wanted.key})
+            (now,) = [*reading.objects.values(), None][:1]
+            await done(target, add(wanted) if now is None else [change(now, wanted)])
+            assert await held(target) == by_key(wanted)
+        await _quiet(woken)
+        (folder / "other").write_text("")
+        env.with_name(".subnet.env.weft-new").write_text("")
+        env.read_text()
+        await _quiet(woken, never=True)
+    finally:
+        target.close()
+
+
+async def _quiet(woken: asyncio.Event, never: bool = False) -> None:
+    """Everything that was told so far has been heard: what the kernel has told is there to be read at once."""
+    for _ in range(5):
+        loop_turn = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(loop_turn.set_result, None)
+        await loop_turn
+    assert not (never and woken.is_set())
+    woken.clear()
+
+
+async def test_without_inotify_the_timer_has_to_do(
+    target: FileTarget, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("weft.targets.files_watch.Inotify", none_left)
+    target.watch(lambda: None)
+    assert "files can't be heard of ([Errno 24] Too many open files): the timer will find them" in caplog.text
+    target.close()
 
 
 READ_ONLY = """

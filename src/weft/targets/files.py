@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from weft.errors import TargetError
 from weft.objects import Failure, File, Key, Object, Op
 from weft.targets import Reading
+
+if TYPE_CHECKING:
+    from weft.targets.files_watch import FolderWatch
+
+log = logging.getLogger("weft")
 
 FOLDER_MODE = 0o755
 LARGEST = 1 << 20
@@ -32,6 +39,7 @@ class FileTarget:
         self._objects: dict[Key, File] = {}
         self._foreign: dict[Key, str] = {}
         self._read = False
+        self._watch: FolderWatch | None = None
 
     @property
     def name(self) -> str:
@@ -55,17 +63,34 @@ class FileTarget:
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
         """Write or remove; one answer each. A disk may take its time, so it is done in a thread."""
-        return [await asyncio.to_thread(self._apply, op) for op in ops]
+        answers = [await asyncio.to_thread(self._apply, op) for op in ops]
+        if self._watch is not None:
+            with contextlib.suppress(OSError):  # no more watches are to be had: the timer is the backstop
+                self._watch.renew()
+        return answers
 
     def lines(self, ops: Sequence[Op]) -> list[str]:
         """With coreutils' install, which does not rename: by hand, a moment of half a file is taken into account."""
         return [_line(op) for op in ops]
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """Nothing: a file that was changed is found by the next cycle, for which the timer is the backstop."""
+        """Call `wake` on the running event loop when one of the files comes, changes or goes. Where inotify can't be
+        had, that is logged: the timer finds changes."""
+        from weft.targets.files_watch import FolderWatch  # 10 ms that a command which only plans can do without
+
+        if self._watch is not None:
+            self._watch.close()
+        try:
+            self._watch = FolderWatch(self._paths, wake)
+        except OSError as error:
+            self._watch = None
+            log.warning("changes of files can't be heard of (%s): the timer will find them", error)
 
     def close(self) -> None:
-        """Nothing is kept open; the files stay."""
+        """Stop listening; the files stay."""
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = None
 
     def _look(self) -> tuple[dict[Key, File], dict[Key, str]]:
         objects: dict[Key, File] = {}
