@@ -76,6 +76,11 @@ def test_the_device_is_as_flannel_makes_it(lab: Lab) -> None:
     assert (neighbour["dst"], neighbour["lladdr"]) == (str(subnet[0]), mac)
 
 
+def test_bridge_and_containers_have_the_overlays_mtu(lab: Lab) -> None:
+    for where, device in (("cell-1", "br0"), ("cell-1/con_a", "eth0"), ("cell-2/con_d", "eth0")):
+        assert [link["mtu"] for link in ip_json(lab, where, f"link show dev {device}")] == [1450]
+
+
 def test_a_container_fetches_from_one_on_the_other_cell_and_is_seen_with_its_own_address(lab: Lab) -> None:
     for caller, answerer in (("cell-1/con_a", "cell-2/con_c"), ("cell-2/con_d", "cell-1/con_b")):
         host, container = answerer.split("/")

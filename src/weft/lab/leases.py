@@ -19,7 +19,7 @@ from weft.lab import netns, shell, wiring
 from weft.lab.host import START, LabHost
 from weft.lab.topology import Host, Topology
 from weft.model import IPNetwork
-from weft.wire.subnet_env import parse_subnet_env
+from weft.wire.subnet_env import SubnetEnv, parse_subnet_env
 
 FORMER = 5.0
 """Seconds until a flanneld that finds a former run's subnet is taken to wait for etcd."""
@@ -34,21 +34,31 @@ def _known(host: LabHost) -> Host:
     if not any(network.leased for network in host.host.networks):
         return host.host
     try:
-        return host.host.leasing(subnets(host))
+        return leasing(host)
     except (LabError, IndexError):
         return host.host
 
 
-def subnets(host: LabHost) -> tuple[IPNetwork, ...]:
+def leasing(host: LabHost) -> Host:
+    """The host with what subnet.env says now. LabError if it is gone, IndexError if its subnet is too small."""
+    said = subnet_env(host)
+    return host.host.leasing(subnets(said), said.mtu or 0)
+
+
+def subnets(said: SubnetEnv) -> tuple[IPNetwork, ...]:
+    """The host's own subnets, IPv4's first; nothing without a lease."""
+    return tuple(subnet for subnet in (said.subnet, said.subnet6) if subnet is not None)
+
+
+def subnet_env(host: LabHost) -> SubnetEnv:
     """What subnet.env says on this host; nothing if there is none. LabError if the host is gone or it can't be read."""
     path = _subnet_file(host)
     try:
-        said = parse_subnet_env(path.read_text(encoding="utf-8"))
+        return parse_subnet_env(path.read_bytes())
     except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
+        return SubnetEnv()
+    except OSError as error:
         raise LabError(f"{path} can't be read: {error}") from error
-    return tuple(subnet for subnet in (said.subnet, said.subnet6) if subnet is not None)
 
 
 def _subnet_file(host: LabHost) -> Path:
@@ -86,18 +96,18 @@ async def arrived(host: LabHost, listener: Listener) -> None:
     """Wait until flanneld is ready and has a subnet. LabError with the end of its log if it ends, or has none in time.
 
     With a former run's subnet it may also wait for its etcd for ever, and that is no error."""
-    former = bool(subnets(host))
+    former = bool(subnets(subnet_env(host)))
     deadline = asyncio.get_running_loop().time() + (FORMER if former else START)
     await shell.until(lambda: listener.ready() or host.running("flanneld") is None, deadline)
     if host.running("flanneld") is None:
         raise LabError(f"flanneld on {host.name} ended:\n{host.tail('flanneld')}")
-    if not subnets(host):
+    if not subnets(subnet_env(host)):
         raise LabError(f"flanneld on {host.name} has no subnet after {START:g} s:\n{host.tail('flanneld')}")
 
 
 async def place(host: LabHost) -> None:
     """Make the bridge of this host's subnet, and its containers; anew if the subnet is another one than before."""
-    there = replace(host, host=host.host.leasing(subnets(host)))
+    there = replace(host, host=leasing(host))
     for network in there.host.networks:
         if not network.leased:
             continue

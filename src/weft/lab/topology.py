@@ -65,7 +65,8 @@ class ContainerNetwork:
     """A Docker network, or with `engine: none` a bridge. `internal`: without a default route, as Docker means it.
 
     `leased`: its subnets are those that flanneld gets for the host; without any, they aren't known yet. `bridge`: the
-    bridge's name where the file says one. `serve`: TCP port of a web server in each container, 0 for none."""
+    bridge's name where the file says one. `serve`: TCP port of a web server in each container, 0 for none. `mtu`: in
+    octets, 0 for the kernel's own."""
 
     name: str
     subnets: tuple[IPNetwork, ...]
@@ -75,6 +76,7 @@ class ContainerNetwork:
     leased: bool = False
     bridge: str = ""
     serve: int = 0
+    mtu: int = 0
 
     @property
     def gateways(self) -> tuple[IPInterface, ...]:
@@ -139,9 +141,11 @@ class Host:
         """Every service of the host, the daemon last."""
         return tuple(service for service in SERVICES if self.runs(service))
 
-    def leasing(self, subnets: tuple[IPNetwork, ...]) -> Host:
-        """The same host when flanneld has these subnets for it. IndexError if one is too small for its containers."""
-        return replace(self, networks=tuple(net.at(subnets) if net.leased else net for net in self.networks))
+    def leasing(self, subnets: tuple[IPNetwork, ...], mtu: int = 0) -> Host:
+        """The same host when flanneld has these subnets for it, and says so much about their MTU. IndexError if one is
+        too small for its containers."""
+        given = (replace(net.at(subnets), mtu=mtu) if net.leased else net for net in self.networks)
+        return replace(self, networks=tuple(given))
 
     def containers(self) -> Iterator[tuple[ContainerNetwork, Container]]:
         """All of its containers, each with the network that it is on."""

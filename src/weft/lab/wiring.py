@@ -92,13 +92,13 @@ def networks(lab: str, host: Host, leased: bool = False) -> tuple[Batch, ...]:
     inside: list[Batch] = []
     numbers = {container.name: number for number, (_, container) in enumerate(host.containers())}
     for network in (network for network in host.networks if network.leased == leased):
-        device = bridge_name(network)
-        lines += [f"link add {device} type bridge", f"link set {device} up"]
+        device, mtu = bridge_name(network), f"mtu {network.mtu} " if network.mtu else ""
+        lines += [f"link add {device} {mtu}type bridge", f"link set {device} up"]
         lines += [f"address add {gateway} dev {device} nodad" for gateway in network.gateways]
         for container in network.containers:
             where = namespace(lab, host.name, container.name)
             port = f"veth{numbers[container.name]}"
-            lines.append(f"link add {port} type veth peer name eth0 netns {where}")
+            lines.append(f"link add {port} {mtu}type veth peer name eth0 {mtu}netns {where}")
             lines.append(f"link set {port} master {device} up alias {container.name}")
             inside.append(Batch(where, tuple(_container(network, container)), _QUIET))
     return (Batch(namespace(lab, host.name), tuple(lines)), *inside)
