@@ -6,7 +6,8 @@ links entries hops objects ↔ messages;  bulk: thousands at once
 netns socket bpf   sockets in a namespace, and what the listening one hears
 mirror reading     what the kernel holds: followed, and read anew;  sharing, refusals: of routes
 devices writing    ops → requests → failures;  sysctl, words
-target host        what others use
+ways underlay      how packets would leave for other hosts, and when that may have changed
+target host ways   what others use
 """
 
 from weft.targets.kernel.host import HostFacts, read_host

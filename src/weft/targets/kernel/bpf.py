@@ -16,8 +16,10 @@ from weft.targets.kernel.constants import (
     NLM_F_REPLACE,
     PROTOCOL,
     RTM_DELNEIGH,
+    RTM_DELNEXTHOP,
     RTM_DELROUTE,
     RTM_NEWNEIGH,
+    RTM_NEWNEXTHOP,
     RTM_NEWROUTE,
 )
 
@@ -28,8 +30,9 @@ _RETURN = 0x06
 _INSTRUCTION = struct.Struct("=HBBI")
 """sock_filter: code, jump if true, jump if false, operand."""
 
-# Where things stand in a message: nlmsghdr, then rtmsg's prefix length and protocol, or ndmsg's index.
-_TYPE, _FLAGS, _PORT, _RT_LENGTH, _RT_PROTOCOL, _ND_INDEX = 4, 6, 12, 16 + 1, 16 + 5, 16 + 4
+# Where things stand in a message: nlmsghdr, then rtmsg's prefix length and protocol, nhmsg's protocol, ndmsg's index.
+_TYPE, _FLAGS, _PORT = 4, 6, 12
+_RT_LENGTH, _RT_PROTOCOL, _NH_PROTOCOL, _ND_INDEX = 16 + 1, 16 + 5, 16 + 2, 16 + 4
 
 Line = tuple[int, int, str]
 """Code, operand, and the label to go to if a comparison holds ("" for none)."""
@@ -78,6 +81,29 @@ def facts_filter() -> tuple[bytes, int]:
         (_RETURN, 0, ""),
         "zero",
         (_RETURN, 0xFFFFFFFF, ""),
+    ]
+    return _assemble(lines)
+
+
+def underlay_filter() -> tuple[bytes, int]:
+    """For what the ways of packets depend on: no routes and next hops of ours."""
+    lines: list[Line | str] = [
+        (_HALF, _TYPE, ""),
+        (_EQUAL, _swap16(RTM_NEWROUTE), "route"),
+        (_EQUAL, _swap16(RTM_DELROUTE), "route"),
+        (_EQUAL, _swap16(RTM_NEWNEXTHOP), "hop"),
+        (_EQUAL, _swap16(RTM_DELNEXTHOP), "hop"),
+        (_RETURN, 0xFFFFFFFF, ""),
+        "route",
+        (_BYTE, _RT_PROTOCOL, ""),
+        (_EQUAL, PROTOCOL, "drop"),
+        (_RETURN, 0xFFFFFFFF, ""),
+        "hop",
+        (_BYTE, _NH_PROTOCOL, ""),
+        (_EQUAL, PROTOCOL, "drop"),
+        (_RETURN, 0xFFFFFFFF, ""),
+        "drop",
+        (_RETURN, 0, ""),
     ]
     return _assemble(lines)
 

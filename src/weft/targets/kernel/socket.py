@@ -157,6 +157,20 @@ class NetlinkSocket:
                     told = answer(message)
                     raise KernelError(told.number, "asking for one object", told.text)
 
+    def ask_all(self, kind: int, bodies: Sequence[bytes]) -> list[Message | Answer]:
+        """Ask for an object with each of these, in one send(): the object, or how the kernel answered instead. No more
+        than BATCH, so that the answers fit. Raises KernelError if answers were lost."""
+        first = self.number(len(bodies))
+        self._socket.send(b"".join([request(kind, 0, first + at, body) for at, body in enumerate(bodies)]))
+        found: dict[int, Message | Answer] = {}
+        with self._tidy():
+            while len(found) < len(bodies):
+                for message in messages(self._answer("objects")):
+                    at = message.sequence - first
+                    if 0 <= at < len(bodies):
+                        found[at] = answer(message) if message.kind == NLMSG_ERROR else message
+        return [found[at] for at in range(len(bodies))]
+
     def buffers(self, kind: int, body: bytes) -> Generator[bytes, None, None]:
         """All objects of a kind, as the buffers that recv() gave, without the end mark. Raises KernelError if the
         kernel refuses. The caller looks for NLM_F_DUMP_INTR (`complete` below)."""
