@@ -403,6 +403,14 @@ def test_it_heals_after_any_finite_run_of_failures(faults: list[tuple[int, str]]
     asyncio.run(run())
 
 
+async def test_a_device_that_changes_for_good_is_remade_with_all_that_is_on_it_in_one_cycle() -> None:
+    rig = Rig()
+    await _drain(rig)
+    await rig.cycle(replace(VIEW, me=replace(VIEW.me, port=8472)))
+    assert await rig.held() == rig.wanted()
+    assert rig.reconciler.account.statuses == {}
+
+
 async def test_the_sentence_counts_and_gives_reasons() -> None:
     rig = Rig()
     report = await rig.cycle()

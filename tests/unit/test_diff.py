@@ -138,11 +138,12 @@ def test_a_change_in_place_remakes_nothing() -> None:
 
 
 def test_nothing_is_put_on_a_device_of_somebody_elses() -> None:
-    facts = Facts({}, {("link", DEV): "a bridge of somebody else's"})
-    for only in (None, [ROUTE.key]):
+    facts = Facts({}, {("link", DEV): "a bridge of somebody else's", ("link", "br0"): "another"})
+    for only in (None, [ROUTE.key], [ROUTE.key, ("link", DEV)], list(wanted(*ALL))):
         changes = diff(wanted(*ALL), facts, only=only)
         assert changes.ops == ()
-        assert changes.conflicts[("link", DEV)] == "a bridge of somebody else's"
+        assert changes.conflicts.keys() == wanted(*ALL).keys() & set(only or wanted(*ALL))
+        assert changes.conflicts.get(("link", DEV), "a bridge of somebody else's") == "a bridge of somebody else's"
         assert changes.conflicts[ROUTE.key] == "it stands on an object that is somebody else's"
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain, groupby
+from typing import TypeVar
 
 from weft.agent.status import Report, Status, next_status
 from weft.core.commands import text
@@ -27,6 +28,8 @@ from weft.targets import Reading, Target
 log = logging.getLogger("weft")
 
 EVENTS_KEPT = 500
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +159,13 @@ class Reconciler:
 
     def _changes(self, synced: bool) -> Changes:
         now = self.clock.now()
-        facts = _facts(self._readings.values())
         only: Iterable[Key] | None = None
         if not self._doubtful:
             due = (key for key, status in self.account.statuses.items() if status.retry_at <= now)
             only = self._dirty.union(due)
         self._dirty = set()
         self._whole = only is None
+        facts = _facts(self._readings.values(), copied=self._whole)
         return diff(self.plan.wanted, facts, Leave(synced, self._settled), only)
 
     def _due(self, op: Op) -> bool:
@@ -250,14 +253,41 @@ class Reconciler:
         return have is None if want is None else have == want.object
 
 
-def _facts(readings: Iterable[Reading]) -> Facts:
-    """All targets' readings as one: no two targets share a kind of object, so no two share a key."""
-    readings = list(readings)
-    if len(readings) == 1:
-        return Facts(readings[0].objects, readings[0].foreign)
-    actual: dict[Key, Object] = {}
-    foreign: dict[Key, str] = {}
+class _Together(Mapping[Key, V]):
+    """Several dicts that share no key, as one, without copying them."""
+
+    def __init__(self, dicts: Sequence[Mapping[Key, V]]) -> None:
+        self._dicts = dicts
+
+    def __getitem__(self, key: Key) -> V:
+        for one in self._dicts:
+            if key in one:
+                return one[key]
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[Key]:
+        return chain.from_iterable(self._dicts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._dicts))
+
+
+def _facts(readings: Iterable[Reading], copied: bool = True) -> Facts:
+    """All targets' readings as one: no two targets share a kind of object, so no two share a key. `copied`: quick where
+    all are looked at; else there at once."""
+    objects, foreign = [], []
     for reading in readings:
-        actual.update(reading.objects)
-        foreign.update(reading.foreign)
-    return Facts(actual, foreign)
+        objects.append(reading.objects)
+        foreign.append(reading.foreign)
+    if len(objects) == 1:
+        return Facts(objects[0], foreign[0])
+    if not copied:
+        return Facts(_Together(objects), _Together(foreign))
+    return Facts(_united(objects), _united(foreign))
+
+
+def _united(dicts: Iterable[Mapping[Key, V]]) -> dict[Key, V]:
+    united: dict[Key, V] = {}
+    for one in dicts:
+        united.update(one)
+    return united

@@ -18,9 +18,10 @@ UNWANTED = Why("kernel", "this host", "nothing asks for it any more")
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """`ops`: to be carried out in this order. `conflicts`: wanted keys that somebody else's object occupies, with a
-    phrase that names it. `held`: what waits until every source has spoken: removals, and routes that would change from
-    a peer that was not heard yet to another."""
+    """`ops`: to be carried out in this order. `conflicts`: of the keys that were looked at, those that are wanted and
+    can't be had because somebody else's object is there, or where they would stand, with a phrase that names it.
+    `held`: what waits until every source has spoken: removals, and routes that would change from a peer that was not
+    heard yet to another."""
 
     ops: tuple[Op, ...] = ()
     conflicts: Mapping[Key, str] = field(default_factory=dict)
@@ -52,17 +53,14 @@ ALL = Leave()
 
 def diff(wanted: Mapping[Key, Wanted], facts: Facts, leave: Leave = ALL, only: Iterable[Key] | None = None) -> Changes:
     """What turns `facts` into `wanted`. `only`: look at these keys alone (the caller knows that no other differs)."""
-    conflicts = {key: who for key, who in facts.foreign.items() if key in wanted}
-    keys = _differing(wanted, facts) if only is None or conflicts else list(dict.fromkeys(only))
-    remade = {key for key in keys if _must_be_remade(wanted.get(key), facts.actual.get(key))} - set(conflicts)
+    keys = _differing(wanted, facts) if only is None else list(dict.fromkeys(only))
+    remade = {key for key in keys if _must_be_remade(wanted.get(key), facts.actual.get(key))}
     if remade and only is not None:
         return diff(wanted, facts, leave)
     lost = _dependants(facts.actual, remade)
     if lost:
         keys = [*wanted, *(key for key in keys if key not in wanted)]
-    if conflicts:
-        for key in _dependants({key: want.object for key, want in wanted.items()}, set(conflicts)):
-            conflicts[key] = "it stands on an object that is somebody else's"
+    conflicts = _conflicts(keys, lost, wanted, facts)
     additions: list[Op] = []
     removals: list[Op] = []
     waiting: list[Op] = []
@@ -92,6 +90,25 @@ def _differing(wanted: Mapping[Key, Wanted], facts: Facts) -> list[Key]:
     keys = [key for key, want in wanted.items() if actual.get(key) != want.object]
     keys.extend(key for key in actual if key not in wanted)
     return keys
+
+
+def _conflicts(keys: list[Key], lost: set[Key], wanted: Mapping[Key, Wanted], facts: Facts) -> dict[Key, str]:
+    """Of `keys`, those that are wanted and not there, and can't be had."""
+    if len(keys) > len(facts.foreign) and facts.foreign.keys().isdisjoint(wanted.keys()):
+        return {}
+    absent = (key for key in keys if key in wanted and (key in lost or facts.actual.get(key) != wanted[key].object))
+    found = ((key, _conflict(key, wanted, facts.foreign)) for key in absent)
+    return {key: who for key, who in found if who is not None}
+
+
+def _conflict(key: Key, wanted: Mapping[Key, Wanted], foreign: Mapping[Key, str]) -> str | None:
+    """Who stands where a wanted object is to be, or where something is to be that it needs."""
+    if key in foreign:
+        return foreign[key]
+    needs = (need for need in wanted[key].object.needs if need in wanted)
+    if any(_conflict(need, wanted, foreign) is not None for need in needs):
+        return "it stands on an object that is somebody else's"
+    return None
 
 
 def _moves(have: Object, want: Object) -> bool:
