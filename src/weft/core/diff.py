@@ -94,7 +94,7 @@ def _differing(wanted: Mapping[Key, Wanted], facts: Facts) -> list[Key]:
 
 def _conflicts(keys: list[Key], lost: set[Key], wanted: Mapping[Key, Wanted], facts: Facts) -> dict[Key, str]:
     """Of `keys`, those that are wanted and not there, and can't be had."""
-    if len(keys) > len(facts.foreign) and facts.foreign.keys().isdisjoint(wanted.keys()):
+    if len(keys) > len(facts.foreign) and not any(key in wanted for key in facts.foreign):
         return {}
     absent = (key for key in keys if key in wanted and (key in lost or facts.actual.get(key) != wanted[key].object))
     found = ((key, _conflict(key, wanted, facts.foreign)) for key in absent)
