@@ -331,6 +331,20 @@ async def test_removed_and_made_again_at_once(host: Host) -> None:
     assert await held(target) == {}
 
 
+async def test_an_old_process_that_takes_its_time_is_waited_for(host: Host) -> None:
+    target = host.target()
+    await done(target, add(host.device()))
+    (pid,) = host.processes()
+    os.kill(pid, signal.SIGSTOP)
+    asyncio.get_running_loop().call_later(0.3, os.kill, pid, signal.SIGCONT)
+    host.ns.ip(f"link del {WG}")
+    assert await held(target) == {}
+    await done(target, add(host.device()))
+    assert await held(target) == by_key(host.device())
+    until(lambda: host.processes() != [pid] and len(host.processes()) == 1, "the old process to be gone")
+    assert await held(target) == by_key(host.device())
+
+
 async def test_the_process_outlives_us(host: Host) -> None:
     target = host.target()
     await done(target, add(host.device()))
