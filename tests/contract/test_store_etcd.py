@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,6 +13,8 @@ import pytest
 
 from tests.contract.stores import PREFIX, Sets, back, seen, watching
 from tests.support.etcd import Etcd, Member, cluster, needs_etcd
+from tests.support.namespace import namespace
+from tests.support.needs import needs_root
 from weft.errors import StoreError, StoreUnreachable
 from weft.stores import Delete, Put
 from weft.stores.etcd import EtcdOptions, EtcdStore
@@ -314,3 +317,23 @@ async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
         await writer.drain()
         writer.close()
+
+
+@needs_root
+def test_a_cluster_in_a_namespace() -> None:
+    """gRPC makes its sockets in threads of its own: a client is in a namespace with its whole process or not at all."""
+    asking = """
+import asyncio, sys
+from weft.stores import Put
+from weft.stores.etcd import EtcdOptions, EtcdStore
+
+async def main():
+    store = EtcdStore(EtcdOptions((sys.argv[1],)))
+    await store.commit([Put("/from/inside", b"yes")])
+    await store.close()
+
+asyncio.run(main())
+"""
+    with namespace() as ns, cluster(namespace=ns) as etcd:
+        ns.run(sys.executable, "-c", asking, etcd.endpoints[0])
+        assert etcd.ctl("get", "--print-value-only", "/from/inside") == "yes\n"
