@@ -453,15 +453,26 @@ async def test_neither_kernel_nor_process(host: Host, tmp_path: Path, monkeypatc
         await host_key(str(tmp_path / "new"))
 
 
-async def test_no_secret_is_ever_shown(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_is_ever_shown(
+    host: Host, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     private = Path(host.key.path).read_text()
+    commands: list[object] = []
+    run_tool = Tools._run
+
+    async def listening(self: Tools, command: list[str], *others: object, **named: object) -> str:
+        commands.append(command)
+        return await run_tool(self, command, *others, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tools, "_run", listening)
     secret = "s" * 42 + "s="
     thing = peer(2, psk=Secret(secret))
     target = host.target()
     answers = await target.apply(add(host.device(), thing, with_(thing, public_key="bad", psk=Secret("also bad"))))
     lines = target.lines(add(host.device(), thing))
-    shown = f"{answers} {lines} {await held(target)} {caplog.text} {target.lines([change(thing, peer(2))])}"
+    shown = f"{answers} {lines} {await held(target)} {caplog.text} {target.lines([change(thing, peer(2))])} {commands}"
     assert "psk" in shown
+    assert "addconf" in shown
     for hidden in (private, secret, "also bad"):
         assert hidden not in shown
     assert NO_PSK not in shown

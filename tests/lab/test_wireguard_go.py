@@ -25,7 +25,7 @@ from weft.backends.wireguard import WireguardEnd, device, reach
 from weft.core.diff import Facts, diff
 from weft.core.plan import Wanted
 from weft.model import IPNetwork, Node, Profile
-from weft.objects import Key, Op, Secret, Why
+from weft.objects import Key, Op, Why
 from weft.targets import Target
 from weft.targets.kernel import KernelTarget
 from weft.targets.wireguard import WireguardTarget
@@ -33,7 +33,7 @@ from weft.targets.wireguard_tools import HostKey, Tools, host_key
 
 pytestmark = [needs_root, needs_wireguard]
 
-PSK = Secret("c" * 42 + "c=")
+PSK = "c" * 42 + "c="
 NETWORKS = (ip_network("10.5.0.0/16"), ip_network("fd00:5::/48"))
 
 

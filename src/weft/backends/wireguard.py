@@ -11,7 +11,7 @@ from __future__ import annotations
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Literal, TypeAlias
 
@@ -30,12 +30,12 @@ Mode: TypeAlias = Literal["separate", "auto", "ipv4", "ipv6"]
 @dataclass(frozen=True, slots=True)
 class WireguardEnd:
     """This host's end, beyond what every tunnel has. `key`: its public key, base64. `port`: where it listens, and
-    where peers do that told none. `keepalive`: seconds, 0 for none. `mode`: which family's endpoints are used:
+    where peers do that told none. `psk`: base64, "" for none. `keepalive`: seconds, 0 for none. `mode`: which family's endpoints are used:
     `separate` the overlay's own, `auto` IPv4 where a peer has it, else IPv6."""
 
     key: str
     port: int = 51820
-    psk: Secret | None = None
+    psk: str = field(default="", repr=False)
     keepalive: int = 0
     mode: Mode = "separate"
     fwmark: int = 0
@@ -73,7 +73,7 @@ def reach(node: Node, tunnel: Tunnel, end: WireguardEnd) -> Iterator[tuple[Objec
         endpoint=_endpoint(node, tunnel, end),
         allowed_ips=in_order(subnets),
         keepalive=end.keepalive,
-        psk=end.psk,
+        psk=Secret(end.psk) if end.psk else None,
     ), told
     mtu = node.mtu - OVERHEAD if 0 < node.mtu < tunnel.mtu else 0
     for network in node.networks:
