@@ -30,8 +30,8 @@ Mode: TypeAlias = Literal["separate", "auto", "ipv4", "ipv6"]
 @dataclass(frozen=True, slots=True)
 class WireguardEnd:
     """This host's end, beyond what every tunnel has. `key`: its public key, base64. `port`: where it listens, and
-    where peers do that told none. `psk`: base64, "" for none. `keepalive`: seconds, 0 for none. `mode`: which family's endpoints are used:
-    `separate` the overlay's own, `auto` IPv4 where a peer has it, else IPv6."""
+    where peers do that told none. `psk`: base64, "" for none. `keepalive`: seconds, 0 for none. `mode`: which family's
+    endpoints are used: `separate` the overlay's own, `auto` IPv4 where a peer has it, else IPv6."""
 
     key: str
     port: int = 51820
