@@ -81,6 +81,9 @@ class Host:
         """Every device is removed, so that no wireguard-go holds the namespace."""
         for target in self.targets:
             target.close()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGCONT)
         for link in self.ns.ip_json("link show"):
             if link.get("linkinfo", {}).get("info_kind") == "tun":
                 self.ns.ip(f"link del {link['ifname']}")
