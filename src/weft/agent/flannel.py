@@ -6,7 +6,7 @@ the loop (`agent/loop.py`), which asks for a View; `daemons/flanneld.py` wires i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from weft.backends.tunnel import no_ipv6
@@ -14,6 +14,7 @@ from weft.core import flannel
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.flannel import Home, Options, Version
 from weft.core.interface import Choice, External, pick
+from weft.core.roster import Roster
 from weft.core.tenancy import Candidate, Tenancy
 from weft.model import Host, IPAddress, IPNetwork, Known, Mac, Network, Node, Problem, TextFile, View
 from weft.wire.flannel import NAMES, Config, Lease, Vtep, VxlanBackend
@@ -38,8 +39,7 @@ class FlannelWorld:
     broken: dict[str, Problem] = field(default_factory=dict)
     macs: dict[Version, Mac] = field(default_factory=dict)
     _accepted: dict[Version, Accepted] = field(default_factory=dict)
-    _unreachable: dict[Version, list[Problem]] = field(default_factory=dict)
-    _nodes: dict[Version, dict[int, tuple[Lease, Node | None]]] = field(default_factory=dict)
+    _rosters: dict[Version, Roster] = field(default_factory=dict)
 
     @property
     def config(self) -> Config | None:
@@ -115,23 +115,15 @@ class FlannelWorld:
         if lacking:
             return None
         profile = flannel.profile(config, self.options, version)
-        claims = [node for node in self._nodes_of(self.tenancy.others, config, version) if node is not None]
-        claims, self._unreachable[version] = flannel.reachable(claims, config, self.direct)
+        claims = tuple(filter(None, self._roster(self.tenancy, config, version).claims))
         policy = Policy(me, version, profile.span, me.networks, self.host.uplinks)
         self._accepted[version] = accept(claims, policy, self._accepted.get(version))
         return View(me=me, networks=me.networks, nodes=self._accepted[version].nodes, profile=profile)
 
-    def _nodes_of(self, leases: Sequence[Lease], config: Config, version: Version) -> Iterator[Node | None]:
-        """One node for each lease that has a part in this overlay. While a lease is the same object its node is too,
-        and comparing nodes is comparing pointers."""
-        before, now = self._nodes.get(version, {}), {}
-        for lease in leases:
-            made = before.get(id(lease))
-            if made is None or made[0] is not lease:
-                made = (lease, flannel.node(lease, config, version))
-            now[id(lease)] = made
-        self._nodes[version] = now
-        return (node for _, node in now.values())
+    def _roster(self, tenancy: Tenancy, config: Config, version: Version) -> Roster:
+        before = self._rosters.get(version, Roster())
+        self._rosters[version] = before.after(tenancy.others, config, version, self.direct)
+        return self._rosters[version]
 
     def _env(self, config: Config, home: Home) -> TextFile:
         env = subnet_env_of(config, home.lease, flannel.mtu(config, home.external), self.options.masquerade)
@@ -151,8 +143,8 @@ class FlannelWorld:
             yield from self.tenancy.problems
         for accepted in self._accepted.values():
             yield from accepted.problems
-        for problems in self._unreachable.values():
-            yield from problems
+        for roster in self._rosters.values():
+            yield from filter(None, roster.problems)
 
     def waiting(self) -> list[str]:
         """Sources that have not vouched for their set yet."""
@@ -219,8 +211,8 @@ class FlannelWorld:
         if self.tenancy is None or self.config is None:
             return None
         version = flannel.versions(self.config)[0]
-        nodes = self._nodes_of(self.tenancy.others, self.config, version)
-        return Known(tuple(node for node in nodes if node is not None), self.tenancy.complete)
+        nodes = self._roster(self.tenancy, self.config, version).nodes
+        return Known(tuple(filter(None, nodes)), self.tenancy.complete)
 
     @property
     def engine(self) -> Known[Network] | None:

@@ -1,0 +1,78 @@
+"""Leases as nodes: the memory only saves time, and a lease that stays gives the very node that it gave before."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.core.flannel import Version
+from weft.core.roster import Roster
+from weft.model import IPAddress, Mac
+from weft.wire.flannel import Config, HostGwBackend, Lease, Pool4, Pool6, Vtep, VxlanBackend
+
+POOL4 = Pool4(IPv4Network("10.5.0.0/16"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))
+POOL6 = Pool6(IPv6Network("fc00:5::/48"), 64, IPv6Address("fc00:5:0:1::"), IPv6Address("fc00:5:0:ffff::"))
+VXLAN = Config(POOL4, POOL6, VxlanBackend(direct_routing=True))
+HOST_GW = Config(POOL4, POOL6, HostGwBackend())
+NEAR: dict[IPAddress, str] = {ip_address(f"192.0.2.{i}"): "eth0" for i in range(4)}
+
+
+def lease(i: int, host: int, backend: str = "vxlan", six: bool = False) -> Lease:
+    return Lease(
+        IPv4Network(f"10.5.{i}.0/24"),
+        IPv6Network(f"fc00:5:0:{i}::/64") if six else None,
+        IPv4Address(f"192.0.2.{host}"),
+        IPv6Address(f"fd00:99::{host}") if six else None,
+        backend,
+        Vtep(1, Mac(bytes([2, 0, 0, 0, 0, host]))) if backend == "vxlan" else None,
+        Vtep(1, Mac(bytes([2, 0, 0, 0, 6, host]))) if six and backend == "vxlan" else None,
+    )
+
+
+leases = st.lists(
+    st.builds(lease, st.integers(1, 9), st.integers(1, 8), st.sampled_from(["vxlan", "host-gw"]), st.booleans()),
+    max_size=7,
+    unique_by=lambda one: one.subnet,
+).map(tuple)
+versions: st.SearchStrategy[Version] = st.sampled_from([4, 6])
+
+
+@given(
+    st.lists(st.tuples(leases, st.sampled_from([VXLAN, HOST_GW]), st.sampled_from([{}, NEAR])), max_size=5), versions
+)
+def test_the_memory_changes_nothing(
+    steps: list[tuple[tuple[Lease, ...], Config, dict[IPAddress, str]]], version: Version
+) -> None:
+    remembered = Roster()
+    for now, config, direct in steps:
+        remembered = remembered.after(now, config, version, direct)
+        assert remembered == Roster().after(now, config, version, direct)
+        assert len(remembered.nodes) == len(remembered.claims) == len(remembered.problems) == len(now)
+        for node, claim, problem in zip(remembered.nodes, remembered.claims, remembered.problems, strict=True):
+            assert (node is not None) == (claim is not None or problem is not None)
+
+
+@pytest.mark.parametrize("config", [VXLAN, HOST_GW])
+def test_a_lease_that_stays_gives_the_node_that_it_gave(config: Config) -> None:
+    backend = "vxlan" if config is VXLAN else "host-gw"
+    many = tuple(lease(i, i, backend) for i in range(1, 9))
+    first = Roster().after(many, config, 4, NEAR)
+    other = lease(3, 12, backend)
+    second = first.after((*many[:2], other, *many[3:]), config, 4, NEAR)
+    assert [i for i, claim in enumerate(second.claims) if claim is not first.claims[i]] == [2]
+    assert [claim.direct if claim else None for claim in first.claims[:4]] == [
+        "eth0",
+        "eth0",
+        "eth0",
+        first_far(config),
+    ]
+    third = second.after(many[1:], config, 4, NEAR)
+    assert third.nodes[2] is second.nodes[3]
+
+
+def first_far(config: Config) -> str | None:
+    """What a node off the segment has for its uplink; None if it can't be reached."""
+    return "" if config is VXLAN else None
