@@ -135,7 +135,7 @@ def verify() -> Result:
 
 def change() -> Result:
     value, detail = measured()["change"]
-    return Result("cycle.10k.one-peer-changed", value * 1e3, "ms", 30.0, "lower", detail)
+    return Result("cycle.10k.one-peer-changed", value * 1e3, "ms", 10.0, "lower", detail)
 
 
 BENCHMARKS: dict[str, Benchmark] = {

@@ -71,6 +71,8 @@ def test_a_lease_that_stays_gives_the_node_that_it_gave(config: Config) -> None:
     ]
     third = second.after(many[1:], config, 4, NEAR)
     assert third.nodes[2] is second.nodes[3]
+    fourth = third.after(many[1:], config, 4, {**NEAR, ip_address("192.0.2.2"): "eth1"})
+    assert [i for i, claim in enumerate(fourth.claims) if claim is not third.claims[i]] == [0]
 
 
 def first_far(config: Config) -> str | None:

@@ -24,21 +24,38 @@ class Roster:
     nodes: list[Node | None] = field(default_factory=list)
     claims: list[Node | None] = field(default_factory=list)
     problems: list[Problem | None] = field(default_factory=list)
-    terms: tuple[object, ...] = ()
-    """What leases were read by."""
+    terms: tuple[Config, Version] | None = None
+    direct: Mapping[IPAddress, str] = field(default_factory=dict)
+    """What leases were read by; `direct` as `reachable` takes it."""
 
     def after(
         self, leases: tuple[Lease, ...], config: Config, version: Version, direct: Mapping[IPAddress, str]
     ) -> Roster:
-        """The roster of these leases; the same as that after an empty one. `direct`: as `reachable` takes it."""
-        terms = (config, version, direct)
+        """The roster of these leases; the same as that after an empty one."""
+        terms = (config, version)
         if self.terms != terms:
             return Roster(terms=terms).after(leases, config, version, direct)
         nodes, claims, problems = self.nodes.copy(), self.claims.copy(), self.problems.copy()
         for there, here in reversed(edits(self.leases, leases)):
             read = [node(lease, config, version) for lease in leases[here]]
+            judged = [_judged(one, config, direct) for one in read]
             nodes[there] = read
-            judged = [reachable([one] if one is not None else [], config, direct) for one in read]
-            claims[there] = [next(iter(kept), None) for kept, _ in judged]
-            problems[there] = [next(iter(found), None) for _, found in judged]
-        return Roster(leases, nodes, claims, problems, terms)
+            claims[there] = [claim for claim, _ in judged]
+            problems[there] = [problem for _, problem in judged]
+        for at in _led_elsewhere(nodes, self.direct, direct):
+            claims[at], problems[at] = _judged(nodes[at], config, direct)
+        return Roster(leases, nodes, claims, problems, terms, direct)
+
+
+def _judged(one: Node | None, config: Config, direct: Mapping[IPAddress, str]) -> tuple[Node | None, Problem | None]:
+    kept, problems = reachable([one] if one is not None else [], config, direct)
+    return next(iter(kept), None), next(iter(problems), None)
+
+
+def _led_elsewhere(
+    nodes: list[Node | None], before: Mapping[IPAddress, str], now: Mapping[IPAddress, str]
+) -> list[int]:
+    if now is before:
+        return []
+    ends = [one.endpoints[0] if one is not None else None for one in nodes]
+    return [at for at, end in enumerate(ends) if end is not None and now.get(end) != before.get(end)]
