@@ -22,7 +22,7 @@ ANSWER = 1.0
 def command(host: LabHost, member: Etcd) -> list[str]:
     """The command of this member. LabError if etcd is not installed."""
     if not shutil.which("etcd"):
-        raise LabError(f"host {host.name} wants etcd and it is not installed (Debian: etcd-server, etcd-client)")
+        raise LabError(f"host {host.name} wants etcd and it is not installed: run scripts/setup")
     data = state.data(host.lab) / host.name / "etcd"
     data.mkdir(parents=True, exist_ok=True)
     data.chmod(0o700)  # etcd insists
