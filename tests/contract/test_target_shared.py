@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
 
+from tests.build import node, view
 from tests.contract.targets import (
     ADDRESS,
     DEV,
@@ -36,9 +38,11 @@ from tests.contract.targets import (
 )
 from tests.support.eventually import soon
 from tests.support.needs import needs_root
+from weft.agent.reconcile import Reconciler
+from weft.model import Profile
 from weft.objects import Link, NextHop, Object, Route, Vxlan
 from weft.targets.kernel import KernelTarget
-from weft.targets.memory import MemoryTarget
+from weft.targets.memory import FIREWALL_KINDS, MemoryTarget
 
 UP = "up0"
 NETWORK = ("10.5.0.0/16", "fd00:5::/32")
@@ -262,6 +266,51 @@ async def test_a_renamed_link_takes_its_routes_along(kernel: KernelPlace) -> Non
     assert await held(kernel.target, full=False) == await held(kernel.restarted())
 
 
+IN_THE_WAY = (
+    (f"{DIRECT.dst} dev up0 metric 100 proto static", f"route del {DIRECT.dst} metric 100 proto static"),
+    (f"{DIRECT.dst} dev wan0 metric 100 proto static", "link set wan0 down"),
+    (f"{DIRECT.dst} dev wan0 metric 100 proto static", "link del wan0"),
+    (f"{DIRECT.dst} dev wan0 metric 100 proto static", "address flush dev wan0"),
+)
+
+
+@needs_root
+@pytest.mark.parametrize(("route", "goes"), IN_THE_WAY, ids=lambda line: line.split()[-1])
+async def test_a_foreign_route_that_goes_out_of_our_way_is_noticed(kernel: KernelPlace, route: str, goes: str) -> None:
+    quiet(kernel)
+    kernel.ns.ip("link add wan0 type bridge")
+    kernel.ns.ip("link set wan0 up")
+    kernel.ns.ip("address add 203.0.113.1/24 dev wan0")
+    kernel.ns.ip(f"route add {route}")
+    woken = asyncio.Event()
+    (failure,) = await kernel.target.apply(add(DIRECT))
+    assert failure is not None
+    assert failure.conflict
+    await kernel.target.read()
+    kernel.target.watch(woken.set)
+    kernel.ns.ip(goes)
+    await soon(woken.is_set, f"{goes} to wake")
+    assert DIRECT.key in ((await kernel.target.read()).touched or ())
+    await done(kernel.target, add(DIRECT))
+    woken.clear()
+    await kernel.target.read()
+    kernel.ns.ip("route add 10.50.0.0/16 dev up0 proto static")
+    kernel.ns.ip("route del 10.50.0.0/16")
+    assert not _is_waiting(kernel)
+    assert not woken.is_set()
+
+
+def quiet(kernel: KernelPlace) -> None:
+    """Without IPv6 no address is confirmed a second after its link came up, which would be another reason to wake."""
+    kernel.ns.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+
+
+def _is_waiting(kernel: KernelPlace) -> bool:
+    """Whether some netlink socket of the namespace has something that is not received yet."""
+    lines = kernel.ns.run("cat", "/proc/net/netlink").splitlines()[1:]
+    return any(int(line.split()[4]) > 0 for line in lines if line.split()[1] == "0")
+
+
 @needs_root
 async def test_what_others_have_out_of_the_same_links_is_not_ours(kernel: KernelPlace) -> None:
     """A second daemon with another network, a third one's VXLAN device, and routes of no daemon's."""
@@ -284,6 +333,61 @@ async def test_what_others_have_out_of_the_same_links_is_not_ours(kernel: Kernel
         assert await held(target, full=True) == by_key(*expected)
     (failure,) = await kernel.target.apply(add(theirs[2]))
     assert "vxlan200" in refused(failure)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("harm", "mend"),
+    [
+        ("link set up0 down", ("link set up0 up",)),
+        ("address flush dev up0", ("address add 192.0.2.1/24 dev up0",)),
+        (
+            "link del up0",
+            ("link add up0 type veth peer name up1", "link set up0 up", "address add 192.0.2.1/24 dev up0"),
+        ),
+        (f"route add {DIRECT.dst} dev lo metric 7600", (f"route del {DIRECT.dst} dev lo metric 7600",)),
+    ],
+)
+async def test_the_loop_puts_routes_back_as_soon_as_it_can(kernel: KernelPlace, harm: str, mend: tuple[str]) -> None:
+    """Though by then it has failed so often that its own clock would have it wait for seconds."""
+    quiet(kernel)
+    peer = replace(node("b", str(VIA), str(DIRECT.dst)), backend="host-gw", direct=UP)
+    wanted = view(peer, profile=Profile("flanneld"))
+    wanted = replace(wanted, me=replace(wanted.me, backend="host-gw", overlay=()))
+    woken = asyncio.Event()
+    kernel.target.watch(woken.set)
+    reconciler = Reconciler([kernel.target, MemoryTarget(FIREWALL_KINDS, "firewall")])
+
+    async def cycle(full: bool = False) -> None:
+        woken.clear()
+        await reconciler.read(full)
+        await reconciler.mend(wanted)
+
+    def stands() -> bool:
+        return any(r["dst"] == str(DIRECT.dst) for r in kernel.ns.ip_json("route show proto 76"))
+
+    if "route" not in harm:
+        await cycle(full=True)
+        assert stands()
+    kernel.ns.ip(harm)
+    for _ in range(9):
+        await cycle(full=True)
+        for key, status in reconciler.account.statuses.items():
+            reconciler.account.statuses[key] = replace(status, retry_at=0.0)  # as if that time had passed
+    await cycle(full=True)
+    assert not stands()
+    (status,) = reconciler.account.statuses.values()
+    assert status.retry_at - reconciler.clock.now() > 10
+    while woken.is_set():
+        await cycle()
+        await asyncio.sleep(0)
+    for line in mend:
+        kernel.ns.ip(line)
+    await soon(woken.is_set, "the kernel's word")
+    while woken.is_set() or not stands():
+        await cycle()
+        await soon(lambda: woken.is_set() or stands(), "the next word or the route")
+    assert reconciler.account.statuses == {}
 
 
 @needs_root

@@ -16,7 +16,7 @@ from weft.errors import KernelError, NetlinkDecodeError
 from weft.model import Mac, parse_mac
 from weft.objects import Fdb, Key, Neighbour, NextHop, Object, Route
 from weft.targets.kernel import bulk, codec
-from weft.targets.kernel.bpf import facts_filter, listening_filter
+from weft.targets.kernel.bpf import facts_filter, listening_filter, underlay_filter
 from weft.targets.kernel.bulk import Addresses, Bulk, Unlike
 from weft.targets.kernel.codec import HEADER, Message
 from weft.targets.kernel.constants import (
@@ -28,6 +28,7 @@ from weft.targets.kernel.constants import (
     NLM_F_REPLACE,
     NLMSG_ERROR,
     RTM_DELNEIGH,
+    RTM_DELNEXTHOP,
     RTM_DELROUTE,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
@@ -324,6 +325,27 @@ def test_what_the_listening_socket_hears(data: bytes, heard: bool) -> None:
     program, length = listening_filter(4242, [7, 65536])
     assert len(program) == 8 * length
     assert Machine(program).accepts(data) is heard
+
+
+def test_what_the_listening_socket_hears_while_a_route_is_in_our_way() -> None:
+    machine = Machine(listening_filter(4242, [7], deletions=True)[0])
+    assert machine.accepts(notification(RTM_DELROUTE, route_of(186)))
+    assert not machine.accepts(notification(RTM_DELROUTE, route_of(186), port=4242))
+    assert not machine.accepts(notification(RTM_NEWROUTE, route_of(186)))
+
+
+@pytest.mark.parametrize(
+    ("data", "heard"),
+    [
+        (notification(RTM_NEWROUTE, route_of(76)), False),
+        (notification(RTM_NEWROUTE, route_of(3)), True),
+        (notification(RTM_DELNEXTHOP, bytes([2, 0, 76, 0])), False),
+        (notification(RTM_NEWNEXTHOP, bytes([2, 0, 4, 0])), True),
+        (notification(RTM_NEWLINK, bytes(16)), True),
+    ],
+)
+def test_what_is_heard_of_the_underlay(data: bytes, heard: bool) -> None:
+    assert Machine(underlay_filter()[0]).accepts(data) is heard
 
 
 @pytest.mark.parametrize(

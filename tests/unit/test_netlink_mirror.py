@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 
+import msgspec
 import pytest
 
 from weft.model import parse_mac
-from weft.objects import Address, NextHop, Object, Op, Route, Vxlan, Why
+from weft.objects import Address, Failure, NextHop, Object, Op, Route, Vxlan, Why
 from weft.targets.kernel.codec import Message, text
 from weft.targets.kernel.constants import IFLA_IFNAME, RTM_DELLINK
 from weft.targets.kernel.links import IFINFO, LinkState
 from weft.targets.kernel.mirror import Mirror
+from weft.targets.kernel.refusals import Refusals
 
 DEV = "vxlan100"
 MAC = parse_mac("02:00:00:00:00:01")
@@ -106,3 +108,27 @@ def test_a_vanished_link_of_ours_leaves_doubt_and_others_do_not(mirror: Mirror) 
     assert (mirror.doubtful, mirror.foreign) == (False, {})
     mirror.hear(Message(RTM_DELLINK, 0, 0, 0, IFINFO.pack(0, 1, 7, 0, 0) + text(IFLA_IFNAME, DEV)))
     assert (mirror.doubtful, mirror.objects) == (True, {})
+
+
+def test_what_makes_a_refused_route_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("weft.targets.kernel.refusals.time.monotonic", lambda: now[0])
+    waiting, taken = (msgspec.structs.replace(ROUTE, metric=metric) for metric in (1, 2))
+    refusals = Refusals()
+    refusals.add(Op("add", waiting, WHY), Failure("its link is down"), "up0")
+    refusals.add(Op("remove", ROUTE, WHY), Failure("not yet"), "up0")
+    refusals.freed(ROUTE.key)
+    refusals.swept()
+    refusals.retry("up1")
+    assert (refusals.due, refusals.conflicting) == (set(), False)
+    refusals.add(Op("add", taken, WHY), Failure("a route of protocol 4", conflict=True), "up1")
+    assert refusals.conflicting
+    refusals.swept()
+    assert refusals.due == {taken.key}
+    refusals.retry("up0")
+    assert refusals.due == {taken.key, waiting.key}
+    refusals.over([Op("add", taken, WHY)])
+    assert not refusals.conflicting
+    assert len(refusals.destinations()) == 1
+    now[0] += 61.0
+    assert refusals.destinations() == set()

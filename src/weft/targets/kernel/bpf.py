@@ -38,15 +38,15 @@ Line = tuple[int, int, str]
 """Code, operand, and the label to go to if a comparison holds ("" for none)."""
 
 
-def listening_filter(port: int, ifindexes: Iterable[int]) -> tuple[bytes, int]:
+def listening_filter(port: int, ifindexes: Iterable[int], deletions: bool = False) -> tuple[bytes, int]:
     """The program and its number of instructions. `port`: of the socket whose echoes are dropped; `ifindexes`: of the
-    links whose neighbours and FDB entries are heard."""
+    links whose neighbours and FDB entries are heard. `deletions`: hear of every route that goes, too."""
     lines: list[Line | str] = [
         (_WORD, _PORT, ""),
         (_EQUAL, _swap32(port), "drop"),
         (_HALF, _TYPE, ""),
         (_EQUAL, _swap16(RTM_NEWROUTE), "new route"),
-        (_EQUAL, _swap16(RTM_DELROUTE), "route"),
+        (_EQUAL, _swap16(RTM_DELROUTE), "accept" if deletions else "route"),
         (_EQUAL, _swap16(RTM_NEWNEIGH), "entry"),
         (_EQUAL, _swap16(RTM_DELNEIGH), "entry"),
         (_RETURN, 0xFFFFFFFF, ""),

@@ -324,14 +324,17 @@ class Mirror:
         if old is not None and old.name in self.carriers:
             stayed = new is not None and (old.name, old.master) == (new.name, new.master)
             self.doubtful |= new is None or not stayed or (old.up and not new.up)
+        if old is not None and (new is None or (old.up and not new.up)):
+            self.refusals.swept()
 
     def _hear_address(self, message: Message) -> None:
         state = decode_address(message)
         name = self.names.get(state.ifindex)
         other = self.others.get(state.ifindex, "")
         added = message.kind == RTM_NEWADDR
-        if not added and (state.address.ip in self.sources or other in self.carriers):
-            self.doubtful = True
+        if not added:
+            self.doubtful |= state.address.ip in self.sources or other in self.carriers
+            self.refusals.swept()
         self.refusals.retry(other)
         if name is not None and not is_kernels_own(state.scope, state.address.version):
             thing = Address(name, state.address)
@@ -362,7 +365,9 @@ class Mirror:
             self._follow(state.key, route if message.kind == RTM_NEWROUTE else None)
             self.sources.add(route.src)
             self.carriers.add(route.dev)
-        elif message.kind == RTM_NEWROUTE and state.key in self.objects:
+        elif message.kind == RTM_DELROUTE:
+            self.refusals.freed(state.key)
+        elif state.key in self.objects:
             self._follow(state.key, None)  # somebody put another route in the place of ours
 
     def _follow(self, key: Key, thing: Object | None) -> None:

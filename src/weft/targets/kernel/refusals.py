@@ -1,7 +1,8 @@
 """Routes that the kernel would not have: what may make it have them, and what must wait for that. Kept by the mirror.
 
-A route that could not be made (its link is down, its gateway isn't reachable yet) is retried by the loop's clock, at
-last every 30 s. What happens to its link meanwhile makes another attempt worth it at once: the route is `due`.
+A route that could not be made (its link is down, its gateway isn't reachable yet, another's stands in its place) is
+retried by the loop's clock, at last every 30 s. What happens to its link, or to the other's route, makes another
+attempt worth it at once: the route is `due`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from weft.objects import PROTOCOL, Key, Op, Route
+from weft.objects import PROTOCOL, Failure, Key, Op, Route
 
 STALE = 60.0
 """Seconds after which nobody wants a route any more that was not tried again: twice the loop's longest pause."""
 
 
 class Refusal(NamedTuple):
-    """The link that a route was to go out of, and when (monotonic clock) that was refused."""
+    """The link that a route was to go out of, when (monotonic clock) that was refused, and whether because somebody
+    else's stands in its place."""
 
     link: str
     at: float
+    conflict: bool
 
 
 class Refusals:
@@ -30,10 +33,10 @@ class Refusals:
         self._refused: dict[Key, Refusal] = {}
         self.due: set[Key] = set()
 
-    def add(self, ops: Iterable[Op], link: str) -> None:
-        """These could not be carried out."""
-        now = time.monotonic()
-        self._refused.update({op.object.key: Refusal(link, now) for op in ops if op.action != "remove"})
+    def add(self, op: Op, failure: Failure, link: str) -> None:
+        """This could not be carried out."""
+        if op.action != "remove":
+            self._refused[op.object.key] = Refusal(link, time.monotonic(), failure.conflict)
 
     def over(self, ops: Iterable[Op]) -> None:
         """These were carried out."""
@@ -45,13 +48,30 @@ class Refusals:
         """Something happened to this link."""
         self.due.update([key for key, refusal in self._refused.items() if refusal.link == link])
 
+    def freed(self, key: Key) -> None:
+        """Somebody else's route at this key is gone."""
+        if key in self._refused:
+            self.due.add(key)
+
+    def swept(self) -> None:
+        """A link or an address went, and others' routes with it, without a word."""
+        self.due.update([key for key, refusal in self._refused.items() if refusal.conflict])
+
+    @property
+    def conflicting(self) -> bool:
+        """Some route waits for somebody else's to go."""
+        self._forget()
+        return any(refusal.conflict for refusal in self._refused.values())
+
     def destinations(self) -> set[tuple[object, ...]]:
         """Where routes are wanted to and don't lead, as their keys have it."""
-        if not self._refused:
-            return set()
-        since = time.monotonic() - STALE
-        self._refused = {key: refusal for key, refusal in self._refused.items() if refusal.at > since}
+        self._forget()
         return {destination(key) for key in self._refused}
+
+    def _forget(self) -> None:
+        if self._refused:
+            since = time.monotonic() - STALE
+            self._refused = {key: refusal for key, refusal in self._refused.items() if refusal.at > since}
 
 
 def destination(key: Key) -> tuple[object, ...]:

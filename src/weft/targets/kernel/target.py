@@ -77,7 +77,7 @@ class KernelTarget:
         self._requests = NetlinkSocket(netns, ANSWER_BUFFER)
         self._listener = NetlinkSocket(netns, LISTEN_BUFFER, GROUPS)
         self._devices = Devices(self._requests, self._mirror)
-        self._heard: frozenset[int] | None = None
+        self._heard: tuple[frozenset[int], bool] | None = None
         self._busy = False
         self._wake: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,6 +154,7 @@ class KernelTarget:
         if self._mirror.removing:
             await self._file_written()
             self._mirror.check_hops()
+        self._set_filter()
         self._tell()  # what others did meanwhile was heard here, so no notification is left to wake anybody
         return results
 
@@ -224,7 +225,7 @@ class KernelTarget:
         try:
             self._discard()
             await fill(self._netns, self._mirror)
-            if self._heard is not None and not self._heard.issuperset(self._mirror.names):
+            if self._heard is not None and not self._heard[0].issuperset(self._mirror.names):
                 self._set_filter()  # links that were not listened to: read again, now that they are
                 await fill(self._netns, self._mirror)
             self._set_filter()
@@ -237,11 +238,13 @@ class KernelTarget:
         self._mirror.caught_up()
 
     def _set_filter(self) -> None:
-        """Hear the neighbours and FDB entries of our links, and of no others."""
-        ours = frozenset(self._mirror.names)
-        if ours != self._heard:
-            self._listener.attach_filter(*listening_filter(self._requests.port, sorted(ours)))
-            self._heard = ours
+        """Hear the neighbours and FDB entries of our links, and of no others; and as long as another's route is in the
+        way of one of ours, when any goes."""
+        heard = frozenset(self._mirror.names), self._mirror.refusals.conflicting
+        if heard != self._heard:
+            ours, deletions = heard
+            self._listener.attach_filter(*listening_filter(self._requests.port, sorted(ours), deletions))
+            self._heard = heard
 
     def _on_notification(self) -> None:
         if self._busy or self._mirror.unfiled:

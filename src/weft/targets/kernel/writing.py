@@ -85,9 +85,10 @@ class Batch:
             parts = ops[:first], ops[first:]  # what goes is to see what could not be made
             return [result for part in parts for result in Batch(self._socket, self._mirror, part).apply()]
         results = self._apply()
-        if any(results) and type(self._ops[0].object) is Route:
-            failed = [op for op, failure in zip(self._ops, results, strict=True) if failure is not None]
-            self._mirror.refusals.add(failed, self._device)
+        if any(results) and type(ops[0].object) is Route:
+            for op, failure in zip(ops, results, strict=True):
+                if failure is not None:
+                    self._mirror.refusals.add(op, failure, self._device)
         return results
 
     def _apply(self) -> list[Failure | None]:
