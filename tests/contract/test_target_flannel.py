@@ -17,11 +17,11 @@ import msgspec
 import pytest
 
 from tests.build import network, node, uplink, view
-from tests.contract.targets import HOP, KernelPlace, add, done, held, inside, kernel_place, refused, remove
+from tests.contract.targets import HOP, WHY, KernelPlace, add, done, held, inside, kernel_place, refused, remove
 from tests.support.eventually import until
 from tests.support.needs import needs_root
 from weft.core.diff import Facts, diff
-from weft.core.plan import Plan, plan
+from weft.core.plan import Plan, Wanted, plan
 from weft.model import Host, Mac, Node, Profile, mac_text, parse_mac
 from weft.objects import Chain, Jump, NextHop, Object, Op, Route, Sysctl
 from weft.targets.kernel import KernelTarget
@@ -230,6 +230,34 @@ async def test_flannels_route_stays_until_ours_stands(place: KernelPlace) -> Non
     for _ in range(2):
         await done(target, diff(asked.wanted, Facts(await held(target))).ops)
     assert await held(target) == {key: want.object for key, want in asked.wanted.items()}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_what_flannels_host_gw_left_is_taken_over_where_a_lease_says_so(place: KernelPlace, version: int) -> None:
+    peers = PEERS if version == 4 else PEERS6
+    leases = {(ip_network(subnet), ip_address(endpoint)) for subnet, endpoint, _ in peers}
+    target = KernelTarget(OWNER, netns=str(place.ns.path))
+    place.targets.append(target)
+    target.share(INSIDE, lambda route: (route.dst, route.via) in leases)
+    for subnet, endpoint, _ in (*peers, DEAD if version == 4 else DEAD6):
+        place.ns.ip(f"route add {subnet} via {endpoint} dev up0")
+    admins = f"{peers[0][0]} via {peers[0][1]} dev up0 proto static metric 9"
+    place.ns.ip(f"route add {admins}")
+    ours = [Route(dst, "up0", via=via, metric=7600) for dst, via in leases]
+    asked = {thing.key: Wanted(thing, WHY) for thing in ours}
+    changes = diff(asked, Facts(await held(target)))
+    assert [op.action for op in changes.ops] == ["add"] * 2 + ["remove"] * 2
+    place.ns.ip(f"route add {ours[0].dst} dev lo metric 7600")
+    answers = await target.apply(changes.ops)
+    stays = [op.object for op, answer in zip(changes.ops, answers, strict=True) if answer is not None]
+    assert [thing.key[1] for thing in stays] == [ours[0].dst.network_address.packed] * 2
+    place.ns.ip(f"route del {ours[0].dst} dev lo metric 7600")
+    for _ in range(2):
+        await done(target, diff(asked, Facts(await held(target))).ops)
+    flag = "-6 " if version == 6 else ""
+    shown = [(r["dst"], r["protocol"]) for r in place.ns.ip_json(f"{flag}route show dev up0") if "gateway" in r]
+    dead = (DEAD if version == 4 else DEAD6)[0]
+    assert sorted(shown) == sorted([(peers[0][0], "static"), (dead, "boot"), *((str(dst), "76") for dst, _ in leases)])
 
 
 async def test_a_route_of_flannels_form_is_never_made(place: KernelPlace) -> None:

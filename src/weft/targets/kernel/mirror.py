@@ -36,7 +36,7 @@ from weft.targets.kernel.entries import decode_entry
 from weft.targets.kernel.hops import RouteState, decode_hop, decode_route
 from weft.targets.kernel.links import LinkState, decode_address, decode_link
 from weft.targets.kernel.refusals import Refusals
-from weft.targets.kernel.sharing import Shared, is_left_by_flannel, is_shared
+from weft.targets.kernel.sharing import Left, Shared, is_left_by_flannel, is_left_elsewhere, is_shared
 from weft.targets.kernel.sysctl import forwarding_of
 
 MARK = "weft:"
@@ -58,6 +58,7 @@ class Mirror:
         self._objects: dict[Key, Object] = {}
         self._unfiled: deque[Sequence[Op]] = deque()
         self.shared: Shared | None = None
+        self.left: Left | None = None
         self.foreign: dict[Key, str] = {}
         self.links: dict[int, LinkState] = {}
         self.names: dict[int, str] = {}
@@ -158,12 +159,14 @@ class Mirror:
 
     def own_route(self, state: RouteState | None) -> Route | None:
         """The route, if it is ours: it has our protocol number and goes out of a link of ours, or is shared, or flannel
-        left it on a link of ours."""
+        left it."""
         if state is None or state.route is None:
             return None
         route = state.route
-        if route.protocol != PROTOCOL:
-            ours = state.ifindex in self.names and is_left_by_flannel(route, self.shared)
+        if route.protocol != PROTOCOL and state.ifindex in self.names:
+            ours = is_left_by_flannel(route, self.shared)
+        elif route.protocol != PROTOCOL:
+            ours = state.ifindex in self.others and is_left_elsewhere(route, self.shared, self.left)
         else:
             ours = state.ifindex not in self.others or is_shared(route, self.shared)
         return route if ours else None

@@ -27,6 +27,7 @@ from weft.targets.kernel.constants import (
     RTM_GETNEIGH,
     RTM_GETNEXTHOP,
     RTM_GETROUTE,
+    RTPROT_BOOT,
 )
 from weft.targets.kernel.entries import decode_entry, fdb_of, neighbours_of
 from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, outgoing, routes_of
@@ -109,8 +110,11 @@ class FullReading:
                 if outgoing(message.body) not in read:
                     self._read_route(message)
 
+        protocols = (PROTOCOL,) if self._mirror.left is None else (PROTOCOL, RTPROT_BOOT)
         for version, family in ((4, AF_INET), (6, AF_INET6)):
-            await self._dump(RTM_GETROUTE, routes_of(family, None), read_buffer, NO_FAMILY[version])
+            for protocol in protocols:
+                body = routes_of(family, None, protocol)
+                await self._dump(RTM_GETROUTE, body, read_buffer, NO_FAMILY[version])
 
     async def _dump(
         self, kind: int, body: bytes, read: Callable[[bytes], Result], absent: Set[int] = frozenset()

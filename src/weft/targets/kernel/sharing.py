@@ -1,8 +1,7 @@
 """Which routes are ours although not both they and their link have our mark. Pure; asked by the kernel target alone.
 
 A daemon that looks after a network of its own (flanneld) has routes to it out of links that aren't its own, and takes
-over what flannel left on its device. Both are recognised by the destination: two daemons of one host look after
-different networks.
+over what flannel left. All are recognised by the destination: two daemons of one host look after different networks.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from weft.targets.kernel.constants import RTPROT_BOOT, RTPROT_KERNEL, RTPROT_STA
 
 Shared: TypeAlias = Callable[[IPNetwork], bool]
 """Whether a destination is inside the network that this daemon looks after."""
+Left: TypeAlias = Callable[[Route], bool]
+"""Whether flannel would have made this very route out of a link that isn't ours, as it looks now: a lease says so."""
 FLANNELS = frozenset({RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC})
 """Protocol numbers that flannel's routes were seen with; nearly always `boot`."""
 
@@ -35,3 +36,10 @@ def is_left_by_flannel(route: Route, shared: Shared | None) -> bool:
         and not route.nexthop
         and is_shared(route, shared)
     )
+
+
+def is_left_elsewhere(route: Route, shared: Shared | None, left: Left | None) -> bool:
+    """Whether a route out of another's link is one of flannel's host-gw: `10.5.20.0/24 via 192.0.2.2 dev eth0`. An
+    administrator's look the same, so there must be a lease of this subnet and gateway, for which ours stands."""
+    plain = route.protocol == RTPROT_BOOT and route.via is not None and not route.onlink and not route.nexthop
+    return plain and left is not None and is_shared(route, shared) and left(route)

@@ -32,7 +32,7 @@ from weft.targets.kernel.constants import (
 from weft.targets.kernel.devices import Devices
 from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.reading import fill
-from weft.targets.kernel.sharing import Shared
+from weft.targets.kernel.sharing import Left, Shared
 from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, LISTEN_BUFFER, NetlinkSocket
 from weft.targets.kernel.sysctl import Sysctls
 from weft.targets.kernel.words import UNENCODABLE, unencodable
@@ -103,13 +103,15 @@ class KernelTarget:
             self._mirror.doubtful = True
             self._tell()
 
-    def share(self, shared: Shared | None) -> None:
+    def share(self, shared: Shared | None, left: Left | None = None) -> None:
         """From now on, a route of ours (protocol 76, main table) may go out of any link but another weft daemon's VXLAN
         device, if `shared` says that its destination is one that this daemon looks after; None: only out of our own.
         Flannel's routes to there on our device are then ours too, to be removed. Everything is read anew. Routes to
         what is no longer covered are no longer ours and stay, so a daemon whose network changes lets go of the old one
-        only when they are gone."""
-        self._mirror.shared = shared
+        only when they are gone.
+
+        `left`: of routes to there that flannel may have made out of others' links (host-gw), which ones it did."""
+        self._mirror.shared, self._mirror.left = shared, left
         self._mirror.doubtful = True
         self._tell()
 
@@ -221,7 +223,7 @@ class KernelTarget:
         is in them already."""
         self._busy = True
         self._mirror.doubtful = True
-        asked = self._mirror.shared, self._mirror.vteps
+        asked = self._mirror.shared, self._mirror.left, self._mirror.vteps
         try:
             self._discard()
             await fill(self._netns, self._mirror)
@@ -233,7 +235,7 @@ class KernelTarget:
             raise TargetError(f"the kernel's tables can't be read: {error}") from error
         finally:
             self._busy = False
-        self._mirror.doubtful = (self._mirror.shared, self._mirror.vteps) != asked
+        self._mirror.doubtful = (self._mirror.shared, self._mirror.left, self._mirror.vteps) != asked
         self._mirror.touched.clear()
         self._mirror.caught_up()
 

@@ -134,18 +134,17 @@ class Batch:
 
     def _objections(self) -> list[Failure | None]:
         """Why ops can't be put to the kernel; nothing if all can."""
-        if self._elsewhere:
-            return [self._objection(op) for op in self._ops]
-        missing = self._mirror.refusals.destinations() if self._ops[0].action == "remove" else None
-        if not missing:
+        missing = self._mirror.refusals.destinations() if self._ops[0].action == "remove" else set()
+        if not (self._elsewhere or missing):
             return []
-        later = "the route that is to take its place does not stand yet"
-        return [Failure(f"{asked(op)}: {later}") if waits(op, missing) else None for op in self._ops]
+        return [self._objection(op, missing) for op in self._ops]
 
-    def _objection(self, op: Op) -> Failure | None:
-        """Why this can't be made out of a device that isn't ours, or None. What could not be recognised as ours
-        afterwards isn't made."""
-        if op.action == "remove":
+    def _objection(self, op: Op, missing: set[tuple[object, ...]]) -> Failure | None:
+        """Why this is not to go yet (`missing`: where routes are wanted to), or can't be made out of a device that
+        isn't ours; or None. What could not be recognised as ours afterwards isn't made."""
+        if waits(op, missing):
+            return Failure(f"{asked(op)}: the route that is to take its place does not stand yet")
+        if op.action == "remove" or not self._elsewhere:
             return None
         if not isinstance(op.object, Route) or self._mirror.shared is None:
             return Failure(f"{asked(op)}: there is no device of ours of this name")
