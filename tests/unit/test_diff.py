@@ -147,6 +147,12 @@ def test_nothing_is_put_on_a_device_of_somebody_elses() -> None:
         assert changes.conflicts[ROUTE.key] == "it stands on an object that is somebody else's"
 
 
+def test_what_is_right_is_no_conflict_whatever_it_stands_on() -> None:
+    facts = Facts({NEIGHBOUR.key: NEIGHBOUR}, {("link", DEV): "a bridge of somebody else's"})
+    assert diff(wanted(*ALL), facts, only=[NEIGHBOUR.key]).conflicts == {}
+    assert diff(wanted(*ALL), facts).conflicts.keys() == wanted(*ALL).keys() - {NEIGHBOUR.key}
+
+
 def test_a_foreign_object_that_nobody_wants_is_no_conflict() -> None:
     changes = diff(wanted(link()), Facts({link().key: link()}, {("link", "br0"): "a bridge"}))
     assert (changes.ops, changes.conflicts) == ((), {})

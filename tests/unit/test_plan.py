@@ -155,6 +155,18 @@ def test_two_nodes_that_ask_for_one_key_are_settled_by_their_order() -> None:
     assert plan(view(b, c), plan(view(c))).wanted == both.wanted
 
 
+def test_two_that_ask_for_one_key_from_the_same_moment_on_are_settled_by_their_order() -> None:
+    many = [node(f"n{i}", f"192.0.2.{i + 2}", f"10.{i + 2}.0.0/24") for i in range(8)]
+    before = plan(view(*many))
+    many[6:] = [node("n6", "192.0.2.8", "10.77.0.0/24"), node("n7", "192.0.2.9", "10.77.0.0/24")]
+    both = plan(view(*many), before)
+    assert both == plan(view(*many))
+    route = route_key(ip_network("10.77.0.0/24"), 254, 7600)
+    assert both.wanted[route].why.peer == "n6"
+    assert both.contested == {route}
+    assert plan(view(*many[:7]), both) == plan(view(*many[:7]))
+
+
 def test_next_hop_ids_differ_even_if_hashes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots_module, "crc32", lambda *_: SLOTS - 1)
     wanted = plan(view(*(node(f"n{i}", f"192.0.2.{i + 2}", f"10.2.{i}.0/24") for i in range(5)))).wanted
