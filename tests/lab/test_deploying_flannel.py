@@ -21,7 +21,7 @@ from tests.lab.harness import bridge_json, do, example, failing, ip_json, lab_up
 from tests.lab.test_plain_lab import leftovers
 from tests.support.etcd import needs_etcd
 from tests.support.eventually import until
-from tests.support.needs import needs_root
+from tests.support.needs import needs_docker, needs_root
 from weft.lab import netns, services, wiring
 from weft.lab.lab import Lab
 
@@ -203,6 +203,28 @@ def test_config_sh_puts_the_config_and_never_over_another_one(bare: Lab, tmp_pat
     assert json.loads(etcdctl(bare, "get", "--print-value-only", "/another/network/config")) == document
 
 
+# -- Docker ------------------------------------------------------------------------------------------------------------
+
+
+@needs_docker
+def test_dockers_own_bridge_is_in_the_lease_and_containers_reach_each_other_by_their_own_addresses() -> None:
+    with lab_up(example("flannel-docker"), "docker") as lab:
+        settle(lab)
+        for host in ("a", "b"):
+            (network,) = lab.host(host).host.networks
+            (bridge,) = json.loads(on(lab, host, "docker network inspect bridge"))
+            assert [pool["Subnet"] for pool in bridge["IPAM"]["Config"]] == [str(network.subnets[0])]
+            listed = {one["Name"]: one["IPv4Address"] for one in bridge["Containers"].values()}
+            assert listed == {one.name: str(one.addresses[0]) for one in network.containers}
+        target = address(lab, "b/db")
+        assert on(lab, "a/shop", ["wget", "-qO-", f"http://{target}/"]).strip() == "db"
+        assert "mtu 1450" in on(lab, "a/shop", "ip link show eth0")
+        before = lab.host("a").host
+        do(services.restart(lab.host("a"), "docker"))
+        settle(lab)
+        assert Lab.load(lab.name).host("a").host == before
+
+
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +286,6 @@ def bridge_address(lab: Lab, host: str) -> str:
 
 def state(lab: Lab) -> list[str]:
     """What bridge.sh makes on cell-1."""
-    asked = ["address show dev br0", "link show master br0"]
-    inside = [f"-n {name} {what}" for name in ("con_a", "con_b") for what in ("address", "route")]
+    asked = ["-4 address show dev br0", "link show master br0"]
+    inside = [f"-n {name} {what}" for name in ("con_a", "con_b") for what in ("link", "-4 address", "route")]
     return [on(lab, "cell-1", f"ip {what}") for what in (*asked, *inside)]

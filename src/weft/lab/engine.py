@@ -48,8 +48,13 @@ class Engine:
             "POST", "/images/create", {"fromSrc": "-", "repo": image.NAME}, data=io.BytesIO(image.archive())
         )
         for network in host.networks:  # one by one: engines number their bridges as they come
-            await self.create_network(network.name, network.subnets, dict(network.labels), network.internal)
-        await shell.together(*(self.run(network, container) for network, container in host.containers()))
+            if not network.leased:
+                await self.create_network(network.name, network.subnets, dict(network.labels), network.internal)
+        listed = list(host.containers())
+        await shell.together(*(self.run(network, container) for network, container in listed if not network.leased))
+        for network, container in listed:
+            if network.leased:  # one by one: the engine numbers them as they come
+                await self.run(network, container)
 
     async def create_network(
         self, name: str, subnets: tuple[IPNetwork, ...], labels: Mapping[str, str], internal: bool = False
@@ -68,16 +73,22 @@ class Engine:
         await self._call("POST", "/networks/create", json=body)
 
     async def run(self, network: ContainerNetwork, container: Container) -> None:
-        """`docker run --detach --restart=always`, with the addresses that the topology gave it."""
+        """`docker run --detach --restart=always`, with the addresses that the topology gave it. A leased network is
+        Docker's own bridge: there it gets the next free ones."""
         keys = {4: "IPv4Address", 6: "IPv6Address"}
         addresses = {keys[address.version]: str(address.ip) for address in container.addresses}
+        named = {network.name: {"IPAMConfig": addresses}}
         body = {
             "Image": image.NAME,
             "Hostname": container.name,
             "Cmd": image.COMMAND,
             "StopSignal": "SIGKILL",  # as the first process of its pid namespace it would ignore SIGTERM
-            "HostConfig": {"NetworkMode": network.name, "RestartPolicy": {"Name": "always"}, "Init": False},
-            "NetworkingConfig": {"EndpointsConfig": {network.name: {"IPAMConfig": addresses}}},
+            "HostConfig": {
+                "NetworkMode": "bridge" if network.leased else network.name,
+                "RestartPolicy": {"Name": "always"},
+                "Init": False,
+            },
+            "NetworkingConfig": {"EndpointsConfig": {} if network.leased else named},
         }
         await self._call("POST", "/containers/create", {"name": container.name}, json=body)
         await self._call("POST", f"/containers/{container.name}/start")

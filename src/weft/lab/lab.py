@@ -15,7 +15,8 @@ from weft.lab import etcd, fields, leases, netns, removal, schema, servers, serv
 from weft.lab.host import LabHost
 from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, Topology
 
-DAEMONS: tuple[ServiceName, ...] = ("flanneld", "agent")
+ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "agent")
+TITLES = {"docker": "Docker Engine"}
 Progress = Callable[[str], None]
 """Is told, in a few words, what happens now."""
 
@@ -168,20 +169,23 @@ async def _boot(host: LabHost, progress: Progress) -> None:
 
 
 async def _furnish(host: LabHost, progress: Progress) -> None:
-    """What else the topology wants in a host."""
-    if host.host.engine == "docker":
-        from weft.lab.engine import Engine
-
-        progress(f"{host.name}: Docker Engine")
-        await services.start(host, "docker")
-        progress(f"{host.name}: {_furniture(host.host)}")
-        async with Engine(host.docker_socket) as engine:
-            await engine.furnish(host.host)
-    for daemon in DAEMONS:
-        if host.host.runs(daemon):
-            progress(f"{host.name}: {daemon}")
-            await services.start(host, daemon)
+    """What else the topology wants in a host: flanneld first, since Docker's own bridge is in its subnet."""
+    for service in ORDER:
+        if not host.host.runs(service):
+            continue
+        progress(f"{host.name}: {TITLES.get(service, service)}")
+        await services.start(host, service)
+        if service == "docker":
+            await _furnish_engine(host, progress)
     await servers.start(host)
+
+
+async def _furnish_engine(host: LabHost, progress: Progress) -> None:
+    from weft.lab.engine import Engine  # an HTTP library: only where a lab has Docker Engines
+
+    progress(f"{host.name}: {_furniture(host.host)}")
+    async with Engine(host.docker_socket) as engine:
+        await engine.furnish(host.host)
 
 
 def _furniture(host: Host) -> str:

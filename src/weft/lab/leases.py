@@ -105,8 +105,20 @@ async def arrived(host: LabHost, listener: Listener) -> None:
         raise LabError(f"flanneld on {host.name} has no subnet after {START:g} s:\n{host.tail('flanneld')}")
 
 
+def docker_options(host: LabHost) -> list[str]:
+    """What a Docker Engine beside flanneld is told, as `weft docker-opts` says it: its own bridge is in the lease."""
+    said = subnet_env(host)
+    options = [f"--bip={said.subnet[1]}/{said.subnet.prefixlen}"] if said.subnet else []
+    options += ["--ipv6", f"--fixed-cidr-v6={said.subnet6}"] if said.subnet6 else []
+    options += [f"--mtu={said.mtu}"] if said.mtu else []
+    return [*options, f"--ip-masq={str(not said.ipmasq).lower()}"]
+
+
 async def place(host: LabHost) -> None:
-    """Make the bridge of this host's subnet, and its containers; anew if the subnet is another one than before."""
+    """Make the bridge of this host's subnet, and its containers; anew if the subnet is another one than before. With a
+    Docker Engine they are the engine's to make."""
+    if host.host.engine != "none":
+        return
     there = replace(host, host=leasing(host))
     for network in there.host.networks:
         if not network.leased:

@@ -225,7 +225,7 @@ def _check_networks(host: Host, where: str) -> None:
         here = f"{where}.networks.{network.name}"
         for port in host.ports:
             _apart(port.segment.subnets, network.subnets, here, f"segment {port.segment.name}, where {host.name} is")
-        if host.engine == "docker" and not any(net.version == 4 for net in network.subnets):
+        if host.engine == "docker" and network.subnets and not any(net.version == 4 for net in network.subnets):
             raise TopologyError(f"{here}: Docker gives every network an IPv4 subnet: name one, beside the IPv6 one")
     seen: set[str] = set()
     for network, container in host.containers():
@@ -240,7 +240,7 @@ def _check_leased(host: Host, where: str) -> None:
         raise TopologyError(f"{where}.networks: flanneld leases one subnet for a host, and two networks want it")
     for network in host.networks:
         here = f"{where}.networks.{network.name}"
-        if network.leased and (host.flanneld is None or host.engine != "none"):
-            raise TopologyError(f"{here}: `subnet: {LEASED}` needs `daemon: flanneld` and `engine: none`")
+        if network.leased and host.flanneld is None:
+            raise TopologyError(f"{here}: `subnet: {LEASED}` needs `daemon: flanneld`")
         if host.engine != "none" and (network.bridge or network.serve):
             raise TopologyError(f"{here}: 'bridge' and 'serve' need `engine: none`; Docker's containers serve port 80")

@@ -97,6 +97,7 @@ def dockerd(host: LabHost) -> list[str]:
         "--exec-opt=native.cgroupdriver=cgroupfs",  # systemd's would want to know our cgroups
         "--storage-driver=overlay2",
         "--userland-proxy=false",
+        *(leases.docker_options(host) if host.host.flanneld is not None else ()),
     ]
 
 
