@@ -23,11 +23,10 @@ class Reader:
         """Every lease. An entry that can't be read is a problem; if its key can be, its subnet is taken too."""
         before, self._read = self._read, {}
         for key, entry in snapshot.entries.items():
-            if not key.startswith(self._subnets):
-                continue
-            known = before.get(key)
-            same = known is not None and (known[0] is entry or known[0] == entry)
-            self._read[key] = known if same and known is not None else (entry, *_read(entry))
+            row = before.get(key)
+            if row is None or (row[0] is not entry and row[0] != entry):
+                row = (entry, *_read(entry)) if key.startswith(self._subnets) else (entry, None, None)
+            self._read[key] = row
         rows = self._read.values()
         return Book(
             snapshot.revision,

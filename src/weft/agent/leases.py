@@ -37,6 +37,8 @@ PACE = 1.0
 """Seconds between two rewritings of our own value: whoever else writes it, too, is not to be outrun."""
 GRACE = 120.0
 """Seconds for which leases are remembered that a store without its latest history doesn't know."""
+SHORTEST = 0.001
+"""Seconds of a wait: timers may fire a little early, and what is not due then would be asked for again at once."""
 NEVER = float("inf")
 
 
@@ -172,7 +174,7 @@ class Keeper:
         elif not self._waiting():
             dates.extend((self._term.due - now, self._term.wall_due - wall, self._marker.due - now))
         soonest = min(dates, default=NEVER)
-        return max(soonest, 0.0) if soonest != NEVER else None
+        return max(soonest, SHORTEST) if soonest != NEVER else None
 
     def _waiting(self) -> bool:
         """Nothing can be done before something is told to us."""

@@ -112,7 +112,7 @@ class Marker:
         return await self._suspicion(entry, who)
 
     async def _put(self, entry: Entry | None) -> Standing:
-        if not self._lease:
+        if not self._lease or not await self._store.keep_alive(self._lease):
             self._lease = await self._store.grant(TTL)
         guard = Guard(self._key, entry.modified if entry is not None else 0)
         written = await self._store.commit([Put(self._key, msgspec.json.encode(self._me), self._lease)], [guard])

@@ -57,11 +57,13 @@ class Held:
     hangs_on: int = 0
     readable: bool = True
     address: IPAddress | None = field(init=False)
+    known_by: int = field(init=False)
     span4: tuple[int, int] = field(init=False)
     span6: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", address_of(self.lease))
+        object.__setattr__(self, "known_by", _number(self.address))
         object.__setattr__(self, "span4", _span(self.lease.subnet))
         object.__setattr__(self, "span6", _span(self.lease.subnet6))
 
@@ -81,7 +83,8 @@ class Book:
 
     def find(self, lease: Lease) -> Held | None:
         """The key on exactly these subnets."""
-        return next((h for h in self.held if _same(h.lease, lease)), None)
+        span4, span6 = _span(lease.subnet), _span(lease.subnet6)
+        return next((h for h in self.held if h.span4 == span4 and h.span6 == span6), None)
 
     def overlapping(self, lease: Lease) -> tuple[Held, ...]:
         """Every key on these subnets or a part of them."""
@@ -94,7 +97,8 @@ class Book:
 
     def of(self, address: IPAddress | None) -> tuple[Held, ...]:
         """Every key that says that the host with this public address holds it."""
-        return tuple(h for h in self.held if h.readable and address is not None and h.address == address)
+        number = _number(address)
+        return tuple(h for h in self.held if h.known_by == number and h.readable and number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +195,8 @@ def others(book: Book, candidate: Candidate, mine: Lease) -> tuple[Lease, ...]:
     """Every lease of another host. What overlaps this host's own is left out (following it would take the packets away
     from the containers that have these addresses), and so is what names this host's public address."""
     disputed = {h.key for h in book.overlapping(mine)}
-    own = candidate.address
-    return tuple(h.lease for h in book.held if h.readable and h.address != own and h.key not in disputed)
+    own = _number(candidate.address)
+    return tuple(h.lease for h in book.held if h.readable and h.known_by != own and h.key not in disputed)
 
 
 def remarks(book: Book, config: Config, candidate: Candidate, mine: Lease) -> tuple[Problem, ...]:
@@ -299,6 +303,11 @@ def _fits(pool: Pool4 | Pool6 | None, subnet: IPNetwork | None) -> bool:
     if pool is None or subnet is None:
         return pool is None and subnet is None
     return ipam.fits(subnet, pool)
+
+
+def _number(address: IPAddress | None) -> int:
+    """Compared a thousand times for each change in the store: `ipaddress` compares in Python. 0: no address."""
+    return int(address) | address.version << 128 if address is not None else 0
 
 
 def _span(subnet: IPNetwork | None) -> tuple[int, int]:
