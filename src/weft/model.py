@@ -142,6 +142,24 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class WireguardEnd:
+    """This host's end, beyond what every tunnel has. `key`: its public key, base64. `port`: where it listens, and
+    where peers do that told none. `psk`: base64, "" for none. `keepalive`: seconds, 0 for none. `mode`: which family's
+    endpoints are used: `separate` the overlay's own, `auto` IPv4 where a peer has it, else IPv6."""
+
+    key: str
+    port: int = 51820
+    psk: str = field(default="", repr=False)
+    keepalive: int = 0
+    mode: Literal["separate", "auto", "ipv4", "ipv6"] = "separate"
+    fwmark: int = 0
+
+    def families(self, underlay: int) -> tuple[int, ...]:
+        """IP versions of the endpoints that this end may use, the preferred one first."""
+        return {"separate": (underlay,), "auto": (4, 6), "ipv4": (4,), "ipv6": (6,)}[self.mode]
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """How this daemon lays its overlay out: what in the settings a plan depends on.
 
@@ -162,6 +180,7 @@ class Profile:
     span: tuple[IPNetwork, ...] = ()
     forward: bool = True
     masquerade: bool = False
+    wireguard: WireguardEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from tests.support.eventually import soon, until
 from tests.support.namespace import Namespace, namespace, veth
 from tests.support.needs import needs_root, needs_wireguard
 from weft.backends.tunnel import Tunnel
-from weft.backends.wireguard import WireguardEnd, device, reach
+from weft.backends.wireguard import device, reach
 from weft.core.diff import Facts, diff
 from weft.core.plan import Wanted
-from weft.model import IPNetwork, Node, Profile
+from weft.model import IPNetwork, Node, Profile, WireguardEnd
 from weft.objects import Key, Op, Why
 from weft.targets import Target
 from weft.targets.kernel import KernelTarget
@@ -60,11 +60,11 @@ class Host:
         return replace(made, key=self.key.public, port=51820, overlay=overlay)
 
     def wanted(self) -> dict[Key, Wanted]:
-        profile = Profile(role="flanneld", device="flannel-wg", metric=100, gateway="overlay")
-        seen = replace(view(me=self.node, profile=profile), networks=self.node.networks)
         end = WireguardEnd(self.key.public, psk=PSK)
+        profile = Profile(role="flanneld", device="flannel-wg", metric=100, gateway="overlay", wireguard=end)
+        seen = replace(view(me=self.node, profile=profile), networks=self.node.networks)
         asked = [(device(seen, end), Why("settings", seen.me.id, "this host's end"))]
-        asked += [pair for peer in self.peers for pair in reach(peer, Tunnel.of(seen), end)]  # type: ignore[misc]
+        asked += [pair for peer in self.peers for pair in reach(peer, Tunnel.of(seen), 0)]  # type: ignore[misc]
         return {thing.key: Wanted(thing, why) for thing, why in asked}
 
     def start(self, wake: asyncio.Event | None = None) -> None:

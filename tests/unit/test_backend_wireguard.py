@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.build import node, view
 from weft.backends.tunnel import Tunnel
-from weft.backends.wireguard import Mode, WireguardEnd, device, in_order, is_key, reach
-from weft.model import Node, Profile
+from weft.backends.wireguard import device, in_order, is_key, reach
+from weft.model import Node, Profile, WireguardEnd
 from weft.objects import Object, Route, Secret, WireguardDevice, WireguardPeer
 
+Mode = Literal["separate", "auto", "ipv4", "ipv6"]
 MINE = b64encode(b"m" * 32).decode()
 THEIRS = b64encode(b"t" * 32).decode()
 PROFILE = Profile(role="flanneld", mark="net", device="flannel-wg", metric=0, gateway="overlay")
@@ -29,7 +31,7 @@ def peer(endpoint: str = "192.0.2.2", *subnets: str, port: int = 51820, key: str
 
 
 def things(of: Node, end: WireguardEnd = END, tunnel: Tunnel = TUNNEL) -> list[Object]:
-    return [thing for thing, _ in reach(of, tunnel, end)]
+    return [thing for thing, _ in reach(of, replace(tunnel, wireguard=end), 0)]
 
 
 def the_peer(of: Node, end: WireguardEnd = END, tunnel: Tunnel = TUNNEL) -> WireguardPeer:
@@ -68,7 +70,7 @@ def test_a_peer_and_a_route_per_subnet() -> None:
 
 
 def test_every_object_names_the_peer_and_the_rule() -> None:
-    whys = [why for _, why in reach(peer(), TUNNEL, END)]
+    whys = [why for _, why in reach(peer(), replace(TUNNEL, wireguard=END), 0)]
     assert [str(why) for why in whys] == [
         "tunnel to node b (b, told by multicast)",
         "network web of node b (b, told by multicast)",

@@ -284,11 +284,11 @@ def test_an_equal_lease_keeps_its_node() -> None:
 
 def test_a_lease_without_a_part_in_the_overlay_is_no_node() -> None:
     config = Config(POOL4, POOL6, VxlanBackend())
-    assert flannel.node(v4(B), config, 6) is None
-    assert flannel.node(replace(B, public_ip=None), config, 4) is None
+    assert flannel.node(v4(B), config, (6,)) is None
+    assert flannel.node(replace(B, public_ip=None), config, (4,)) is None
     home = flannel.Home(External("eth0", 1500, ip_address("192.0.2.1")), v4(MINE), {})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no IPv6 address or lease"):
-        flannel.me(config, home, 6)
+        flannel.me(config, home, (6,))
 
 
 def test_the_mtu_of_wireguard_is_not_vxlans() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.core.flannel import Version
+from weft.core.flannel import Versions
 from weft.core.roster import Roster
 from weft.model import IPAddress, Mac
 from weft.wire.flannel import Config, HostGwBackend, Lease, Pool4, Pool6, Vtep, VxlanBackend
@@ -37,14 +37,14 @@ leases = st.lists(
     max_size=7,
     unique_by=lambda one: one.subnet,
 ).map(tuple)
-versions: st.SearchStrategy[Version] = st.sampled_from([4, 6])
+versions: st.SearchStrategy[Versions] = st.sampled_from([(4,), (6,), (4, 6)])
 
 
 @given(
     st.lists(st.tuples(leases, st.sampled_from([VXLAN, HOST_GW]), st.sampled_from([{}, NEAR])), max_size=5), versions
 )
 def test_the_memory_changes_nothing(
-    steps: list[tuple[tuple[Lease, ...], Config, dict[IPAddress, str]]], version: Version
+    steps: list[tuple[tuple[Lease, ...], Config, dict[IPAddress, str]]], version: Versions
 ) -> None:
     remembered = Roster()
     for now, config, direct in steps:
@@ -59,9 +59,9 @@ def test_the_memory_changes_nothing(
 def test_a_lease_that_stays_gives_the_node_that_it_gave(config: Config) -> None:
     backend = "vxlan" if config is VXLAN else "host-gw"
     many = tuple(lease(i, i, backend) for i in range(1, 9))
-    first = Roster().after(many, config, 4, NEAR)
+    first = Roster().after(many, config, (4,), NEAR)
     other = lease(3, 12, backend)
-    second = first.after((*many[:2], other, *many[3:]), config, 4, NEAR)
+    second = first.after((*many[:2], other, *many[3:]), config, (4,), NEAR)
     assert [i for i, claim in enumerate(second.claims) if claim is not first.claims[i]] == [2]
     assert [claim.direct if claim else None for claim in first.claims[:4]] == [
         "eth0",
@@ -69,9 +69,9 @@ def test_a_lease_that_stays_gives_the_node_that_it_gave(config: Config) -> None:
         "eth0",
         first_far(config),
     ]
-    third = second.after(many[1:], config, 4, NEAR)
+    third = second.after(many[1:], config, (4,), NEAR)
     assert third.nodes[2] is second.nodes[3]
-    fourth = third.after(many[1:], config, 4, {**NEAR, ip_address("192.0.2.2"): "eth1"})
+    fourth = third.after(many[1:], config, (4,), {**NEAR, ip_address("192.0.2.2"): "eth1"})
     assert [i for i, claim in enumerate(fourth.claims) if claim is not third.claims[i]] == [0]
 
 

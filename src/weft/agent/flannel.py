@@ -12,12 +12,23 @@ from dataclasses import dataclass, field, replace
 from weft.backends.tunnel import no_ipv6
 from weft.core import flannel
 from weft.core.acceptance import Accepted, Policy, accept
-from weft.core.flannel import Home, Options, Version
+from weft.core.flannel import Home, Options, Version, Versions
 from weft.core.interface import Choice, External, pick
 from weft.core.roster import Roster
 from weft.core.tenancy import Candidate, Tenancy
 from weft.model import Host, IPAddress, IPNetwork, Known, Mac, Network, Node, Problem, TextFile, View
-from weft.wire.flannel import NAMES, Config, Lease, Vtep, VxlanBackend
+from weft.wire.flannel import (
+    NAMES,
+    Backend,
+    BackendData,
+    Config,
+    ExtensionBackend,
+    Lease,
+    Vtep,
+    VxlanBackend,
+    WireguardBackend,
+    WireguardPeer,
+)
 from weft.wire.subnet_env import SubnetEnv, subnet_env, subnet_env_of
 
 
@@ -26,7 +37,8 @@ class FlannelWorld:
     """`host`, `tenancy` are None until their source has spoken. `direct`: addresses on this host's segments → the
     interface to each. `choice`: asks which interface is wanted, by the IP versions of the overlay. `chains`: see
     `World`. `published`: the lease that etcd has for this host already. `previous`: what
-    subnet.env said at the start."""
+    subnet.env said at the start. `prepared`: what the backend has to publish, where something had to be started or read
+    for it: a WireGuard key, what an extension's command printed."""
 
     options: Options
     choice: Callable[[tuple[Version, ...]], Choice]
@@ -38,8 +50,9 @@ class FlannelWorld:
     direct: Mapping[IPAddress, str] = field(default_factory=dict)
     broken: dict[str, Problem] = field(default_factory=dict)
     macs: dict[Version, Mac] = field(default_factory=dict)
-    _accepted: dict[Version, Accepted] = field(default_factory=dict)
-    _rosters: dict[Version, Roster] = field(default_factory=dict)
+    prepared: BackendData | None = None
+    _accepted: dict[Versions, Accepted] = field(default_factory=dict)
+    _rosters: dict[Versions, Roster] = field(default_factory=dict)
 
     @property
     def config(self) -> Config | None:
@@ -70,10 +83,24 @@ class FlannelWorld:
             previous=self.previous.subnet,
             previous6=self.previous.subnet6,
         )
+        if isinstance(config.backend, WireguardBackend | ExtensionBackend):
+            return self._published_by(config.backend, plain) if self.prepared is not None else None
         if not isinstance(config.backend, VxlanBackend):
             return plain
         vteps = {v: Vtep(config.backend.vni, self._mac(config, plain, v)) for v in flannel.versions(config)}
         return replace(plain, data=vteps.get(4), data6=vteps.get(6))
+
+    def _published_by(self, backend: Backend, plain: Candidate) -> Candidate:
+        """With one device for each IP version, each listens on a port of its own."""
+        data = data6 = self.prepared
+        if isinstance(backend, WireguardBackend) and isinstance(data, WireguardPeer):
+            data = WireguardPeer(data.key, backend.listen_port)
+            data6 = WireguardPeer(data.key, backend.listen_port_v6 if backend.mode == "separate" else data.port)
+        return replace(
+            plain,
+            data=data if plain.public_ip is not None else None,
+            data6=data6 if plain.public_ip6 is not None else None,
+        )
 
     def _mac(self, config: Config, plain: Candidate, version: Version) -> Mac:
         """What the lease tells already, so that nothing changes for the others. Once chosen it stays: the device is
@@ -98,32 +125,34 @@ class FlannelWorld:
         config, lease = self.tenancy.config, self.tenancy.mine
         if config is None or lease is None:
             return None
-        home = Home(external, lease, self.macs)
-        views = [self._overlay(config, home, version) for version in flannel.versions(config)]
+        key = self.prepared.key if isinstance(self.prepared, WireguardPeer) else ""
+        home = Home(external, lease, self.macs, key)
+        views = [self._overlay(config, home, of) for of in flannel.overlays(config)]
         host = Host(self.host.uplinks, self.host.ipv6, self.host.nexthop_objects, self.chains())
         present = [view for view in views if view is not None]
         if not present:
             return None
         return flannel.together(present, host, (self._env(config, home),), self.tenancy.complete)
 
-    def _overlay(self, config: Config, home: Home, version: Version) -> View | None:
+    def _overlay(self, config: Config, home: Home, of: Versions) -> View | None:
         if self.host is None or self.tenancy is None:
             return None
-        me = flannel.me(config, home, version)
-        lacking = no_ipv6(self.host, flannel.mtu(config, home.external)) if version == 6 else ""
-        self.report("ipv6", lacking) if version == 6 else None
-        if lacking:
+        me = flannel.me(config, home, of)
+        lacking = no_ipv6(self.host, flannel.mtu(config, home.external)) if 6 in of else ""
+        if 6 in of:
+            self.report("ipv6", lacking)
+        if lacking and of == (6,):
             return None
-        profile = flannel.profile(config, self.options, version)
-        claims = tuple(filter(None, self._roster(self.tenancy, config, version).claims))
-        policy = Policy(me, version, profile.span, me.networks, self.host.uplinks)
-        self._accepted[version] = accept(claims, policy, self._accepted.get(version))
-        return View(me=me, networks=me.networks, nodes=self._accepted[version].nodes, profile=profile)
+        profile = flannel.profile(config, self.options, of, home.key)
+        claims = tuple(filter(None, self._roster(self.tenancy, config, of).claims))
+        policy = Policy(me, profile.underlay, profile.span, me.networks, self.host.uplinks, lacking)
+        self._accepted[of] = accept(claims, policy, self._accepted.get(of))
+        return View(me=me, networks=me.networks, nodes=self._accepted[of].nodes, profile=profile)
 
-    def _roster(self, tenancy: Tenancy, config: Config, version: Version) -> Roster:
-        before = self._rosters.get(version, Roster())
-        self._rosters[version] = before.after(tenancy.others, config, version, self.direct)
-        return self._rosters[version]
+    def _roster(self, tenancy: Tenancy, config: Config, of: Versions) -> Roster:
+        before = self._rosters.get(of, Roster())
+        self._rosters[of] = before.after(tenancy.others, config, of, self.direct)
+        return self._rosters[of]
 
     def _env(self, config: Config, home: Home) -> TextFile:
         env = subnet_env_of(config, home.lease, flannel.mtu(config, home.external), self.options.masquerade)
@@ -152,6 +181,8 @@ class FlannelWorld:
         tenancy = self.tenancy
         waiting.extend(["leases"] if tenancy is None or not tenancy.complete else [])
         waiting.extend(["config"] if tenancy is not None and tenancy.config is None else [])
+        if self.config is not None and isinstance(self.config.backend, WireguardBackend | ExtensionBackend):
+            waiting.extend(["backend"] if self.prepared is None else [])
         waiting.extend(["lease"] if tenancy is None or tenancy.mine is None else [])
         return waiting
 
@@ -162,14 +193,14 @@ class FlannelWorld:
         config = self.config
         if config is None:
             return frozenset()
-        return frozenset(flannel.device(config, v, self.options.prefix) for v in flannel.versions(config))
+        return frozenset(flannel.device(config, of, self.options.prefix) for of in flannel.overlays(config))
 
     def devices(self) -> Mapping[str, Mac]:
         """The VTEPs' MACs, by device, by which a device of ours is known that another daemon made."""
         config = self.config
         if config is None or not isinstance(config.backend, VxlanBackend):
             return {}
-        return {flannel.device(config, version, self.options.prefix): mac for version, mac in self.macs.items()}
+        return {flannel.device(config, (version,), self.options.prefix): mac for version, mac in self.macs.items()}
 
     def spans(self) -> tuple[IPNetwork, ...]:
         """The networks that leases are taken from."""
@@ -197,7 +228,7 @@ class FlannelWorld:
     def device(self) -> str:
         """The first overlay's device."""
         config = self.config
-        return flannel.device(config, flannel.versions(config)[0], self.options.prefix) if config is not None else ""
+        return flannel.device(config, flannel.overlays(config)[0], self.options.prefix) if config is not None else ""
 
     @property
     def name(self) -> str:
@@ -210,8 +241,8 @@ class FlannelWorld:
         """The other leases."""
         if self.tenancy is None or self.config is None:
             return None
-        version = flannel.versions(self.config)[0]
-        nodes = self._roster(self.tenancy, self.config, version).nodes
+        of = flannel.overlays(self.config)[0]
+        nodes = self._roster(self.tenancy, self.config, of).nodes
         return Known(tuple(filter(None, nodes)), self.tenancy.complete)
 
     @property

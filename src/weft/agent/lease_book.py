@@ -5,6 +5,8 @@ A set of thousands of entries comes anew with each change; only those that diffe
 
 from __future__ import annotations
 
+import posixpath
+
 from weft.core.tenancy import SUBJECT, Book, Held
 from weft.errors import WireError
 from weft.model import Problem
@@ -33,6 +35,11 @@ class Reader:
             tuple(held for _, held, _ in rows if held is not None),
             tuple(problem for _, _, problem in rows if problem is not None),
         )
+
+
+def clean(prefix: str) -> str:
+    """A prefix as flannel understands it: slashes doubled or at its end don't count."""
+    return posixpath.normpath(prefix)
 
 
 def subnets_of(prefix: str) -> str:

@@ -13,10 +13,10 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from weft.agent.lease_book import Reader, config_of
+from weft.agent.lease_book import Reader, clean, config_of
 from weft.agent.marker import Marker, Owner, owner_here
 from weft.core import tenancy
 from weft.core.tenancy import SUBJECT, Book, Candidate, Full, Held, Keep, Lost, Mine, Take, Tenancy, Write
@@ -75,7 +75,7 @@ class Keeper:
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
-        self._options = options
+        self._options = options = replace(options, prefix=clean(options.prefix))
         self._wall = wall
         self._dice = dice
         self._reader = Reader(options.prefix)

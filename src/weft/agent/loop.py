@@ -17,6 +17,7 @@ from weft.agent.status import Report
 from weft.core.diff import Changes
 from weft.errors import WeftError
 from weft.model import Known, Network, Node, Problem, View
+from weft.targets import Target
 
 log = logging.getLogger("weft")
 
@@ -100,6 +101,12 @@ class Loop(Generic[K]):
     def follow(self, name: str, open_source: Callable[[], AsyncIterator[T]], keep: Callable[[T], None]) -> None:
         """Keep the newest value of a source in the world, for ever."""
         self._start(self._follow(name, open_source, keep), f"source {name}")
+
+    def join(self, target: Target) -> None:
+        """One target more, while the loop runs already."""
+        self.reconciler.join(target)
+        target.watch(self.wake)
+        self.wake()
 
     async def run(self) -> None:
         """Cycles until cancelled."""

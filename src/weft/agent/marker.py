@@ -77,7 +77,7 @@ class Marker:
 
     async def hold(self, address: str, snapshot: Snapshot) -> Standing:
         """Leave the mark for this public address, or keep it alive. Raises StoreError; call it again then."""
-        key = f"{self._prefix}/weft/daemons/{address}"
+        key = mark_of(self._prefix, address)
         if key != self._key:
             await self.release()
             self._key, self._had, self._written = key, False, 0
@@ -150,6 +150,11 @@ class Marker:
             f"this daemon can't leave its mark {self._key}, so a second one with the same public address would go"
             f" unnoticed: {error}; allow it to write below {self._prefix}/weft/"
         )
+
+
+def mark_of(prefix: str, address: str) -> str:
+    """The key of the mark of the daemon with this public address."""
+    return f"{prefix}/weft/daemons/{address}"
 
 
 def owner_here() -> Owner:

@@ -79,6 +79,12 @@ class Reconciler:
         self._started = 0.0
         self._target_of = {kind: target for target in self.targets for kind in target.kinds}
 
+    def join(self, target: Target) -> None:
+        """One target more, known to be needed only now. From the next cycle on it is read and written."""
+        self.targets = (*self.targets, target)
+        self._target_of.update(dict.fromkeys(target.kinds, target))
+        self._doubtful = True
+
     async def read(self, full: bool = False) -> None:
         """Read every target. Never raises for a target's failure: one that can't be read gets a Status of its own, is
         left alone in this cycle, and is read again when that is due."""

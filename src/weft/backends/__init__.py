@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from weft.backends import alloc, hostgw, vxlan
+from weft.backends import alloc, extension, hostgw, vxlan, wireguard
 from weft.backends.tunnel import Tunnel
 from weft.model import Node, View
 from weft.objects import Object, Why
@@ -27,4 +27,10 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: dict[str, Backend] = {"vxlan": vxlan, "host-gw": hostgw, "alloc": alloc}
+BACKENDS: dict[str, Backend] = {
+    "vxlan": vxlan,
+    "host-gw": hostgw,
+    "wireguard": wireguard,
+    "extension": extension,
+    "alloc": alloc,
+}

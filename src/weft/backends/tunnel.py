@@ -7,7 +7,7 @@ from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import Literal
 
-from weft.model import Host, IPAddress, Mac, View
+from weft.model import Host, IPAddress, Mac, View, WireguardEnd
 
 OVERHEAD = {4: 50, 6: 70}
 """Octets that VXLAN adds by underlay family: IP (20 or 40) + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)."""
@@ -38,6 +38,7 @@ class Tunnel:
     sources: tuple[IPAddress, ...]
     nexthop_objects: bool
     gateway: Literal["endpoint", "overlay"] = "endpoint"
+    wireguard: WireguardEnd | None = None
 
     @classmethod
     def of(cls, view: View) -> Tunnel:
@@ -50,6 +51,7 @@ class Tunnel:
             sources=view.me.overlay if view.profile.gateway == "endpoint" else (),
             nexthop_objects=view.host.nexthop_objects,
             gateway=view.profile.gateway,
+            wireguard=view.profile.wireguard,
         )
 
     def source(self, version: int) -> IPAddress | None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from ipaddress import ip_interface
-from typing import Literal, TypeAlias
 
 from weft.backends.tunnel import Tunnel, device_of
-from weft.model import IPAddress, IPNetwork, Node, View
+from weft.model import IPAddress, IPNetwork, Node, View, WireguardEnd
 from weft.objects import Object, Route, Secret, Why, WireguardDevice, WireguardPeer
 
 OVERHEAD = 80
@@ -24,25 +22,10 @@ OVERHEAD = 80
 less; flannel takes 80 always, and both ends of a tunnel had better agree."""
 KEY_OCTETS = 32
 
-Mode: TypeAlias = Literal["separate", "auto", "ipv4", "ipv6"]
 
-
-@dataclass(frozen=True, slots=True)
-class WireguardEnd:
-    """This host's end, beyond what every tunnel has. `key`: its public key, base64. `port`: where it listens, and
-    where peers do that told none. `psk`: base64, "" for none. `keepalive`: seconds, 0 for none. `mode`: which family's
-    endpoints are used: `separate` the overlay's own, `auto` IPv4 where a peer has it, else IPv6."""
-
-    key: str
-    port: int = 51820
-    psk: str = field(default="", repr=False)
-    keepalive: int = 0
-    mode: Mode = "separate"
-    fwmark: int = 0
-
-    def families(self, underlay: int) -> tuple[int, ...]:
-        """IP versions of the endpoints that this end may use, the preferred one first."""
-        return {"separate": (underlay,), "auto": (4, 6), "ipv4": (4,), "ipv6": (6,)}[self.mode]
+def here(view: View) -> Iterator[tuple[Object, Why]]:
+    """The device. Raises ValueError if this host has no key."""
+    yield device(view, _end(view.profile.wireguard)), Why("settings", view.me.id, "this host's end of the overlay")
 
 
 def device(view: View, end: WireguardEnd) -> WireguardDevice:
@@ -59,10 +42,11 @@ def device(view: View, end: WireguardEnd) -> WireguardDevice:
     )
 
 
-def reach(node: Node, tunnel: Tunnel, end: WireguardEnd) -> Iterator[tuple[Object, Why]]:
+def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]:
     """The peer, then a route per subnet. Nothing for a node without a key, or with this host's own: it can't be a peer.
 
     A node without an endpoint of a family that is used is a peer all the same: it may come to us."""
+    end = _end(tunnel.wireguard)
     if not is_key(node.key) or node.key == end.key:
         return
     subnets = [subnet for network in node.networks for subnet in network.subnets]
@@ -81,6 +65,12 @@ def reach(node: Node, tunnel: Tunnel, end: WireguardEnd) -> Iterator[tuple[Objec
         for subnet in network.subnets:
             source = tunnel.source(subnet.version)
             yield Route(subnet, tunnel.device, metric=tunnel.metric, src=source, mtu=mtu), asked
+
+
+def _end(end: WireguardEnd | None) -> WireguardEnd:
+    if end is None:
+        raise ValueError("this host has no WireGuard key")
+    return end
 
 
 def is_key(text: str) -> bool:

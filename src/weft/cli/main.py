@@ -19,6 +19,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "show": ("weft.cli.show:show", "Show peers, networks, routes, status or events of the running agent."),
     "explain": ("weft.cli.show:explain", "Say why there is (or isn't) a way to an address, a prefix or a node."),
     "cleanup": ("weft.cli.cleanup:cleanup", "Remove everything of weft's from this host, and nothing else."),
+    "leases": ("weft.cli.leases:leases", "List flannel's leases in etcd; release a dead host's, reserve one."),
+    "flannel-config": ("weft.cli.flannel_config:flannel_config", "Show, check or set flannel's config in etcd."),
     "settings": ("weft.cli.agent:settings", "List every setting: its variable, its default, what it is."),
     "lab": ("weft.cli.lab:lab", "Try a topology: hosts as network namespaces on this machine."),
 }

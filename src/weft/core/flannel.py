@@ -2,7 +2,7 @@
 
 flannel has an overlay per IP version, each with a device of its own: IPv4 leases over IPv4 (`flannel.<VNI>`), IPv6
 leases over IPv6 (`flannel-v6.<VNI>`). So a dual-stack host has two Views side by side, and a lease with two subnets is
-a node in each.
+a node in each. With the extension backend, and where WireGuard's mode says so, one overlay carries both.
 """
 
 from __future__ import annotations
@@ -15,10 +15,26 @@ from zlib import crc32
 from weft.backends import wireguard
 from weft.backends.tunnel import OVERHEAD, vtep_mac
 from weft.core.interface import External
-from weft.model import Host, IPAddress, IPNetwork, Mac, Network, Node, Problem, Profile, TextFile, View
+from weft.core.tenancy import name
+from weft.model import (
+    Host,
+    IPAddress,
+    IPNetwork,
+    Mac,
+    Network,
+    Node,
+    Problem,
+    Profile,
+    TextFile,
+    View,
+    WireguardEnd,
+)
 from weft.wire.flannel import (
     NAMES,
+    BackendData,
     Config,
+    ExtensionBackend,
+    ExtensionData,
     HostGwBackend,
     Lease,
     Vtep,
@@ -29,6 +45,8 @@ from weft.wire.flannel import (
 
 ROLE = "flanneld"
 Version: TypeAlias = Literal[4, 6]
+Versions: TypeAlias = tuple[Version, ...]
+"""The IP versions that one overlay carries; it runs over the first of them."""
 NO_MAC = Mac(bytes(6))
 
 
@@ -47,23 +65,37 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """This host's place in the overlay: its interface, its lease and the MACs of its devices, by IP version."""
+    """This host's place in the overlay: its interface, its lease, the MACs of its devices by IP version, and its
+    WireGuard public key (base64, "" without)."""
 
     external: External
     lease: Lease
     macs: Mapping[Version, Mac]
+    key: str = ""
 
 
-def versions(config: Config) -> tuple[Version, ...]:
-    """The IP versions of the overlay, IPv4 first."""
+def versions(config: Config) -> Versions:
+    """The IP versions that leases have, IPv4 first."""
     return (*((4,) if config.ipv4 else ()), *((6,) if config.ipv6 else ()))
 
 
-def device(config: Config, version: Version, prefix: str) -> str:
+def overlays(config: Config) -> tuple[Versions, ...]:
+    """What each overlay of this config carries."""
+    backend, both = config.backend, versions(config)
+    together = isinstance(backend, ExtensionBackend)
+    if isinstance(backend, WireguardBackend) and backend.mode != "separate":
+        together, both = True, both[::-1] if backend.mode == "ipv6" else both
+    return (both,) if together else tuple((version,) for version in both)
+
+
+def device(config: Config, of: Versions, prefix: str) -> str:
     """The device's name, as flannel has it; for backends without one, what stands for it in the firewall's chains."""
+    first = of in overlays(config)[:1] and of != (6,)
     if isinstance(config.backend, VxlanBackend):
-        return f"flannel.{config.backend.vni}" if version == 4 else f"flannel-v6.{config.backend.vni}"
-    return f"flannel-{crc32(prefix.encode()):08x}" + ("" if version == 4 else "-6")
+        return f"flannel.{config.backend.vni}" if of[0] == 4 else f"flannel-v6.{config.backend.vni}"
+    if isinstance(config.backend, WireguardBackend):
+        return "flannel-wg" if first else "flannel-wg-v6"
+    return f"flannel-{crc32(prefix.encode()):08x}" + ("" if first else "-6")
 
 
 def wants_ways(config: Config) -> bool:
@@ -92,68 +124,84 @@ def mtu(config: Config, external: External) -> int:
     return outer - wireguard.OVERHEAD if isinstance(backend, WireguardBackend) else outer
 
 
-def node(lease: Lease, config: Config, version: Version) -> Node | None:
-    """What a lease says about its host's end of the overlay of this IP version; None if it has no part in it."""
-    subnet: IPNetwork | None = lease.subnet if version == 4 else lease.subnet6
-    endpoint: IPAddress | None = lease.public_ip if version == 4 else lease.public_ip6
-    if subnet is None or endpoint is None:
+def node(lease: Lease, config: Config, of: Versions) -> Node | None:
+    """What a lease says about its host's end of this overlay; None if it has no part in it."""
+    ends = [
+        (subnet, endpoint)
+        for version, subnet, endpoint in ((4, lease.subnet, lease.public_ip), (6, lease.subnet6, lease.public_ip6))
+        if version in of and subnet is not None and endpoint is not None
+    ]
+    if not ends:
         return None
-    data = lease.data if version == 4 else lease.data6
-    name = _name(lease)
+    subnets: tuple[IPNetwork, ...] = tuple(subnet for subnet, _ in ends)
+    data = lease.data6 if of == (6,) else lease.data or lease.data6
     return Node(
-        id=name,
-        endpoints=(endpoint,),
-        port=_port(config),
+        id=name(lease),
+        endpoints=tuple(endpoint for _, endpoint in ends),
+        port=data.port if isinstance(data, WireguardPeer) else _port(config, of),
         vni=data.vni if isinstance(data, Vtep) else 0,
         mac=data.mac if isinstance(data, Vtep) else NO_MAC,
         mtu=0,
-        networks=(Network("lease", (subnet,), since=0.0),),
-        overlay=(subnet.network_address,),
+        networks=(Network("lease", subnets, since=0.0),),
+        overlay=tuple(subnet.network_address for subnet in subnets),
         backend=lease.backend or "alloc",
         source="etcd",
-        key=data.key if isinstance(data, WireguardPeer) else "",
+        key=_key(data),
     )
 
 
-def me(config: Config, home: Home, version: Version) -> Node:
-    """This host's end. Raises ValueError if its interface or its lease has nothing of this IP version."""
+def me(config: Config, home: Home, of: Versions) -> Node:
+    """This host's end. Raises ValueError if its interface or its lease has nothing of these IP versions."""
     external, lease = home.external, home.lease
-    local = external.ip if version == 4 else external.ip6
-    subnet: IPNetwork | None = lease.subnet if version == 4 else lease.subnet6
-    if local is None or subnet is None:
-        raise ValueError(f"this host has no IPv{version} address or lease")
+    ends = [
+        (subnet, local)
+        for version, subnet, local in ((4, lease.subnet, external.ip), (6, lease.subnet6, external.ip6))
+        if version in of and subnet is not None and local is not None
+    ]
+    if not ends:
+        raise ValueError(f"this host has no IPv{of[0]} address or lease")
     backend = config.backend
+    subnets: tuple[IPNetwork, ...] = tuple(subnet for subnet, _ in ends)
     return Node(
-        id=_name(lease),
-        endpoints=(local,),
-        port=_port(config),
+        id=name(lease),
+        endpoints=tuple(local for _, local in ends),
+        port=_port(config, of),
         vni=backend.vni if isinstance(backend, VxlanBackend) else 0,
-        mac=home.macs.get(version, NO_MAC),
+        mac=home.macs.get(of[0], NO_MAC),
         mtu=getattr(backend, "mtu", 0) or external.mtu,
-        networks=(Network("lease", (subnet,), since=0.0),),
-        overlay=(subnet.network_address,),
+        networks=(Network("lease", subnets, since=0.0),),
+        overlay=tuple(subnet.network_address for subnet in subnets),
         backend=NAMES[type(backend)],
         source="etcd",
+        key=home.key,
     )
 
 
-def profile(config: Config, options: Options, version: Version) -> Profile:
-    """How the overlay of this IP version is laid out."""
-    pool = config.ipv4 if version == 4 else config.ipv6
+def profile(config: Config, options: Options, of: Versions, key: str = "") -> Profile:
+    """How an overlay is laid out. `key`: this host's WireGuard public key, base64."""
+    pools = (config.ipv4 if version == 4 else config.ipv6 for version in sorted(of))
     vxlan = config.backend if isinstance(config.backend, VxlanBackend) else VxlanBackend()
     return Profile(
         role=ROLE,
         mark=f"{options.prefix}:{options.host}",
-        underlay=version,
+        underlay=of[0],
         learning=vxlan.learning,
         gbp=vxlan.gbp,
         metric=options.metric,
-        device=device(config, version, options.prefix),
+        device=device(config, of, options.prefix),
         gateway="overlay",
-        span=(pool.network,) if pool is not None else (),
+        span=tuple(pool.network for pool in pools if pool is not None),
         forward=options.forward,
         masquerade=options.masquerade,
+        wireguard=_wireguard(config, of, key),
     )
+
+
+def _wireguard(config: Config, of: Versions, key: str) -> WireguardEnd | None:
+    backend = config.backend
+    if not isinstance(backend, WireguardBackend):
+        return None
+    return WireguardEnd(key, _port(config, of), backend.psk, backend.keepalive, backend.mode)
 
 
 def reachable(
@@ -163,6 +211,7 @@ def reachable(
     for that. `direct`: endpoint on one of this host's segments → the interface to it. With host-gw, others can't be
     reached at all."""
     backend, ways = NAMES[type(config.backend)], wants_ways(config)
+    needs_key = isinstance(config.backend, WireguardBackend)
     kept: list[Node] = []
     problems: list[Problem] = []
     for one in nodes:
@@ -170,6 +219,8 @@ def reachable(
         why = ""
         if one.backend != backend:
             why = f"its backend is {one.backend}, this host's is {backend}"
+        elif needs_key and not wireguard.is_key(one.key):
+            why = "it tells no WireGuard public key"
         elif not way and isinstance(config.backend, HostGwBackend):
             why = f"{one.endpoints[0]} is not on a segment of this host's; host-gw needs that, vxlan does not"
         if why:
@@ -185,10 +236,15 @@ def together(views: list[View], host: Host, files: tuple[TextFile, ...], synced:
     return replace(first, files=files, beside=tuple(rest))
 
 
-def _name(lease: Lease) -> str:
-    """`10.5.98.0/24`: how people speak of a lease."""
-    return str(lease.subnet if lease.subnet is not None else lease.subnet6)
+def _port(config: Config, of: Versions) -> int:
+    backend = config.backend
+    if isinstance(backend, WireguardBackend):
+        return backend.listen_port_v6 if of == (6,) else backend.listen_port
+    return backend.port if isinstance(backend, VxlanBackend) else 0
 
 
-def _port(config: Config) -> int:
-    return config.backend.port if isinstance(config.backend, VxlanBackend) else 0
+def _key(data: BackendData | None) -> str:
+    """What a node's backend goes by: a public key, or an extension's own text."""
+    if isinstance(data, WireguardPeer):
+        return data.key
+    return data.text if isinstance(data, ExtensionData) else ""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weft.core.edits import edits
-from weft.core.flannel import Version, node, reachable
+from weft.core.flannel import Versions, node, reachable
 from weft.model import IPAddress, Node, Problem
 from weft.wire.flannel import Config, Lease
 
@@ -24,20 +24,20 @@ class Roster:
     nodes: list[Node | None] = field(default_factory=list)
     claims: list[Node | None] = field(default_factory=list)
     problems: list[Problem | None] = field(default_factory=list)
-    terms: tuple[Config, Version] | None = None
+    terms: tuple[Config, Versions] | None = None
     direct: Mapping[IPAddress, str] = field(default_factory=dict)
     """What leases were read by; `direct` as `reachable` takes it."""
 
     def after(
-        self, leases: tuple[Lease, ...], config: Config, version: Version, direct: Mapping[IPAddress, str]
+        self, leases: tuple[Lease, ...], config: Config, of: Versions, direct: Mapping[IPAddress, str]
     ) -> Roster:
         """The roster of these leases; the same as that after an empty one."""
-        terms = (config, version)
+        terms = (config, of)
         if self.terms != terms:
-            return Roster(terms=terms).after(leases, config, version, direct)
+            return Roster(terms=terms).after(leases, config, of, direct)
         nodes, claims, problems = self.nodes.copy(), self.claims.copy(), self.problems.copy()
         for there, here in reversed(edits(self.leases, leases)):
-            read = [node(lease, config, version) for lease in leases[here]]
+            read = [node(lease, config, of) for lease in leases[here]]
             judged = [_judged(one, config, direct) for one in read]
             nodes[there] = read
             claims[there] = [claim for claim, _ in judged]

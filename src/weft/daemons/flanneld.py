@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +19,7 @@ from weft.agent.reconcile import Reconciler
 from weft.core.flannel import ROLE, Options, Version
 from weft.core.interface import Choice
 from weft.core.tenancy import Tenancy
+from weft.daemons.backends import prepare
 from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.errors import SettingsError, WireError
 from weft.model import Host, IPNetwork, View
@@ -32,7 +34,7 @@ from weft.targets.kernel.ways import Directions, Ways, way_to
 from weft.web.api import Api
 from weft.web.health import HealthServer
 from weft.web.server import Server
-from weft.wire.flannel import Config
+from weft.wire.flannel import BackendData, Config
 from weft.wire.flannel_config import parse_config
 from weft.wire.subnet_env import SubnetEnv, parse_subnet_env
 
@@ -53,6 +55,9 @@ class Flanneld:
         self.kernel = KernelTarget(owner, shared=self._is_inside)
         self.firewall = FirewallTarget(owns=lambda dev: dev in self.world.labels() or dev in self.kernel.devices)
         self.ways = Ways()
+        self._owner = owner
+        self._configured = asyncio.Event()
+        self.settings = settings
         self.world = FlannelWorld(
             options=Options(
                 prefix=settings.etcd_prefix,
@@ -73,6 +78,7 @@ class Flanneld:
     def start(self) -> None:
         """Follow the sources."""
         self.loop.follow("host", HostFacts().hosts, self._keep_host)
+        self.loop.follow("backend", self._prepared, self._keep_prepared)
         self.loop.follow("etcd", self.keeper.tenancies, self._keep_tenancy)
         self.loop.follow("ways", self.ways.directions, self._keep_directions)
 
@@ -84,6 +90,23 @@ class Flanneld:
         await self.keeper.close()
         for target in self.loop.reconciler.targets:
             target.close()
+
+    async def _prepared(self) -> AsyncIterator[BackendData | None]:
+        """What the backend needs before there can be a lease: once, when the config is known."""
+        await self._configured.wait()
+        config = self.world.config
+        if config is not None:
+            prepared = await prepare(config, self._owner, self.settings.extension_shell)
+            if prepared.target is not None:
+                self.loop.join(prepared.target)
+            yield prepared.data
+            if prepared.after is not None:
+                await self.loop.ready.wait()
+                await prepared.after(self.world.tenancy)
+        await asyncio.Event().wait()
+
+    def _keep_prepared(self, data: BackendData | None) -> None:
+        self.world.prepared = data
 
     def _is_inside(self, subnet: IPNetwork) -> bool:
         """Routes of ours out of others' links are those into the network that the leases are taken from."""
@@ -101,6 +124,8 @@ class Flanneld:
 
     def _cycled(self, view: View | None) -> None:
         """After each cycle: the lease is to say what this host is now."""
+        if self.world.config is not None:
+            self._configured.set()
         candidate = self.world.candidate()
         if candidate is not None:
             self.kernel.expect(self.world.devices())
