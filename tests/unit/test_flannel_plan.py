@@ -9,6 +9,7 @@ import pytest
 
 from tests.build import CHAINS
 from weft.agent.flannel import FlannelWorld
+from weft.backends.tunnel import spread
 from weft.core import flannel
 from weft.core.commands import script
 from weft.core.flannel import Options
@@ -32,6 +33,7 @@ from weft.wire.flannel import (
 
 POOL4 = Pool4(IPv4Network("10.5.0.0/16"), 24, ip_address("10.5.1.0"), ip_address("10.5.255.0"))  # type: ignore[arg-type]
 POOL6 = Pool6(IPv6Network("fc00:5::/48"), 64, ip_address("fc00:5:0:1::"), ip_address("fc00:5:0:ffff::"))  # type: ignore[arg-type]
+SPREAD = spread(7600, IPv4Network("10.5.20.0/24"))
 MAC_A, MAC_B = parse_mac("02:00:00:00:00:0a"), parse_mac("02:00:00:00:00:0b")
 ETH0 = Uplink("eth0", 1500, (ip_interface("192.0.2.1/24"), ip_interface("fd00:99::1/64")), (DefaultRoute(4),))
 HOST = Host((ETH0,), chains=CHAINS)
@@ -142,9 +144,20 @@ def test_direct_routing_takes_the_segment_where_there_is_one() -> None:
     found = world(VxlanBackend(direct_routing=True), v4(B), far)
     found.direct = {ip_address("192.0.2.2"): "eth0"}
     routes = [line for line in shown(found) if "route" in line]
-    assert routes[0] == "ip route add 10.5.20.0/24 via 192.0.2.2 dev eth0 proto 76 metric 7600"
+    assert routes[0] == f"ip route add 10.5.20.0/24 via 192.0.2.2 dev eth0 proto 76 metric {SPREAD}"
     assert routes[1].startswith("ip route add 10.5.30.0/24 nhid")
     assert found.asked() == {ip_address("192.0.2.2"), ip_address("198.51.100.2")}
+    assert found.asked() is found.asked()
+    assert found.view() is not None
+    assert not found.view().synced, "who is near was not answered yet"  # type: ignore[union-attr]
+    found.answered = frozenset(found.asked())
+    assert found.view().synced  # type: ignore[union-attr]
+
+
+def test_flannels_own_route_to_a_lease_is_known() -> None:
+    found = world(HostGwBackend(), v4(B, "host-gw"))
+    assert found.is_lease(IPv4Network("10.5.20.0/24"), ip_address("192.0.2.2"))
+    assert not found.is_lease(IPv4Network("10.5.20.0/24"), ip_address("192.0.2.3"))
 
 
 def test_host_gw_has_routes_alone_and_refuses_who_is_not_on_a_segment() -> None:
@@ -153,7 +166,7 @@ def test_host_gw_has_routes_alone_and_refuses_who_is_not_on_a_segment() -> None:
     found.direct = {ip_address("192.0.2.2"): "eth0"}
     assert shown(found) == [
         "sysctl -w net.ipv4.ip_forward=1",
-        "ip route add 10.5.20.0/24 via 192.0.2.2 dev eth0 proto 76 metric 7600",
+        f"ip route add 10.5.20.0/24 via 192.0.2.2 dev eth0 proto 76 metric {SPREAD}",
     ]
     assert [p.message for p in found.problems()] == [
         "lease 10.5.30.0/24 is not routed to: 198.51.100.2 is not on a segment of this host's; host-gw needs that,"

@@ -35,10 +35,10 @@ from weft.wire.subnet_env import SubnetEnv, subnet_env, subnet_env_of
 @dataclass(slots=True)
 class FlannelWorld:
     """`host`, `tenancy` are None until their source has spoken. `direct`: addresses on this host's segments → the
-    interface to each. `choice`: asks which interface is wanted, by the IP versions of the overlay. `chains`: see
-    `World`. `published`: the lease that etcd has for this host already. `previous`: what
-    subnet.env said at the start. `prepared`: what the backend has to publish, where something had to be started or read
-    for it: a WireGuard key, what an extension's command printed."""
+    interface to each, as far as the ways to the addresses in `answered` are known. `choice`: asks which interface is
+    wanted, by the IP versions of the overlay. `chains`: see `World`. `published`: asks for the lease that etcd has for
+    this host already. `previous`: what subnet.env said at the start. `prepared`: what the backend has to publish, where
+    something had to be started or read for it: a WireGuard key, what an extension's command printed."""
 
     options: Options
     choice: Callable[[tuple[Version, ...]], Choice]
@@ -48,9 +48,12 @@ class FlannelWorld:
     host: Host | None = None
     tenancy: Tenancy | None = None
     direct: Mapping[IPAddress, str] = field(default_factory=dict)
+    answered: frozenset[IPAddress] = frozenset()
     broken: dict[str, Problem] = field(default_factory=dict)
     macs: dict[Version, Mac] = field(default_factory=dict)
     prepared: BackendData | None = None
+    _asked: tuple[tuple[Lease, ...], frozenset[IPAddress]] = ((), frozenset())
+    _ends: tuple[tuple[Lease, ...], frozenset[tuple[object, object]]] = ((), frozenset())
     _accepted: dict[Versions, Accepted] = field(default_factory=dict)
     _rosters: dict[Versions, Roster] = field(default_factory=dict)
 
@@ -132,7 +135,9 @@ class FlannelWorld:
         present = [view for view in views if view is not None]
         if not present:
             return None
-        return flannel.together(present, host, (self._env(config, home),), self.tenancy.complete)
+        asked = self.asked()
+        synced = self.tenancy.complete and (asked is self.answered or asked <= self.answered)
+        return flannel.together(present, host, (self._env(config, home),), synced)
 
     def _overlay(self, config: Config, home: Home, of: Versions) -> View | None:
         if self.host is None or self.tenancy is None:
@@ -213,7 +218,18 @@ class FlannelWorld:
         if self.config is None or self.tenancy is None or not flannel.wants_ways(self.config):
             return frozenset()
         leases = self.tenancy.others
-        return frozenset(a for lease in leases for a in (lease.public_ip, lease.public_ip6) if a is not None)
+        if self._asked[0] is not leases:
+            addresses = (a for lease in leases for a in (lease.public_ip, lease.public_ip6) if a is not None)
+            self._asked = (leases, frozenset(addresses))
+        return self._asked[1]
+
+    def is_lease(self, subnet: IPNetwork, via: IPAddress | None) -> bool:
+        """Whether this is what flannel's host-gw would route: another host's lease, by its public address."""
+        leases = self.tenancy.others if self.tenancy is not None else ()
+        if self._ends[0] is not leases:
+            both = ((lease.subnet, lease.public_ip, lease.subnet6, lease.public_ip6) for lease in leases)
+            self._ends = (leases, frozenset(end for s4, a4, s6, a6 in both for end in ((s4, a4), (s6, a6))))
+        return (subnet, via) in self._ends[1]
 
     def last_seen(self) -> Mapping[str, float]:
         """Leases don't tell when their hosts were seen last."""

@@ -98,9 +98,16 @@ class Loop(Generic[K]):
         """Something happened; run a cycle soon. Cheap, and any number of calls make one cycle."""
         self._woken.set()
 
-    def follow(self, name: str, open_source: Callable[[], AsyncIterator[T]], keep: Callable[[T], None]) -> None:
-        """Keep the newest value of a source in the world, for ever."""
-        self._start(self._follow(name, open_source, keep), f"source {name}")
+    def follow(
+        self,
+        name: str,
+        open_source: Callable[[], AsyncIterator[T]],
+        keep: Callable[[T], None],
+        last_restart: float = LAST_RESTART,
+    ) -> None:
+        """Keep the newest value of a source in the world, for ever. `last_restart`: seconds between two attempts to
+        open one that fails again and again."""
+        self._start(self._follow(name, open_source, keep, last_restart), f"source {name}")
 
     def join(self, target: Target) -> None:
         """One target more, while the loop runs already."""
@@ -179,7 +186,9 @@ class Loop(Generic[K]):
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work, name=name))
 
-    async def _follow(self, name: str, open_source: Callable[[], AsyncIterator[T]], keep: Callable[[T], None]) -> None:
+    async def _follow(
+        self, name: str, open_source: Callable[[], AsyncIterator[T]], keep: Callable[[T], None], last_restart: float
+    ) -> None:
         delay = FIRST_RESTART
         while True:
             try:
@@ -194,7 +203,7 @@ class Loop(Generic[K]):
                 log.exception("source %s: a fault in weft itself; please report it", name)
                 self._broke(name, f"a fault in weft itself: {error!r}")
             await asyncio.sleep(delay)
-            delay = min(delay * 2, LAST_RESTART)
+            delay = min(delay * 2, last_restart)
 
     def _broke(self, name: str, message: str) -> None:
         """It is told once, and when it is over (`_tell_problems`)."""
@@ -216,7 +225,9 @@ class Loop(Generic[K]):
         came = sorted(now - self._problems, key=lambda p: (p.subject, p.message))
         for problem in came[:LOGGED_PROBLEMS]:
             log.log(logging.WARNING if problem.wrong else logging.INFO, "%s", problem.message)
-        went = sorted(self._problems - now, key=lambda p: (p.subject, p.message))
+        still = {problem.subject for problem in came}  # another word about the same thing is not its end
+        ended = (problem for problem in self._problems - now if problem.subject not in still)
+        went = sorted(ended, key=lambda p: (p.subject, p.message))
         for problem in went[:LOGGED_PROBLEMS]:
             log.info("no longer: %s", problem.message)
         if len(came) > LOGGED_PROBLEMS or len(went) > LOGGED_PROBLEMS:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from weft.backends.tunnel import Tunnel
+from weft.backends.tunnel import Tunnel, spread
 from weft.model import Node, View
 from weft.objects import Object, Route, Why
 
@@ -24,4 +24,4 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
         for subnet in network.subnets:
             endpoint = node.endpoint(subnet.version)
             if endpoint is not None and node.direct:
-                yield Route(subnet, node.direct, via=endpoint, metric=tunnel.metric), asked
+                yield Route(subnet, node.direct, via=endpoint, metric=spread(tunnel.metric, subnet)), asked

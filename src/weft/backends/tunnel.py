@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import Literal
+from zlib import crc32
 
-from weft.model import Host, IPAddress, Mac, View, WireguardEnd
+from weft.model import Host, IPAddress, IPNetwork, Mac, View, WireguardEnd
 
 OVERHEAD = {4: 50, 6: 70}
 """Octets that VXLAN adds by underlay family: IP (20 or 40) + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)."""
@@ -23,6 +24,11 @@ SLOTS = (NEXT_HOP_LAST - NEXT_HOP_BASE + 1) // 2
 METRIC_CLASSES = 1024
 """Without next-hop objects, routes are spread over this many metrics, because the kernel's fib_info hash leaves the
 gateway out and one bucket would hold them all (measured: 50,000 routes take 28 s with one metric, 0.4 s with many)."""
+
+
+def spread(metric: int, subnet: IPNetwork) -> int:
+    """The metric of a route that names its gateway itself."""
+    return metric + crc32(subnet.network_address.packed) % METRIC_CLASSES
 
 
 @dataclass(frozen=True, slots=True)

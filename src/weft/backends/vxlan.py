@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_interface
-from zlib import crc32
 
 from weft.backends import hostgw
-from weft.backends.tunnel import METRIC_CLASSES, NEXT_HOP_BASE, OVERHEAD, Tunnel, device_of, link_local
+from weft.backends.tunnel import NEXT_HOP_BASE, OVERHEAD, Tunnel, device_of, link_local, spread
 from weft.model import IPAddress, IPNetwork, Network, Node, View
 from weft.objects import Address, Fdb, Link, Neighbour, NextHop, Object, Route, Vxlan, Why
 
@@ -36,12 +35,13 @@ def device(view: View) -> Link:
     local = view.me.endpoint(view.profile.underlay)
     if local is None:
         raise ValueError(f"this host has no IPv{view.profile.underlay} endpoint")
+    profile = view.profile
     return Link(
         name=device_of(view),
         mac=view.me.mac,
-        mtu=view.me.mtu - OVERHEAD[view.profile.underlay],
-        vxlan=Vxlan(vni=view.me.vni, port=view.me.port, local=local, learning=view.profile.learning),
-        alias=f"weft:{view.profile.role}:{view.profile.mark or view.me.id}",
+        mtu=view.me.mtu - OVERHEAD[profile.underlay],
+        vxlan=Vxlan(view.me.vni, view.me.port, local, learning=profile.learning, gbp=profile.gbp),
+        alias=f"weft:{profile.role}:{profile.mark or view.me.id}",
     )
 
 
@@ -90,7 +90,7 @@ def _route(subnet: IPNetwork, gateway: IPAddress, tunnel: Tunnel, mtu: int, slot
     if tunnel.nexthop_objects:
         hop = _next_hop_id(slot, gateway)
         return Route(subnet, tunnel.device, nexthop=hop, metric=tunnel.metric, src=source, mtu=mtu)
-    metric = tunnel.metric + crc32(subnet.network_address.packed) % METRIC_CLASSES
+    metric = spread(tunnel.metric, subnet)
     return Route(subnet, tunnel.device, via=gateway, onlink=True, metric=metric, src=source, mtu=mtu)
 
 

@@ -37,11 +37,26 @@ config_option = click.option(
 """The one flag that every verb has which needs settings."""
 
 
-def ask(what: str, config: Path | None = None, **query: str) -> Any:
-    """The agent's JSON answer to GET /v1/<what>, on the socket that is set in the environment or the file `config`.
+socket_option = click.option(
+    "--socket", "path", metavar="PATH", default="", help="The daemon's socket; default: that of the one that runs here."
+)
+
+
+def ask(what: str, config: Path | None = None, path: str = "", **query: str) -> Any:
+    """A daemon's JSON answer to GET /v1/<what>, on the socket at `path`; without one, on that which is set in the
+    environment or the file `config`, or the only one beside it.
 
     Raises AgentUnreachable, or WeftError with what it answered."""
-    return ask_at(load(os.environ, file=config).socket, what, **query)
+    return ask_at(path or _running(load(os.environ, file=config).socket), what, **query)
+
+
+def _running(path: str) -> str:
+    """`path`, or where nothing is there the only other daemon's socket in its folder."""
+    if not Path(path).exists():
+        others = list(Path(path).parent.glob("*.sock"))
+        if len(others) == 1:
+            return str(others[0])
+    return path
 
 
 def ask_at(path: str, what: str, **query: str) -> Any:

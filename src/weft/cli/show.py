@@ -9,19 +9,20 @@ from typing import Any
 
 import click
 
-from weft.cli.client import as_json, ask, config_option, table
+from weft.cli.client import as_json, ask, config_option, socket_option, table
 
 
 @click.command()
 @click.argument("what", type=click.Choice(["peers", "networks", "routes", "status", "events"]))
 @click.option("--json", "json_", is_flag=True, help="Print the agent's own answer.")
+@socket_option
 @config_option
-def show(what: str, json_: bool, config: Path | None) -> int:
+def show(what: str, json_: bool, config: Path | None, path: str) -> int:
     """Show what the running agent knows.
 
     Exit code 1 for `status` if something is wrong, 3 if no agent answers.
     """
-    answer = ask(what, config)
+    answer = ask(what, config, path)
     if json_:
         as_json(answer)
     else:
@@ -32,13 +33,14 @@ def show(what: str, json_: bool, config: Path | None) -> int:
 @click.command()
 @click.argument("address")
 @click.option("--json", "json_", is_flag=True, help="Print the agent's own answer.")
+@socket_option
 @config_option
-def explain(address: str, json_: bool, config: Path | None) -> int:
+def explain(address: str, json_: bool, config: Path | None, path: str) -> int:
     """Say why there is (or isn't) a way to ADDRESS: an address, a prefix, or a node's id.
 
     Exit code 1 if there is no way.
     """
-    answer = ask("explain", config, q=address)
+    answer = ask("explain", config, path, q=address)
     if json_:
         as_json(answer)
     else:

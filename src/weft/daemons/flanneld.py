@@ -52,7 +52,8 @@ class Flanneld:
         self.keeper = Keeper(store, KeeperOptions(settings.etcd_prefix, margin, _config_of(settings)))
         host = socket.gethostname()
         owner = f"weft:{ROLE}:{settings.etcd_prefix}:{host}"
-        self.kernel = KernelTarget(owner, shared=self._is_inside)
+        self.kernel = KernelTarget(owner)
+        self._shared: tuple[IPNetwork, ...] = ()
         self.firewall = FirewallTarget(owns=lambda dev: dev in self.world.labels() or dev in self.kernel.devices)
         self.ways = Ways()
         self._owner = owner
@@ -79,7 +80,7 @@ class Flanneld:
         """Follow the sources."""
         self.loop.follow("host", HostFacts().hosts, self._keep_host)
         self.loop.follow("backend", self._prepared, self._keep_prepared)
-        self.loop.follow("etcd", self.keeper.tenancies, self._keep_tenancy)
+        self.loop.follow("etcd", self.keeper.tenancies, self._keep_tenancy, last_restart=1.0)
         self.loop.follow("ways", self.ways.directions, self._keep_directions)
 
     def unready(self) -> str:
@@ -108,10 +109,15 @@ class Flanneld:
     def _keep_prepared(self, data: BackendData | None) -> None:
         self.world.prepared = data
 
-    def _is_inside(self, subnet: IPNetwork) -> bool:
-        """Routes of ours out of others' links are those into the network that the leases are taken from."""
-        spans = self.world.spans()
-        return any(subnet.version == span.version and subnet.subnet_of(span) for span in spans)  # type: ignore[arg-type]
+    def _share(self, spans: tuple[IPNetwork, ...]) -> None:
+        """Routes of ours out of others' links are those into the networks that the leases are taken from; flannel's own
+        are those that lead to a lease by its public address."""
+        if spans != self._shared:
+            self._shared = spans
+            self.kernel.share(
+                lambda subnet: any(_inside(subnet, span) for span in spans),
+                lambda route: self.world.is_lease(route.dst, route.via),
+            )
 
     def _keep_host(self, host: Host) -> None:
         self.world.host = host
@@ -120,6 +126,7 @@ class Flanneld:
         self.world.tenancy = tenancy
 
     def _keep_directions(self, directions: Directions) -> None:
+        self.world.answered = self.ways.answered
         self.world.direct = {address: way.dev for address, way in directions.items() if way.gateway is None}
 
     def _cycled(self, view: View | None) -> None:
@@ -128,10 +135,18 @@ class Flanneld:
             self._configured.set()
         candidate = self.world.candidate()
         if candidate is not None:
+            self._share(self.world.spans())
             self.kernel.expect(self.world.devices())
             self.keeper.tell(candidate)
         self.ways.ask(self.world.asked())
         self.world.report("firewall", self.firewall.problem)
+
+
+def _inside(subnet: IPNetwork, span: IPNetwork) -> bool:
+    if subnet.version != span.version or subnet.prefixlen < span.prefixlen:
+        return False
+    shift = subnet.max_prefixlen - span.prefixlen
+    return int(subnet.network_address) >> shift == int(span.network_address) >> shift
 
 
 async def run(settings: FlanneldSettings) -> int:
@@ -153,6 +168,8 @@ async def run(settings: FlanneldSettings) -> int:
             await health.start()
             stack.push_async_callback(health.stop)
         log.info("weft %s flanneld on %s%s", __version__, settings.etcd_endpoints, settings.etcd_prefix)
+        if settings.ip_blackhole_route:
+            log.warning("-ip-blackhole-route has no effect: weft sets no such route")
         daemon.start()
         second = await _until_signalled_or_second(daemon)
     if second:

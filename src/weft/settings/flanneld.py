@@ -66,14 +66,14 @@ class FlanneldSettings(msgspec.Struct, frozen=True, kw_only=True):
         int, Doc(description="seconds between full comparisons (changes are noticed at once anyway)")
     ] = 5
     iptables_forward_rules: Annotated[bool, Doc(description="accept forwarding from and to the overlay")] = True
-    ip_blackhole_route: Annotated[bool, Doc(description="a blackhole route for this host's subnet")] = False
+    ip_blackhole_route: Annotated[bool, Doc(description="read, without effect: there is no such route")] = False
     healthz_ip: Annotated[str, Doc(description="address of /healthz and /readyz")] = "0.0.0.0"
     healthz_port: Annotated[int, Doc(description="port of /healthz and /readyz; 0: none")] = 0
     net_config_path: Annotated[
         str, Doc(description="file with the network config; default: the key <prefix>/config")
     ] = ""
     socket: Annotated[
-        str, Doc(description="where the running daemon answers `weft show --socket …`")
+        str, Doc(description="where the running daemon answers `weft show` (--socket, WEFT_SOCKET)")
     ] = "/run/weft/flanneld.sock"
     log_level: Annotated[str, Doc(description="debug, info, warning or error")] = "info"
     metric: Annotated[int, Doc(description="metric of routes: an administrator's own, lower one wins")] = 7600

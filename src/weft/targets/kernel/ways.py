@@ -92,8 +92,9 @@ class Ways:
                 else:
                     fresh = await _look_up(socket, underlay, endpoints - asked)
                     found = {a: way for a, way in known.items() if a in endpoints} | fresh
+                news = found != known or endpoints != asked
                 asked = self.answered = endpoints
-                if found != known:
+                if news:
                     known = found
                     yield found
                 while self._endpoints == asked and not underlay.due():
