@@ -24,17 +24,18 @@ class Reader:
     def book(self, snapshot: Snapshot) -> Book:
         """Every lease. An entry that can't be read is a problem; if its key can be, its subnet is taken too."""
         before, self._read = self._read, {}
+        held: list[Held] = []
+        problems: list[Problem] = []
         for key, entry in snapshot.entries.items():
             row = before.get(key)
             if row is None or (row[0] is not entry and row[0] != entry):
                 row = (entry, *_read(entry)) if key.startswith(self._subnets) else (entry, None, None)
             self._read[key] = row
-        rows = self._read.values()
-        return Book(
-            snapshot.revision,
-            tuple(held for _, held, _ in rows if held is not None),
-            tuple(problem for _, _, problem in rows if problem is not None),
-        )
+            if row[1] is not None:
+                held.append(row[1])
+            if row[2] is not None:
+                problems.append(row[2])
+        return Book(snapshot.revision, tuple(held), tuple(problems))
 
 
 def clean(prefix: str) -> str:

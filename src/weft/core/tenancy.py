@@ -17,8 +17,10 @@ from weft.model import IPAddress, IPNetwork, Mac, Problem
 from weft.wire.flannel import BackendData, Config, Lease, Pool4, Pool6, Vtep, lease_value
 
 SUBJECT = "leases"
-NOTHING = (1 << 128, -1)
-"""First and last address of no subnet: overlaps with nothing."""
+Span: TypeAlias = tuple[int, int]
+"""First and last address of a subnet, as numbers: compared a thousand times for each change in the store."""
+NOTHING: Span = (1 << 128, -1)
+"""Of no subnet: overlaps with nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,8 @@ class Held:
     readable: bool = True
     address: IPAddress | None = field(init=False)
     known_by: int = field(init=False)
-    span4: tuple[int, int] = field(init=False)
-    span6: tuple[int, int] = field(init=False)
+    span4: Span = field(init=False)
+    span6: Span = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", address_of(self.lease))
@@ -80,20 +82,23 @@ class Book:
     revision: int
     held: tuple[Held, ...] = ()
     problems: tuple[Problem, ...] = ()
+    _overlaps: dict[tuple[Span, Span], tuple[Held, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def find(self, lease: Lease) -> Held | None:
         """The key on exactly these subnets."""
         span4, span6 = _span(lease.subnet), _span(lease.subnet6)
-        return next((h for h in self.held if h.span4 == span4 and h.span6 == span6), None)
+        return next((h for h in self.overlapping(lease) if h.span4 == span4 and h.span6 == span6), None)
 
     def overlapping(self, lease: Lease) -> tuple[Held, ...]:
-        """Every key on these subnets or a part of them."""
-        (first, last), (first6, last6) = _span(lease.subnet), _span(lease.subnet6)
-        return tuple(
-            h
-            for h in self.held
-            if (h.span4[0] <= last and h.span4[1] >= first) or (h.span6[0] <= last6 and h.span6[1] >= first6)
-        )
+        """Every key on these subnets or a part of them. Looked up once: it is asked for three times per change."""
+        spans = (first, last), (first6, last6) = _span(lease.subnet), _span(lease.subnet6)
+        if spans not in self._overlaps:
+            self._overlaps[spans] = tuple(
+                h
+                for h in self.held
+                if (h.span4[0] <= last and h.span4[1] >= first) or (h.span6[0] <= last6 and h.span6[1] >= first6)
+            )
+        return self._overlaps[spans]
 
     def of(self, address: IPAddress | None) -> tuple[Held, ...]:
         """Every key that says that the host with this public address holds it."""
@@ -310,7 +315,7 @@ def _number(address: IPAddress | None) -> int:
     return int(address) | address.version << 128 if address is not None else 0
 
 
-def _span(subnet: IPNetwork | None) -> tuple[int, int]:
+def _span(subnet: IPNetwork | None) -> Span:
     if subnet is None:
         return NOTHING
     return int(subnet.network_address), int(subnet.broadcast_address)
