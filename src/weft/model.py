@@ -167,6 +167,7 @@ class Profile:
     6, the family that the tunnels run over. `device`: its name, "" for `vxlan<VNI>`. `gateway`: which address of a peer
     routes go through. `span`: the whole network that the hosts share out among them; where there is one, the firewall
     lets all of it through (`forward`) and translates what leaves it (`masquerade`), not only this host's networks.
+    `clamp`: TCP's segments are made to fit the device; False where there is none.
     """
 
     role: str = "agent"
@@ -180,6 +181,7 @@ class Profile:
     span: tuple[IPNetwork, ...] = ()
     forward: bool = True
     masquerade: bool = False
+    clamp: bool = True
     wireguard: WireguardEnd | None = None
 
 

@@ -177,8 +177,11 @@ class FlannelWorld:
             yield from self.tenancy.problems
         for accepted in self._accepted.values():
             yield from accepted.problems
+        asks = bool(self.asked())
         for roster in self._rosters.values():
-            yield from filter(None, roster.problems)
+            for one, problem in zip(roster.nodes, roster.problems, strict=True):
+                if problem is not None and one is not None and (not asks or one.endpoints[0] in self.answered):
+                    yield problem
 
     def waiting(self) -> list[str]:
         """Sources that have not vouched for their set yet."""
@@ -194,11 +197,13 @@ class FlannelWorld:
     # What the daemon's targets and sources ask of it.
 
     def labels(self) -> frozenset[str]:
-        """Names of this daemon's devices, or what stands for them in the firewall's chains."""
+        """Names of this daemon's devices, and what stands for them in the firewall's chains where there are none: also
+        while there are some, for a former run's backend may have been another one."""
         config = self.config
         if config is None:
             return frozenset()
-        return frozenset(flannel.device(config, of, self.options.prefix) for of in flannel.overlays(config))
+        names = (flannel.device(config, of, self.options.prefix) for of in flannel.overlays(config))
+        return frozenset((*names, *flannel.stand_ins(self.options.prefix)))
 
     def devices(self) -> Mapping[str, Mac]:
         """The VTEPs' MACs, by device, by which a device of ours is known that another daemon made."""

@@ -113,11 +113,12 @@ def _span_sets(dev: str, span: IPNetwork, own: Sequence[str], profile: Profile) 
         *(f"! -s {span} -d {subnet} -j RETURN" for subnet in own),
         f"! -s {span} -d {span} -j MASQUERADE --random-fully",
     )
+    clamp = (f"-i {dev} {CLAMP}", f"-o {dev} {CLAMP}") if profile.clamp else ()
     return (
         _Set("filter", "FWD", forward, (DOCKER_USER, "FORWARD")),
         _Set("nat", "NAT", inside + leaving if profile.masquerade else inside, ("POSTROUTING",)),
         _Set("raw", "RAW", (f"-s {span} -d {span} -j ACCEPT",), ("PREROUTING",)),
-        _Set("mangle", "MSS", (f"-i {dev} {CLAMP}", f"-o {dev} {CLAMP}"), ("FORWARD",)),
+        _Set("mangle", "MSS", clamp, ("FORWARD",)),
     )
 
 

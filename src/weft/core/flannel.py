@@ -48,6 +48,8 @@ Version: TypeAlias = Literal[4, 6]
 Versions: TypeAlias = tuple[Version, ...]
 """The IP versions that one overlay carries; it runs over the first of them."""
 NO_MAC = Mac(bytes(6))
+WIREGUARD_DEVICES = ("flannel-wg", "flannel-wg-v6")
+"""flannel's names; the second where IPv6 has a device of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,13 @@ def device(config: Config, of: Versions, prefix: str) -> str:
     first = of in overlays(config)[:1] and of != (6,)
     if isinstance(config.backend, VxlanBackend):
         return f"flannel.{config.backend.vni}" if of[0] == 4 else f"flannel-v6.{config.backend.vni}"
-    if isinstance(config.backend, WireguardBackend):
-        return "flannel-wg" if first else "flannel-wg-v6"
-    return f"flannel-{crc32(prefix.encode()):08x}" + ("" if first else "-6")
+    return (WIREGUARD_DEVICES if isinstance(config.backend, WireguardBackend) else stand_ins(prefix))[not first]
+
+
+def stand_ins(prefix: str) -> tuple[str, str]:
+    """What stands for the devices of backends without any."""
+    name = f"flannel-{crc32(prefix.encode()):08x}"
+    return name, f"{name}-6"
 
 
 def wants_ways(config: Config) -> bool:
@@ -193,6 +199,7 @@ def profile(config: Config, options: Options, of: Versions, key: str = "") -> Pr
         span=tuple(pool.network for pool in pools if pool is not None),
         forward=options.forward,
         masquerade=options.masquerade,
+        clamp=isinstance(config.backend, VxlanBackend | WireguardBackend),
         wireguard=_wireguard(config, of, key),
     )
 

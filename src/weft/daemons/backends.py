@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from weft.core.flannel import device, overlays
+from weft.core.flannel import WIREGUARD_DEVICES
 from weft.core.tenancy import Tenancy
 from weft.targets import Target
 from weft.targets.extension import ExtensionTarget
@@ -33,8 +33,8 @@ async def prepare(config: Config, owner: str, shell: bool) -> Prepared:
     backend = config.backend
     if isinstance(backend, WireguardBackend):
         key = await host_key()
-        names = [device(config, of, "") for of in overlays(config)]
-        return Prepared(WireguardPeer(key.public, backend.listen_port), WireguardTarget(owner, key, names))
+        target = WireguardTarget(owner, key, WIREGUARD_DEVICES)  # both: a former run's mode may have been another one
+        return Prepared(WireguardPeer(key.public, backend.listen_port), target)
     if isinstance(backend, ExtensionBackend):
         return await _extension(backend, config, shell)
     return Prepared()
