@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.core import tenancy
-from weft.core.tenancy import Action, Book, Candidate, Full, Held, Keep, Lost, Mine, Take, Write, decide
+from weft.core.tenancy import Action, Book, Candidate, Full, Held, Keep, Lost, Mine, Sorted, Take, Write, decide
 from weft.model import Mac
 from weft.wire.flannel import Config, Lease, Pool4, Pool6, Vtep, WireguardPeer
 
@@ -238,7 +238,7 @@ def test_the_others_are_those_that_can_be_followed() -> None:
         held("10.5.9.0/24", "192.0.2.1"),
         replace(held("10.5.10.0/24"), readable=False),
     ]
-    assert tenancy.others(book(*rows), ME, rows[0].lease) == (rows[1].lease,)
+    assert Sorted().after(book(*rows), ME, rows[0].lease).others == (rows[1].lease,)
 
 
 def test_a_forgetful_store_is_believed_where_it_contradicts() -> None:
@@ -282,3 +282,24 @@ def test_whatever_is_in_the_store_what_is_taken_overlaps_with_nobody(
         assert action.held.address == ME.public_ip
     else:
         assert isinstance(action, Full)
+
+
+rows = st.builds(
+    held,
+    st.sampled_from(["10.5.1.0/24", "10.5.1.128/25", "10.5.2.0/24", "10.5.3.0/24"]),
+    st.sampled_from(["192.0.2.1", OTHER, "192.0.2.3"]),
+)
+books = st.lists(rows, max_size=4, unique_by=lambda h: h.key).map(lambda found: book(*found))
+
+
+@given(st.lists(st.tuples(books, st.sampled_from(["10.5.1.0/24", "10.5.2.0/24"])), max_size=5))
+def test_what_is_near_is_all_that_a_decision_needs_and_memory_changes_nothing(steps: list[tuple[Book, str]]) -> None:
+    remembered = Sorted()
+    for now, subnet in steps:
+        lease = mine(subnet).lease
+        remembered = remembered.after(now, ME, lease)
+        assert remembered == Sorted().after(now, ME, lease)
+        for fresh in (False, True):
+            found = decide(now, CONFIG, ME, Mine(lease, fresh), 0.5, remembered.near)
+            assert found == decide(now, CONFIG, ME, Mine(lease, fresh), 0.5)
+        assert tenancy.remarks(remembered.near, CONFIG, ME, lease) == tenancy.remarks(now, CONFIG, ME, lease)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 
+from weft.core.edits import edits
 from weft.core.tenancy import SUBJECT, Book, Held
 from weft.errors import WireError
 from weft.model import Problem
@@ -19,23 +20,22 @@ class Reader:
 
     def __init__(self, prefix: str) -> None:
         self._subnets = subnets_of(prefix)
-        self._read: dict[str, tuple[Entry, Held | None, Problem | None]] = {}
+        self._entries: tuple[Entry, ...] = ()
+        self._held: list[Held | None] = []
+        self._problems: list[Problem | None] = []
 
     def book(self, snapshot: Snapshot) -> Book:
         """Every lease. An entry that can't be read is a problem; if its key can be, its subnet is taken too."""
-        before, self._read = self._read, {}
-        held: list[Held] = []
-        problems: list[Problem] = []
-        for key, entry in snapshot.entries.items():
-            row = before.get(key)
-            if row is None or (row[0] is not entry and row[0] != entry):
-                row = (entry, *_read(entry)) if key.startswith(self._subnets) else (entry, None, None)
-            self._read[key] = row
-            if row[1] is not None:
-                held.append(row[1])
-            if row[2] is not None:
-                problems.append(row[2])
-        return Book(snapshot.revision, tuple(held), tuple(problems))
+        entries = tuple(snapshot.entries.values())
+        for there, here in reversed(edits(self._entries, entries)):
+            rows = [self._row(entry) for entry in entries[here]]
+            self._held[there] = [held for held, _ in rows]
+            self._problems[there] = [problem for _, problem in rows]
+        self._entries = entries
+        return Book(snapshot.revision, tuple(filter(None, self._held)), tuple(filter(None, self._problems)))
+
+    def _row(self, entry: Entry) -> tuple[Held | None, Problem | None]:
+        return _read(entry) if entry.key.startswith(self._subnets) else (None, None)
 
 
 def clean(prefix: str) -> str:

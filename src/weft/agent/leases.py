@@ -19,7 +19,7 @@ from typing import Any
 from weft.agent.lease_book import Reader, clean, config_of
 from weft.agent.marker import Marker, Owner, owner_here
 from weft.core import tenancy
-from weft.core.tenancy import SUBJECT, Book, Candidate, Full, Held, Keep, Lost, Mine, Take, Tenancy, Write
+from weft.core.tenancy import SUBJECT, Book, Candidate, Full, Held, Keep, Lost, Mine, Sorted, Take, Tenancy, Write
 from weft.errors import StoreError, WireError
 from weft.model import IPAddress, Mac, Problem
 from weft.stores import Delete, Guard, Put, Snapshot, Store
@@ -88,6 +88,7 @@ class Keeper:
         self._candidate: Candidate | None = None
         self._snapshot: Snapshot | None = None
         self._book = Book(0)
+        self._sorted = Sorted()
         self._mine: Mine | None = None
         self._term = _Term()
         self._spare = 0
@@ -243,7 +244,8 @@ class Keeper:
         self._recognise(book)
         if not await self._nothing_in_doubt(book):
             return
-        action = tenancy.decide(book, config, candidate, self._mine, self._dice())
+        near = self._sort(candidate, self._mine.lease).near if self._mine is not None else None
+        action = tenancy.decide(book, config, candidate, self._mine, self._dice(), near)
         match action:
             case Keep(held):
                 await self._keep(held)
@@ -343,7 +345,8 @@ class Keeper:
         mine = self._mine.lease if self._mine is not None and not self._mine.fresh else None
         if self._config is None or self._candidate is None or mine is None:
             return Tenancy(self._config, problems=tuple(problems))
-        problems.extend(tenancy.remarks(self._book, self._config, self._candidate, mine))
+        near = self._sort(self._candidate, mine).near
+        problems.extend(tenancy.remarks(near, self._config, self._candidate, mine))
         settled = _now() >= self._former_until
         if not settled:
             problems.append(Problem(SUBJECT, FORGETFUL))
@@ -354,8 +357,13 @@ class Keeper:
         assert self._candidate is not None
         assert self._mine is not None
         mine = self._mine.lease
-        now = tenancy.others(self._book, self._candidate, mine)
+        now = self._sort(self._candidate, mine).others
         return now if _now() >= self._former_until else tenancy.remembering(now, self._former, mine)
+
+
+    def _sort(self, candidate: Candidate, mine: Lease) -> Sorted:
+        self._sorted = self._sorted.after(self._book, candidate, mine)
+        return self._sorted
 
 
 EXAMPLE = (

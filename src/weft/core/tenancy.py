@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
 from weft.core import ipam
+from weft.core.edits import edits
 from weft.core.ipam import choose, exhausted
 from weft.model import IPAddress, IPNetwork, Mac, Problem
 from weft.wire.flannel import BackendData, Config, Lease, Pool4, Pool6, Vtep, lease_value
@@ -171,12 +172,16 @@ class Tenancy:
     complete: bool = False
 
 
-def decide(book: Book, config: Config, candidate: Candidate, mine: Mine | None, random: float) -> Action:
-    """What to do now. `mine`: None before this run of the daemon had a lease. `random`: from 0 up to, without, 1."""
+def decide(
+    book: Book, config: Config, candidate: Candidate, mine: Mine | None, random: float, near: Book | None = None
+) -> Action:
+    """What to do now. `mine`: None before this run of the daemon had a lease. `random`: from 0 up to, without, 1.
+    `near`: the part of the book that concerns this host (`Sorted`), where that is known already."""
     if mine is None:
         return _acquire(book, config, candidate, random)
-    held = book.find(mine.lease)
-    rivals = disputes(book, candidate, mine.lease)
+    near = book if near is None else near
+    held = near.find(mine.lease)
+    rivals = disputes(near, candidate, mine.lease)
     if held is None or not _ours(held, candidate, mine.lease):
         if mine.fresh:
             return _acquire(book, config, candidate, random)
@@ -196,12 +201,41 @@ def fits(config: Config, subnet: IPv4Network | None, subnet6: IPv6Network | None
     return _fits(config.ipv4, subnet) and _fits(config.ipv6, subnet6)
 
 
-def others(book: Book, candidate: Candidate, mine: Lease) -> tuple[Lease, ...]:
-    """Every lease of another host. What overlaps this host's own is left out (following it would take the packets away
-    from the containers that have these addresses), and so is what names this host's public address."""
-    disputed = {h.key for h in book.overlapping(mine)}
-    own = _number(candidate.address)
-    return tuple(h.lease for h in book.held if h.readable and h.known_by != own and h.key not in disputed)
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """A book as it is seen by the host that holds `mine`, kept from one book to the next. `near`: what overlaps this
+    host's subnets or names its public address, whoever holds it. `others`: every other host's lease; what is near is
+    left out, since following it would take the packets away from the containers that have these addresses."""
+
+    near: Book = Book(0)
+    others: tuple[Lease, ...] = ()
+    _terms: tuple[object, ...] = ()
+    _held: tuple[Held, ...] = ()
+    _near: list[Held | None] = field(default_factory=list)
+    _others: list[Lease | None] = field(default_factory=list)
+
+    def after(self, book: Book, candidate: Candidate, mine: Lease) -> Sorted:
+        """The same as that after an empty one; only keys that changed since are looked at."""
+        terms = (_number(candidate.address), _span(mine.subnet), _span(mine.subnet6))
+        if self._terms != terms:
+            return Sorted(_terms=terms).after(book, candidate, mine)
+        near, others = self._near.copy(), self._others.copy()
+        for there, here in reversed(edits(self._held, book.held)):
+            close = [_is_near(held, *terms) for held in book.held[here]]
+            near[there] = [held if it else None for held, it in zip(book.held[here], close, strict=True)]
+            others[there] = [
+                held.lease if held.readable and not it else None
+                for held, it in zip(book.held[here], close, strict=True)
+            ]
+        kept = Book(book.revision, tuple(filter(None, near)), book.problems)
+        return Sorted(kept, tuple(filter(None, others)), terms, book.held, near, others)
+
+
+def _is_near(held: Held, own: int, span4: Span, span6: Span) -> bool:
+    if held.known_by == own and own:
+        return True
+    meets4 = held.span4[0] <= span4[1] and held.span4[1] >= span4[0]
+    return meets4 or (held.span6[0] <= span6[1] and held.span6[1] >= span6[0])
 
 
 def remarks(book: Book, config: Config, candidate: Candidate, mine: Lease) -> tuple[Problem, ...]:
