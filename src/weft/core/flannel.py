@@ -225,7 +225,8 @@ def reachable(
         way = direct.get(one.endpoints[0], "") if ways else ""
         why = ""
         if one.backend != backend:
-            why = f"its backend is {one.backend}, this host's is {backend}"
+            theirs = "alloc (or udp: a lease names neither)" if one.backend == "alloc" else one.backend
+            why = f"its backend is {theirs}, this host's is {backend}"
         elif needs_key and not wireguard.is_key(one.key):
             why = "it tells no WireGuard public key"
         elif not way and isinstance(config.backend, HostGwBackend):

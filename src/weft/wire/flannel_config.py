@@ -206,18 +206,18 @@ def _backend(fields: Fields) -> Backend:
 
 
 _INSTEAD = {
-    "udp": "vxlan, which the kernel does and udp's daemon did",
-    "ipip": "host-gw on one segment, or vxlan with DirectRouting",
-    "ipsec": "wireguard, which encrypts too",
+    "udp": ("vxlan", ", which the kernel does and udp's daemon did"),
+    "ipip": ("vxlan", " with DirectRouting, or host-gw where all hosts are on one segment"),
+    "ipsec": ("wireguard", ", which encrypts too"),
 }
 
 
 def _unsupported(kind: str, why: str) -> str:
-    instead = _INSTEAD.get(kind, "vxlan, host-gw on one segment, or wireguard to encrypt")
+    instead, why_that = _INSTEAD.get(kind, ("vxlan", ", host-gw on one segment, or wireguard to encrypt"))
     return (
         f"unknown or unsupported backend: {kind or 'none'} (flannel: unknown backend type: {kind}). "
         + (f"{why}. " if why else "")
-        + f'Use {instead}: "Backend": {{"Type": "vxlan"}}; {", ".join(sorted(_READERS))} are there'
+        + f'Use {instead}{why_that}: "Backend": {{"Type": "{instead}"}}; {", ".join(sorted(_READERS))} are there'
     )
 
 
