@@ -210,17 +210,19 @@ class Sorted:
     near: Book = Book(0)
     others: tuple[Lease, ...] = ()
     _terms: tuple[object, ...] = ()
-    _held: tuple[Held, ...] = ()
+    _book: Book = Book(0)
     _near: list[Held | None] = field(default_factory=list)
     _others: list[Lease | None] = field(default_factory=list)
 
     def after(self, book: Book, candidate: Candidate, mine: Lease) -> Sorted:
         """The same as that after an empty one; only keys that changed since are looked at."""
         terms = (_number(candidate.address), _span(mine.subnet), _span(mine.subnet6))
+        if self._book is book and self._terms == terms:
+            return self
         if self._terms != terms:
             return Sorted(_terms=terms).after(book, candidate, mine)
         near, others = self._near.copy(), self._others.copy()
-        for there, here in reversed(edits(self._held, book.held)):
+        for there, here in reversed(edits(self._book.held, book.held)):
             close = [_is_near(held, *terms) for held in book.held[here]]
             near[there] = [held if it else None for held, it in zip(book.held[here], close, strict=True)]
             others[there] = [
@@ -228,7 +230,7 @@ class Sorted:
                 for held, it in zip(book.held[here], close, strict=True)
             ]
         kept = Book(book.revision, tuple(filter(None, near)), book.problems)
-        return Sorted(kept, tuple(filter(None, others)), terms, book.held, near, others)
+        return Sorted(kept, tuple(filter(None, others)), terms, book, near, others)
 
 
 def _is_near(held: Held, own: int, span4: Span, span6: Span) -> bool:

@@ -24,6 +24,7 @@ from weft.stores.etcd.messages import (
 )
 from weft.stores.etcd.refusals import of_watch
 
+PACE = 0.008  # seconds from one set to the next, at least: who can't keep up with a burst falls ever further behind
 STABLE = 1.0  # seconds; a watch that held for so long and is lost is begun anew before anyone is told
 
 
@@ -81,12 +82,14 @@ class Watch:
         loop = asyncio.get_running_loop()
         began = self._heard = loop.time()
         tasks = [asyncio.create_task(self._read(call, first)), asyncio.create_task(self._pulse(call))]
+        told = began - PACE
         try:
             while not self._over:
                 await self._woken.wait()
+                await asyncio.sleep(told + PACE - loop.time())
                 self._woken.clear()
                 if self._changed:
-                    self._changed = False
+                    self._changed, told = False, loop.time()
                     yield self._listing.snapshot()
         finally:
             self.held = loop.time() - began
