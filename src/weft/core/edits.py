@@ -23,10 +23,15 @@ def edits(old: tuple[T, ...], new: tuple[T, ...]) -> list[tuple[slice, slice]]:
     if len(old) == len(new):
         return [(slice(at, at + 1), slice(at, at + 1)) for at in _replaced(old, new)]
     shorter = min(len(old), len(new))
-    head = next(compress(count(), map(is_not, old, new)), shorter)
-    tail = next(compress(count(), map(is_not, reversed(old), reversed(new))), shorter)
-    tail = min(tail, shorter - head)
+    head = _alike(old[:shorter], new[:shorter])
+    rest = shorter - head
+    tail = _alike(old[len(old) - rest :][::-1], new[len(new) - rest :][::-1])
     return [(slice(head, len(old) - tail), slice(head, len(new) - tail))]
+
+
+def _alike(one: tuple[T, ...], other: tuple[T, ...]) -> int:
+    """How many items at the start of two tuples of one length are the same."""
+    return next(_replaced(one, other), len(one))
 
 
 def altered(old: tuple[T, ...], new: tuple[T, ...]) -> tuple[list[T], list[T]]:
