@@ -203,7 +203,8 @@ class FlannelWorld:
         if config is None:
             return frozenset()
         names = (flannel.device(config, of, self.options.prefix) for of in flannel.overlays(config))
-        return frozenset((*names, *flannel.stand_ins(self.options.prefix)))
+        both = flannel.WIREGUARD_DEVICES if isinstance(config.backend, WireguardBackend) else ()
+        return frozenset((*names, *both, *flannel.stand_ins(self.options.prefix)))
 
     def devices(self) -> Mapping[str, Mac]:
         """The VTEPs' MACs, by device, by which a device of ours is known that another daemon made."""
