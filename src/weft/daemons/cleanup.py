@@ -14,8 +14,12 @@ from weft.objects import Failure
 from weft.settings import Settings
 from weft.targets import Target
 from weft.targets.firewall import FirewallTarget
-from weft.targets.kernel.owners import owners
+from weft.targets.kernel.owners import owners, wireguard_devices
 from weft.targets.kernel.target import KernelTarget
+from weft.targets.wireguard import WireguardTarget
+from weft.targets.wireguard_tools import HostKey
+
+NO_KEY = HostKey("", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ async def _remove(settings: Settings, marks: Iterable[str], dry_run: bool) -> li
     device = device_name(settings.vni)
     # Routes out of others' links (host-gw's) have no owner but their protocol number.
     kernels.append(KernelTarget(own, vtep_mac(node_id(settings), settings.vni), device=device, shared=lambda _: True))
-    for target in [*kernels, FirewallTarget()]:
+    tunnels = [WireguardTarget(owner, NO_KEY, names) for owner, names in (await wireguard_devices()).items()]
+    for target in [*kernels, *tunnels, FirewallTarget()]:
         try:
             reading = await target.read(full=True)
             ops = diff({}, Facts(reading.objects)).ops
