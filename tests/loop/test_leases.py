@@ -316,6 +316,32 @@ def test_an_outage_takes_nothing_away() -> None:
     virtually(scenario())
 
 
+def test_nothing_is_told_while_a_watch_has_not_answered() -> None:
+    class Slow(MemoryStore):
+        async def watch(self, prefix: str) -> AsyncGenerator[Snapshot, None]:
+            with contextlib.suppress(StoreError):
+                async with contextlib.aclosing(super().watch(prefix)) as sets:
+                    async for one in sets:
+                        yield one
+            await asyncio.sleep(5)
+            raise GONE
+
+    async def scenario() -> None:
+        async with world() as w:
+            host = w.join(Slow(w.server))
+            await reached(lambda: host.now.mine, "a lease")
+            host.store.fail(GONE)
+            await reached(lambda: host.errors, "the outage to be known")
+            told = len(host.seen)
+            await asyncio.sleep(600)
+            assert len(host.errors) > 30
+            assert len(host.seen) == told, "what it failed to renew meanwhile would be taken for a word of the store's"
+            host.store.fail(None)
+            await reached(lambda: len(host.seen) > told, "the store's word")
+
+    virtually(scenario())
+
+
 def test_a_subnet_taken_by_force_is_a_conflict_and_nothing_is_overwritten() -> None:
     async def scenario() -> None:
         async with world() as w:

@@ -134,10 +134,12 @@ class Keeper:
 
     async def tenancies(self) -> AsyncIterator[Tenancy]:
         """Full sets, each time something changes. Raises StoreError when the store can't be asked any more; called
-        again, it goes on with what is true by then."""
+        again, it goes on with what is true by then, and tells nothing before the watch has: that would be a word of the
+        store's while it is away."""
         self._after = 0
         self._marker.forget_revisions()
         said: Tenancy | None = None
+        heard = False
         watching = self._store.watch(f"{self._options.prefix}/")
         following: asyncio.Future[Snapshot | None] = asyncio.ensure_future(anext(watching, None))
         try:
@@ -148,9 +150,10 @@ class Keeper:
                     if snapshot is None:
                         return
                     self._take_in(snapshot)
+                    heard = True
                     following = asyncio.ensure_future(anext(watching, None))
                 await self._act()
-                if self._snapshot is not None and (now := self._tenancy()) != said:
+                if heard and (now := self._tenancy()) != said:
                     said = now
                     yield now
         finally:
