@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from weft.agent.marker import Owner
 from weft.core.tenancy import Candidate, Tenancy
 from weft.errors import StoreError, StoreForbidden, StoreUnreachable
 from weft.model import Mac
-from weft.stores import Delete, Put
+from weft.stores import Delete, Guard, Put, Snapshot
 from weft.stores.memory import MemoryServer, MemoryStore
 from weft.wire.flannel import Lease, Vtep, lease_key, lease_value, parse_lease
 from weft.wire.flannel_config import parse_config
@@ -117,6 +118,17 @@ class World:
         self.dice = random.Random(7)
         if config is not None:
             self.server.put("config", config)
+
+    def join(self, store: MemoryStore, ip: str = "192.0.2.1", previous: str = "", **clocks: Any) -> Host:
+        """A daemon on a store, or with a clock, of the test's own."""
+        me = Owner(f"machine-{ip}", "", f"run-{len(self.hosts)}")
+        options = KeeperOptions(PREFIX, me=me)
+        keeper = Keeper(store, options, **{"wall": self.wall, "dice": self.dice.random, **clocks})
+        host = Host(self.server, store, keeper, [], [])
+        keeper.tell(candidate(ip, previous))
+        host.task = asyncio.ensure_future(host.follow())
+        self.hosts.append(host)
+        return host
 
     def host(self, ip: str = "192.0.2.1", previous: str = "", machine: str = "", **options: object) -> Host:
         """A daemon starts, and is told what it is."""
@@ -756,6 +768,7 @@ def test_failures_in_a_row_at_the_start(how: str, count: int) -> None:
             switch(GONE, count)
             host = await w.settled()
             assert w.server.outstanding == 0
+            assert asyncio.get_running_loop().time() < 8, "it was not tried again soon"
             await asyncio.sleep(60)
             assert w.server.subnets() == {host.subnet: "192.0.2.1"}, "a second key was taken"
             assert host.now.problems == ()
@@ -776,5 +789,95 @@ def test_a_lost_race_is_run_again() -> None:
             await reached(lambda: late.now.mine, "a lease")
             assert w.server.outstanding == 0
             assert late.subnet == left[1]
+
+    virtually(scenario())
+
+
+def test_it_renews_in_time_though_the_clock_of_the_wall_stands_still() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            host = w.join(MemoryStore(w.server), wall=lambda: WALL)
+            await reached(lambda: host.now.mine, "a lease")
+            await asyncio.sleep(1.5 * DAY)
+            assert w.server.remaining(w.server.entries[w.server.key(host.subnet)].lease) > 3000
+            assert not any(change.key.endswith("-24") for changes in w.server.commits[2:] for change in changes)
+
+    virtually(scenario())
+
+
+class Deaf(MemoryStore):
+    """The first lease is written, its answer is lost, and for a while the watch tells nothing of it. `meanwhile` is
+    called just before it is written."""
+
+    def __init__(self, server: Server, meanwhile: Callable[[], None] = lambda: None) -> None:
+        super().__init__(server)
+        self.meanwhile = meanwhile
+        self.lost = 0
+
+    async def commit(self, changes: Sequence[Put | Delete], guards: Sequence[Guard] = ()) -> int | None:
+        first = not self.lost and any("/subnets/" in change.key for change in changes)
+        if first:
+            self.lost += 1
+            self.meanwhile()
+        revision = await super().commit(changes, guards)
+        if first:
+            raise GONE
+        return revision
+
+    async def watch(self, prefix: str) -> AsyncGenerator[Snapshot, None]:
+        async for snapshot in super().watch(prefix):
+            if self.lost == 1 and any("/subnets/" in key for key in snapshot.entries):
+                self.lost += 1
+                await asyncio.sleep(5)
+            yield snapshot
+
+
+def test_an_answer_that_is_lost_while_the_watch_lags_makes_no_second_key() -> None:
+    async def scenario() -> None:
+        async with world() as w:
+            store = Deaf(w.server)
+            host = w.join(store)
+            await reached(lambda: host.now.mine, "a lease")
+            assert store.lost == 2
+            assert w.server.subnets() == {host.subnet: "192.0.2.1"}
+
+    virtually(scenario())
+
+
+def test_a_lease_whose_answer_was_lost_gives_way_too() -> None:
+    async def scenario() -> None:
+        async with world(DUAL) as w:
+
+            def rival() -> None:
+                ip = IPv4Address("192.0.2.9")
+                lease = Lease(IPv4Network("10.5.7.0/24"), IPv6Network("fc00:5:0:27::/64"), ip)
+                w.server.put(f"subnets/{lease_key(lease)}", lease_value(lease))
+
+            store = Deaf(w.server, rival)
+            host = w.join(store, previous="10.5.7.0/24")
+            await reached(lambda: host.now.mine, "a lease")
+            assert store.lost == 2
+            assert host.subnet != "10.5.7.0/24"
+            assert sorted(w.server.subnets().values()) == ["192.0.2.1", "192.0.2.9"]
+
+    virtually(scenario())
+
+
+def test_a_role_that_may_not_write_leases_is_told_and_not_asked_all_the_time() -> None:
+    class Reading(MemoryStore):
+        asked = 0
+
+        async def commit(self, changes: Sequence[Put | Delete], guards: Sequence[Guard] = ()) -> int | None:
+            self.asked += 1
+            raise StoreForbidden("memory: permission denied")
+
+    async def scenario() -> None:
+        async with world() as w:
+            store = Reading(w.server)
+            host = w.join(store)
+            await asyncio.sleep(600)
+            assert host.says("this host's lease can't be looked after: memory: permission denied")
+            assert 50 < store.asked < 150
+            assert host.errors == [], "the watch had to be opened again"
 
     virtually(scenario())

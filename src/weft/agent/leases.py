@@ -308,8 +308,6 @@ class Keeper:
         written = await self._store.commit(
             [Put(held.key, lease_value(lease), hangs_on)], [Guard(held.key, held.modified)]
         )
-        if written is not None and hangs_on == self._spare:
-            self._spare = 0
         self._written(written)
 
     async def _take(self, book: Book, lease: Lease, instead: tuple[Held, ...]) -> None:
@@ -362,7 +360,6 @@ class Keeper:
         mine = self._mine.lease
         now = self._sort(self._candidate, mine).others
         return now if _now() >= self._former_until else tenancy.remembering(now, self._former, mine)
-
 
     def _sort(self, candidate: Candidate, mine: Lease) -> Sorted:
         self._sorted = self._sorted.after(self._book, candidate, mine)
