@@ -281,3 +281,16 @@ def test_settings_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_answer_that_is_no_json_is_no_agent(tmp_path: Path) -> None:
     with pytest.raises(AgentUnreachable):
         ask_at(str(tmp_path), "status")
+
+
+async def test_the_only_daemon_that_runs_is_asked_whatever_it_is(agent: Running) -> None:
+    other = agent.path.with_name("flanneld.sock")
+    agent.path.rename(other)
+    code, out, _ = await agent.weft("show", "status")
+    assert (code, "on vxlan4096" in out) == (0, True)
+    code, out, _ = await agent.weft("show", "status", "--socket", str(other))
+    assert (code, "on vxlan4096" in out) == (0, True)
+    other.with_name("third.sock").touch()
+    code, _, err = await agent.weft("show", "status")
+    assert code == 3
+    assert f"no agent answers on {agent.path}" in err

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from weft.cli.client import as_json, ask_at, config_option, table
+from weft.cli.client import as_json, ask_at, config_option, running, table
 from weft.errors import AgentUnreachable, NotYet, TargetError
 from weft.settings import Settings, describe, load
 
@@ -60,7 +60,7 @@ def plan(config: Path | None, wait: float, json_: bool, **flags: str | None) -> 
     """
     settings = _load(config, flags)
     try:
-        answer = ask_at(settings.socket, "plan")
+        answer = ask_at(running(settings.socket), "plan")
     except AgentUnreachable:
         from weft.daemons.agent import dry_run
 

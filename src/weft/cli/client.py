@@ -47,10 +47,10 @@ def ask(what: str, config: Path | None = None, path: str = "", **query: str) -> 
     environment or the file `config`, or the only one beside it.
 
     Raises AgentUnreachable, or WeftError with what it answered."""
-    return ask_at(path or _running(load(os.environ, file=config).socket), what, **query)
+    return ask_at(path or running(load(os.environ, file=config).socket), what, **query)
 
 
-def _running(path: str) -> str:
+def running(path: str) -> str:
     """`path`, or where nothing is there the only other daemon's socket in its folder."""
     if not Path(path).exists():
         others = list(Path(path).parent.glob("*.sock"))
