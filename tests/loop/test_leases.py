@@ -863,20 +863,21 @@ def test_a_lease_whose_answer_was_lost_gives_way_too() -> None:
     virtually(scenario())
 
 
-def test_a_role_that_may_not_write_leases_is_told_and_not_asked_all_the_time() -> None:
+@pytest.mark.parametrize("error", [GONE, StoreForbidden("memory: permission denied")], ids=["no answer", "no right"])
+def test_a_store_that_takes_no_writes_is_told_and_not_asked_all_the_time(error: StoreError) -> None:
     class Reading(MemoryStore):
         asked = 0
 
         async def commit(self, changes: Sequence[Put | Delete], guards: Sequence[Guard] = ()) -> int | None:
             self.asked += 1
-            raise StoreForbidden("memory: permission denied")
+            raise error
 
     async def scenario() -> None:
         async with world() as w:
             store = Reading(w.server)
             host = w.join(store)
             await asyncio.sleep(600)
-            assert host.says("this host's lease can't be looked after: memory: permission denied")
+            assert host.says(f"this host's lease can't be looked after: {error}")
             assert 50 < store.asked < 150
             assert host.errors == [], "the watch had to be opened again"
 
