@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -92,12 +93,18 @@ async def run_until_signalled(loop: Loop[Any], ready_when_done: bool = False) ->
 
 
 async def _ask_for_patience(loop: Loop[Any]) -> None:
-    """As long as nothing could be planned: a supervisor's limit for the start is put off, and told why."""
-    while not loop.ready.is_set():
+    """As long as nothing could be planned: a supervisor's limit for the start is put off, and told why, anew when that
+    becomes another reason."""
+    told = ""
+    for second in itertools.count():
+        if loop.ready.is_set():
+            return
         reasons = "; ".join(problem.message for problem in loop.world.problems())
         status = reasons or "waiting for " + ", ".join(loop.world.waiting())
-        notify(os.environ, f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}", f"STATUS={status}")
-        await asyncio.sleep(PATIENCE / 4)
+        if status != told or second % (PATIENCE // 4) == 0:
+            told = status
+            notify(os.environ, f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}", f"STATUS={status}")
+        await asyncio.sleep(1)
 
 
 def notify(environment: Mapping[str, str], *states: str) -> bool:
