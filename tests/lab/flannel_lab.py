@@ -78,6 +78,19 @@ def more(lab: Lab, host: str, flags: Sequence[str]) -> Flanneld:
     return replace(flanneld, flags=(*flanneld.flags, *flags))
 
 
+def beside(
+    lab: Lab, host: str, name: str, config: dict[str, Any], *flags: str, path: Path | None = None
+) -> subprocess.Popen[str]:
+    """A flanneld on `host` for three seconds, in a network of its own beside the lab's; its log is its stderr. `path`:
+    the only folder that it finds tools in."""
+    etcdctl(lab, "put", f"/{name}/config", json.dumps(config))
+    own = [f"-etcd-prefix=/{name}", f"-subnet-file=/run/{name}.env", f"-socket=/run/{name}.sock"]
+    alone = ["env", f"PATH={path}"] if path is not None else []
+    words = ["timeout", "3", *alone, *services.flanneld(more(lab, daemons(lab)[0].name, [*own, *flags]))]
+    there = lab.host(host)
+    return subprocess.Popen(there.inside(words), stderr=subprocess.PIPE, text=True, env=there.environment)
+
+
 def flagged(lab: Lab, host: str, flags: Sequence[str]) -> LabHost:
     """The same host, whose flanneld is told more."""
     found = lab.host(host)

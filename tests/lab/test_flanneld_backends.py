@@ -6,7 +6,6 @@ Hosts a and b are on one segment, c is behind a router.
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,11 @@ from tests.lab.flannel_lab import (
     SUBNETS,
     address,
     answers,
+    beside,
     counting,
     etcdctl,
     leases,
     log,
-    more,
     pinged,
     reconfigure,
     status,
@@ -291,12 +290,7 @@ def test_leases_of_other_backends_are_named_and_left_out_and_the_rest_works(lab:
 
 def test_a_backend_that_weft_does_not_have_is_an_error_with_what_to_use_instead(lab: Lab) -> None:
     unsupported = {"udp": "vxlan", "ipip": "vxlan", "ipsec": "wireguard", "vxlam": "vxlan"}
-    running = {}
-    for kind in unsupported:  # each in a network of its own, beside the lab's
-        etcdctl(lab, "put", f"/{kind}/config", json.dumps(config(kind)))
-        flags = [f"-etcd-prefix=/{kind}", f"-subnet-file=/run/{kind}", f"-socket=/run/{kind}.sock"]
-        words = lab.host("a").inside(["timeout", "3", *services.flanneld(more(lab, "a", flags))])
-        running[kind] = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=lab.host("a").environment)
+    running = {kind: beside(lab, "a", kind, config(kind)) for kind in unsupported}
     for kind, instead in unsupported.items():
         said = running[kind].communicate(timeout=30)[1]
         print(said)

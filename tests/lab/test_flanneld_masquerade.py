@@ -1,4 +1,4 @@
-"""What `weft flanneld` lets through and translates: seen by who is asked, inside the overlay and outside, beside Docker."""
+"""What `weft flanneld` lets through and translates, as seen by who is asked: in the overlay, outside, beside Docker."""
 
 from __future__ import annotations
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,10 @@ from tests.lab.flannel_lab import (
     DUAL,
     address,
     answers,
+    beside,
     counting,
-    etcdctl,
     lease_of,
     log,
-    more,
     pinged,
     reconfigure,
     status,
@@ -136,19 +132,14 @@ def test_a_host_without_wireguard_says_what_to_install(lab: Lab, tmp_path: Path)
         (): "wg is not installed; apt-get install wireguard-tools",
         ("wg", "ip"): "this kernel has no WireGuard and wireguard-go is not installed: use Linux 5.6 or newer",
     }
-    host, running = lab.host("etcd"), {}
+    running = {}
     for number, tools in enumerate(expected):
         folder = tmp_path / str(number)
         folder.mkdir()
         for tool in tools:
             (folder / tool).symlink_to(str(shutil.which(tool)))
-        etcdctl(
-            lab, "put", f"/{number}/config", json.dumps({"Network": "10.9.0.0/16", "Backend": {"Type": "wireguard"}})
-        )
-        flags = [f"-etcd-prefix=/{number}", f"-subnet-file=/run/{number}", f"-socket=/run/{number}.sock"]
-        words = [sys.executable, *services.flanneld(more(lab, "a", flags))[1:]]
-        timed = ["timeout", "3", "env", f"PATH={folder}", *words]
-        running[tools] = subprocess.Popen(host.inside(timed), stderr=subprocess.PIPE, text=True, env=host.environment)
+        network = {"Network": f"10.{number}.0.0/16", "Backend": {"Type": "wireguard"}}
+        running[tools] = beside(lab, "etcd", f"net{number}", network, path=folder)
     for tools, said in expected.items():
         told = running[tools].communicate(timeout=30)[1]
         print(told)

@@ -53,7 +53,7 @@ class Flanneld:
         host = socket.gethostname()
         owner = f"weft:{ROLE}:{settings.etcd_prefix}:{host}"
         self.kernel = KernelTarget(owner)
-        self._shared: tuple[IPNetwork, ...] = ()
+        self._shared: tuple[tuple[IPNetwork, ...], bool] = ((), False)
         self.firewall = FirewallTarget(owns=lambda dev: dev in self.world.labels() or dev in self.kernel.devices)
         self.ways = Ways()
         self._owner = owner
@@ -111,9 +111,11 @@ class Flanneld:
 
     def _share(self, spans: tuple[IPNetwork, ...]) -> None:
         """Routes of ours out of others' links are those into the networks that the leases are taken from; flannel's own
-        are those that lead to a lease by its public address."""
-        if spans != self._shared:
-            self._shared = spans
+        are those that lead to a lease by its public address: looked for again once all leases are known."""
+        tenancy = self.world.tenancy
+        sought = tenancy is not None and tenancy.complete and bool(self.world.asked())
+        if (spans, sought) != self._shared:
+            self._shared = spans, sought
             self.kernel.share(
                 lambda subnet: any(_inside(subnet, span) for span in spans),
                 lambda route: self.world.is_lease(route.dst, route.via),
