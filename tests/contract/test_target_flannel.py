@@ -21,6 +21,7 @@ from tests.contract.targets import HOP, WHY, KernelPlace, add, done, held, insid
 from tests.support.eventually import until
 from tests.support.needs import needs_root
 from weft.core.diff import Facts, diff
+from weft.core.layered import Layered
 from weft.core.plan import Plan, Wanted, plan
 from weft.model import Host, Mac, Node, Profile, mac_text, parse_mac
 from weft.objects import Chain, Jump, NextHop, Object, Op, Route, Sysctl
@@ -83,7 +84,7 @@ def wanted(version: int, *peers: Peer, nexthop_objects: bool = True) -> Plan:
         )
     )
     kernels = {k: want for k, want in made.wanted.items() if not isinstance(want.object, Sysctl | Chain | Jump)}
-    return replace(made, wanted=kernels)
+    return replace(made, wanted=Layered(kernels))
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.build import CHAINS, network, node, uplink, view
 from weft.backends.tunnel import vtep_mac
 from weft.core.diff import Facts, Leave, diff
-from weft.core.plan import Plan, Wanted, changed, plan
+from weft.core.layered import Layered
+from weft.core.plan import Plan, Wanted, plan
 from weft.model import Host, Profile, View
 from weft.objects import (
     Address,
@@ -250,7 +251,7 @@ def test_the_result_does_not_depend_on_the_order_of_the_plan(first: View, second
         final = plan(second)
         if shuffle:
             keys = sorted(final.wanted, key=repr, reverse=True)
-            final = Plan(final.parts, {key: final.wanted[key] for key in keys})
+            final = Plan(final.parts, Layered({key: final.wanted[key] for key in keys}))
 
         async def run(at: MemoryTarget = at, final: Plan = final) -> None:
             await converge(at, plan(first))
@@ -278,6 +279,6 @@ def test_looking_at_changed_keys_alone_comes_to_the_same(first: View, second: Vi
     new = plan(second, old)
     facts = Facts({key: want.object for key, want in old.wanted.items()})
     whole = diff(new.wanted, facts)
-    partial = diff(new.wanted, facts, only=changed(old, new))
+    partial = diff(new.wanted, facts, only=new.moved)
     assert {(op.action, op.object.key) for op in partial.ops} == {(op.action, op.object.key) for op in whole.ops}
     assert [op.object.rank for op in partial.ops] == [op.object.rank for op in whole.ops]

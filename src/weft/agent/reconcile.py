@@ -19,7 +19,7 @@ from typing import TypeVar
 from weft.agent.status import Report, Status, next_status
 from weft.core.commands import text
 from weft.core.diff import Changes, Facts, Leave, diff
-from weft.core.plan import Plan, changed, plan
+from weft.core.plan import Plan, plan
 from weft.errors import TargetError
 from weft.model import View
 from weft.objects import Failure, Key, Object, Op
@@ -152,12 +152,11 @@ class Reconciler:
         return min((status.retry_at for key, status in statuses if key not in self._waiting), default=None)
 
     def _adopt(self, new: Plan, synced: bool) -> None:
-        moved = changed(self.plan, new)
-        for key in moved:
+        for key in new.moved:
             status = self.account.statuses.get(key)
             if status is not None and self.plan.wanted.get(key) != new.wanted.get(key):
                 self.account.statuses[key] = Status("pending", status.since, message=status.message)
-        self._dirty |= moved
+        self._dirty |= new.moved
         if synced and not self._synced:
             self._doubtful = True
         self._synced = synced
@@ -172,7 +171,8 @@ class Reconciler:
         self._dirty = set()
         self._whole = only is None
         facts = _facts(self._readings.values(), copied=self._whole)
-        return diff(self.plan.wanted, facts, Leave(synced, self._settled), only)
+        wanted = self.plan.wanted.flat() if self._whole else self.plan.wanted
+        return diff(wanted, facts, Leave(synced, self._settled), only)
 
     def _due(self, op: Op) -> bool:
         status = self.account.statuses.get(op.object.key)

@@ -17,6 +17,7 @@ from weft.backends.tunnel import OVERHEAD
 from weft.core.dispute import settle
 from weft.core.edits import altered
 from weft.core.ground import Ground, Stake
+from weft.core.layered import Layered
 from weft.model import IPNetwork, Network, Node, Problem, Uplink
 
 NEVER = tuple(
@@ -61,7 +62,7 @@ class Memory:
     `disputes` what came of it; `faults`: the verdicts' own problems."""
 
     claims: tuple[Node, ...]
-    verdicts: dict[str, Verdict]
+    verdicts: Layered[str, Verdict]
     ground: Ground
     parties: frozenset[str]
     faults: tuple[Problem, ...]
@@ -99,7 +100,7 @@ def _judge_all(claims: tuple[Node, ...], policy: Policy, known: Mapping[str, Ver
     if settled:
         nodes.sort(key=_id)
     without_way = sum(verdict.without_way for verdict in verdicts.values())
-    memory = Memory(claims, verdicts, ground, parties, _faults(verdicts), tuple(disputes), without_way)
+    memory = Memory(claims, Layered(verdicts), ground, parties, _faults(verdicts), tuple(disputes), without_way)
     return Accepted(policy, tuple(nodes), _problems(memory, policy), memory)
 
 
@@ -108,12 +109,12 @@ def _amend(claims: tuple[Node, ...], previous: Accepted) -> Accepted | None:
     ids are there twice, or most is new."""
     memory, policy = previous.memory, previous.policy
     gone, came = altered(memory.claims, claims)
-    verdicts, ground, nodes = memory.verdicts.copy(), memory.ground.copy(), list(previous.nodes)
-    if 2 * len(came) > len(claims) or len(verdicts) != len(memory.claims):
+    if 2 * len(came) > len(claims) or len(memory.verdicts) != len(memory.claims):
         return None
-    old = {claim.id: verdicts.pop(claim.id) for claim in gone}
+    old = {claim.id: memory.verdicts[claim.id] for claim in gone}
     if not memory.parties.isdisjoint(old):
         return None
+    ground, nodes = memory.ground.copy(), list(previous.nodes)
     for verdict in old.values():
         ground.leave(verdict.stake)
         if verdict.node is not None:
@@ -122,9 +123,9 @@ def _amend(claims: tuple[Node, ...], previous: Accepted) -> Accepted | None:
     for verdict in new:
         if not ground.take(verdict.stake):
             return None
-        verdicts[verdict.claim.id] = verdict
         if verdict.node is not None:
             insort(nodes, verdict.node, key=_id)
+    verdicts = memory.verdicts.after(old, {verdict.claim.id: verdict for verdict in new})
     if len(verdicts) != len(claims):
         return None
     moved = (*old.values(), *new)

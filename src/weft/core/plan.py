@@ -15,6 +15,7 @@ from weft.backends.tunnel import Tunnel, device_of
 from weft.core.edits import altered
 from weft.core.firewall import wanted as firewall
 from weft.core.firewall import wanted_by_span
+from weft.core.layered import Layered
 from weft.core.slots import Slots
 from weft.model import Host, IPNetwork, Node, View
 from weft.objects import File, Key, Object, Sysctl, Why
@@ -53,12 +54,14 @@ class Overlay:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`wanted` is all parts together; where two parts ask for one key, the part that sorts first has it, and the key is
-    `contested`. `overlays`: one for each of the view."""
+    `contested`. `overlays`: one for each of the view. `moved`: keys of all parts that are not the same part in the
+    previous plan: the only ones whose objects may differ from there."""
 
-    parts: dict[str, Part] = field(default_factory=dict)
-    wanted: dict[Key, Wanted] = field(default_factory=dict)
+    parts: Layered[str, Part] = field(default_factory=Layered)
+    wanted: Layered[Key, Wanted] = field(default_factory=Layered)
     contested: frozenset[Key] = frozenset()
     overlays: tuple[Overlay, ...] = ()
+    moved: frozenset[Key] = field(default=frozenset(), compare=False)
 
 
 def plan(view: View, previous: Plan | None = None) -> Plan:
@@ -67,13 +70,13 @@ def plan(view: View, previous: Plan | None = None) -> Plan:
     views = (view, *view.beside)
     tunnels = [Tunnel.of(overlay) for overlay in views]
     alike = tunnels == [overlay.tunnel for overlay in old.overlays]
-    parts = old.parts.copy() if alike else {}
+    asked: dict[str, Part | None] = {} if alike else dict.fromkeys(old.parts)
     overlays: list[Overlay] = []
     for one, before in zip(views, old.overlays if alike else map(Overlay.empty, tunnels), strict=True):
         suffix = f"@{before.tunnel.device}" if overlays else ""  # of the overlays behind the first
-        parts[HERE + suffix] = _own_part(one, old.parts.get(HERE + suffix))
-        overlays.append(_add_nodes(parts, one.nodes, before, suffix, old.parts))
-    return Plan(parts, *_index(parts, old), tuple(overlays))
+        asked[HERE + suffix] = _own_part(one, old.parts.get(HERE + suffix))
+        overlays.append(_add_nodes(asked, one.nodes, before, suffix, old.parts))
+    return _with_parts(old, asked, tuple(overlays))
 
 
 def _own_part(view: View, before: Part | None) -> Part:
@@ -82,33 +85,24 @@ def _own_part(view: View, before: Part | None) -> Part:
 
 
 def _add_nodes(
-    parts: dict[str, Part], nodes: tuple[Node, ...], before: Overlay, suffix: str, old: Mapping[str, Part]
+    asked: dict[str, Part | None], nodes: tuple[Node, ...], before: Overlay, suffix: str, old: Mapping[str, Part]
 ) -> Overlay:
-    """Make `parts`, which hold those of the overlay as it was before, hold those of `nodes`."""
+    """Put the parts of `nodes` that may differ from those of the overlay as it was before into `asked`, with None for
+    what goes."""
     tunnel = before.tunnel
     gone, came = altered(before.nodes, nodes)
     slots = before.slots.after(gone, came) if 2 * len(came) <= len(nodes) else None
     if slots is None:
         gone, came, slots = list(before.nodes), list(nodes), Slots.of(nodes, tunnel.device)
     for name in {node.id for node in gone}.difference(node.id for node in came):
-        del parts[name + suffix]
+        asked[name + suffix] = None
     for node in came:
         there = (node, tunnel, slots.slot(node))
         part = old.get(node.id + suffix)
         if part is None or part.made_from != there:
             part = _part(there, BACKENDS[node.backend].reach(*there))
-        parts[node.id + suffix] = part
+        asked[node.id + suffix] = part
     return Overlay(tunnel, nodes, slots)
-
-
-def changed(old: Plan, new: Plan) -> set[Key]:
-    """Keys of all parts that are not the same part in both plans: the only ones whose objects may differ."""
-    stale, fresh = _altered(old, new.parts)
-    return {key for part in (*stale, *fresh) for key in part.wanted}
-
-
-def _altered(old: Plan, parts: Mapping[str, Part]) -> tuple[list[Part], list[Part]]:
-    return altered(tuple(old.parts.values()), tuple(parts.values()))
 
 
 def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) -> Part:
@@ -149,26 +143,34 @@ def _forwarding(host: Host, versions: set[int]) -> Iterator[Sysctl]:
         yield Sysctl("net/ipv6/conf/all/forwarding", "1")
 
 
-def _index(parts: Mapping[str, Part], old: Plan) -> tuple[dict[Key, Wanted], frozenset[Key]]:
-    """All parts' objects in one dict, and the keys that several ask for: from the old plan's where few parts changed
-    (copying needs no hashing)."""
-    stale, fresh = _altered(old, parts)
+def _with_parts(old: Plan, asked: Mapping[str, Part | None], overlays: tuple[Overlay, ...]) -> Plan:
+    """The plan in which these parts are other ones than in `old`, or are gone."""
+    new = {name: part for name, part in asked.items() if part is not old.parts.get(name)}
+    stale = [part for part in map(old.parts.get, new) if part is not None]
+    fresh = {name: part for name, part in new.items() if part is not None}
+    parts = old.parts.after(new.keys() - fresh.keys(), fresh)
+    moved = frozenset(key for part in (*stale, *fresh.values()) for key in part.wanted)
     if len(stale) + len(fresh) > len(parts) // 2:
-        return _joined(parts)
+        parts = Layered(parts.flat())
+        return Plan(parts, *_joined(parts), overlays, moved)
+    return Plan(parts, *_index(parts, old, stale, list(fresh.values())), overlays, moved)
+
+
+def _index(
+    parts: Layered[str, Part], old: Plan, stale: list[Part], fresh: list[Part]
+) -> tuple[Layered[Key, Wanted], frozenset[Key]]:
+    """All parts' objects in one dict, and the keys that several ask for: those of the old plan, in which the parts
+    `stale` were and `fresh` are in their place."""
     free = {key for part in stale for key in part.wanted}
     asked = [key for part in fresh for key in part.wanted]
     meeting = [key for key in asked if key not in free and key in old.wanted]
     if meeting or len(set(asked)) < len(asked) or not old.contested.isdisjoint(free):
         return _joined(parts)
-    index = old.wanted.copy()
-    for key in free.difference(asked):
-        del index[key]
-    for part in fresh:
-        index.update(part.wanted)
-    return index, old.contested
+    came = {key: want for part in fresh for key, want in part.wanted.items()}
+    return old.wanted.after(free - came.keys(), came), old.contested
 
 
-def _joined(parts: Mapping[str, Part]) -> tuple[dict[Key, Wanted], frozenset[Key]]:
+def _joined(parts: Mapping[str, Part]) -> tuple[Layered[Key, Wanted], frozenset[Key]]:
     """All parts' objects; of two for one key, the part's that sorts first."""
     index: dict[Key, Wanted] = {}
     contested: set[Key] = set()
@@ -179,4 +181,4 @@ def _joined(parts: Mapping[str, Part]) -> tuple[dict[Key, Wanted], frozenset[Key
             index.setdefault(key, want)
         if len(index) != before + len(wanted):
             contested.update(key for key, want in wanted.items() if index[key] is not want)
-    return index, frozenset(contested)
+    return Layered(index), frozenset(contested)
