@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,13 +60,13 @@ def daemons(lab: Lab) -> list[LabHost]:
     return [host for host in lab.hosts if host.host.flanneld is not None]
 
 
-def reconfigure(lab: Lab, config: dict[str, Any], flags: Sequence[str] = ()) -> Lab:
+def reconfigure(lab: Lab, config: dict[str, Any], flags: Sequence[str] = (), forget: bool = True) -> Lab:
     """Another config in etcd, no leases, and every flanneld started anew; the lab with what they have got then. What
-    the former backend left in the kernel is theirs to clear away."""
+    the former backend left in the kernel is theirs to clear away. `forget`: subnet.env is removed too."""
     do(shell.together(*(services.stop(host, "flanneld") for host in daemons(lab) if host.running("flanneld"))))
     etcdctl(lab, "del", "--prefix", SUBNETS)
     etcdctl(lab, "put", f"{PREFIX}/config", json.dumps(config))
-    for host in daemons(lab):
+    for host in daemons(lab) if forget else []:
         on(lab, host.name, "rm -f /run/flannel/subnet.env")
     do(shell.together(*(services.start(flagged(lab, host.name, flags), "flanneld") for host in daemons(lab))))
     return Lab.load(lab.name)
@@ -146,22 +147,27 @@ class Pings:
 
 
 @contextlib.contextmanager
-def pinged(lab: Lab, where: str, target: str, *options: str) -> Iterator[Pings]:
-    """A ping at 100 Hz around what is done inside, which begins when the first one was answered."""
-    words = [*inside(lab, where), "ping", "-n", "-O", "-i", "0.01", *options, target]
-    found = Pings()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            until(lambda: "bytes from" in (process.stdout.readline() if process.stdout else ""), "the first answer")
-            yield found
-            lines = [process.stdout.readline() for _ in range(20)]  # and it goes on after what was done
-            assert lines
-        finally:
-            process.send_signal(signal.SIGINT)
-            told = process.stdout.read()
-    match = re.search(r"(\d+) packets transmitted, (\d+) received", told)
-    assert match, told
+def pinged(lab: Lab, where: str, target: str) -> Iterator[Pings]:
+    """A ping around what is done inside, as fast as the kernel's clock ticks: it begins when the first one was
+    answered, and goes on for some more at the end."""
+    with tempfile.NamedTemporaryFile() as told:
+        words = [*inside(lab, where), "ping", "-n", "-O", "-i", "0.005", target]
+        found = Pings()
+        with subprocess.Popen(words, stdout=told) as process:
+
+            def count() -> int:
+                return Path(told.name).read_text().count("icmp_seq=")
+
+            try:
+                until(lambda: "bytes from" in Path(told.name).read_text(), "the first answer")
+                yield found
+                done = count()
+                until(lambda: count() > done + 10, "some more pings")
+            finally:
+                process.send_signal(signal.SIGINT)
+        said = Path(told.name).read_text()
+    match = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+    assert match, said
     found.sent, found.lost = int(match[1]), int(match[1]) - int(match[2])
 
 

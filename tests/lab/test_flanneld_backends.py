@@ -194,6 +194,16 @@ def test_a_lease_deleted_while_the_daemon_was_down_loses_its_route_at_the_start(
     do(services.start(gateways.host("b"), "flanneld"))
 
 
+def test_routes_into_a_network_that_the_config_had_before_go_at_the_start(gateways: Lab) -> None:
+    before = [route["dst"] for route in ip_json(gateways, "a", "route show proto 76")]
+    assert before == [subnet(gateways, "b")]
+    found = reconfigure(gateways, config("host-gw") | {"Network": "10.6.0.0/16"}, forget=False)
+    until(lambda: answers(found, "a/a1", address(found, "b/b1")), "b to answer a")
+    after = [route["dst"] for route in ip_json(found, "a", "route show proto 76")]
+    assert after == [subnet(found, "b")]
+    assert after[0].startswith("10.6.")
+
+
 # -- alloc and extension -----------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.lab.flannel_lab import (
     DUAL,
+    FOUR,
     address,
     answers,
     beside,
@@ -124,6 +125,14 @@ def test_one_device_for_both_versions_where_the_mode_says_so(lab: Lab, mode: str
     assert (told[0], told[1]) == ("(none)", endpoint)
     assert len(told[2].split(",")) == 2
     assert "WEFT-flannel-wg-v6" not in on(found, "a", "ip6tables-save")
+
+
+def test_another_backend_leaves_nothing_of_wireguards(lab: Lab) -> None:
+    found = reconfigure(lab, FOUR | {"Backend": {"Type": "vxlan"}})
+    settle(found)
+    until(lambda: devices(found, "a") == ["flannel.1"], "WireGuard's device to go")
+    until(lambda: not processes(found, "a"), "wireguard-go to end")
+    assert "flannel-wg" not in on(found, "a", "iptables-save") + on(found, "a", "ip6tables-save")
 
 
 def test_a_host_without_wireguard_says_what_to_install(lab: Lab, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from weft.wire.flannel import (
     VxlanBackend,
     WireguardBackend,
 )
+from weft.wire.subnet_env import SubnetEnv
 
 POOL4 = Pool4(IPv4Network("10.5.0.0/16"), 24, ip_address("10.5.1.0"), ip_address("10.5.255.0"))  # type: ignore[arg-type]
 POOL6 = Pool6(IPv6Network("fc00:5::/48"), 64, ip_address("fc00:5:0:1::"), ip_address("fc00:5:0:ffff::"))  # type: ignore[arg-type]
@@ -176,6 +177,15 @@ def test_host_gw_has_routes_alone_and_refuses_who_is_not_on_a_segment() -> None:
     ]
     assert found.devices() == {}
     assert found.labels() == {"flannel-9b79f732", "flannel-9b79f732-6"}
+
+
+def test_routes_into_the_network_of_a_former_run_are_this_daemons_too() -> None:
+    found = world(HostGwBackend())
+    assert found.spans() == (POOL4.network,)
+    found.previous = SubnetEnv(network=POOL4.network)
+    assert found.spans() == (POOL4.network,)
+    found.previous = SubnetEnv(network=IPv4Network("10.6.0.0/16"), network6=POOL6.network)
+    assert found.spans() == (POOL4.network, IPv4Network("10.6.0.0/16"), POOL6.network)
 
 
 def test_alloc_leases_and_writes_the_file_and_no_more() -> None:

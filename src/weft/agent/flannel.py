@@ -38,7 +38,8 @@ class FlannelWorld:
     interface to each, as far as the ways to the addresses in `answered` are known. `choice`: asks which interface is
     wanted, by the IP versions of the overlay. `chains`: see `World`. `published`: asks for the lease that etcd has for
     this host already. `previous`: what subnet.env said at the start. `prepared`: what the backend has to publish, where
-    something had to be started or read for it: a WireGuard key, what an extension's command printed."""
+    something had to be started or read for it: a WireGuard key, what an extension's command printed. `former`: devices
+    of a former run's backend."""
 
     options: Options
     choice: Callable[[tuple[Version, ...]], Choice]
@@ -52,6 +53,7 @@ class FlannelWorld:
     broken: dict[str, Problem] = field(default_factory=dict)
     macs: dict[Version, Mac] = field(default_factory=dict)
     prepared: BackendData | None = None
+    former: frozenset[str] = frozenset()
     _asked: tuple[tuple[Lease, ...], frozenset[IPAddress]] = ((), frozenset())
     _ends: tuple[tuple[Lease, ...], frozenset[tuple[object, object]]] = ((), frozenset())
     _accepted: dict[Versions, Accepted] = field(default_factory=dict)
@@ -149,7 +151,7 @@ class FlannelWorld:
         if lacking and of == (6,):
             return None
         profile = flannel.profile(config, self.options, of, home.key)
-        claims = tuple(filter(None, self._roster(self.tenancy, config, of).claims))
+        claims = self._roster(self.tenancy, config, of).claims.made
         policy = Policy(me, profile.underlay, profile.span, me.networks, self.host.uplinks, lacking)
         self._accepted[of] = accept(claims, policy, self._accepted.get(of))
         return View(me=me, networks=me.networks, nodes=self._accepted[of].nodes, profile=profile)
@@ -179,8 +181,8 @@ class FlannelWorld:
             yield from accepted.problems
         asks = bool(self.asked())
         for roster in self._rosters.values():
-            for one, problem in zip(roster.nodes, roster.problems, strict=True):
-                if problem is not None and one is not None and (not asks or one.endpoints[0] in self.answered):
+            for one, problem in roster.faults.made:
+                if not asks or one.endpoints[0] in self.answered:
                     yield problem
 
     def waiting(self) -> list[str]:
@@ -204,7 +206,7 @@ class FlannelWorld:
             return frozenset()
         names = (flannel.device(config, of, self.options.prefix) for of in flannel.overlays(config))
         both = flannel.WIREGUARD_DEVICES if isinstance(config.backend, WireguardBackend) else ()
-        return frozenset((*names, *both, *flannel.stand_ins(self.options.prefix)))
+        return frozenset((*names, *both, *self.former, *flannel.stand_ins(self.options.prefix)))
 
     def devices(self) -> Mapping[str, Mac]:
         """The VTEPs' MACs, by device, by which a device of ours is known that another daemon made."""
@@ -214,10 +216,11 @@ class FlannelWorld:
         return {flannel.device(config, (version,), self.options.prefix): mac for version, mac in self.macs.items()}
 
     def spans(self) -> tuple[IPNetwork, ...]:
-        """The networks that leases are taken from."""
-        config = self.config
+        """The networks that leases are taken from, and those of a former run, whose routes must go."""
+        config, former = self.config, (self.previous.network, self.previous.network6)
         pools = (config.ipv4, config.ipv6) if config is not None else ()
-        return tuple(pool.network for pool in pools if pool is not None)
+        now = (pool.network for pool in pools if pool is not None)
+        return tuple(dict.fromkeys((*now, *(network for network in former if network is not None))))
 
     def asked(self) -> frozenset[IPAddress]:
         """Endpoints of which the ways are to be found out: where the backend may do without a tunnel."""
@@ -264,8 +267,7 @@ class FlannelWorld:
         if self.tenancy is None or self.config is None:
             return None
         of = flannel.overlays(self.config)[0]
-        nodes = self._roster(self.tenancy, self.config, of).nodes
-        return Known(tuple(filter(None, nodes)), self.tenancy.complete)
+        return Known(self._roster(self.tenancy, self.config, of).nodes.made, self.tenancy.complete)
 
     @property
     def engine(self) -> Known[Network] | None:

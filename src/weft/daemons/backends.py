@@ -12,19 +12,23 @@ from weft.core.tenancy import Tenancy
 from weft.targets import Target
 from weft.targets.extension import ExtensionTarget
 from weft.targets.extension_commands import Command, Variables
+from weft.targets.kernel.owners import wireguard_devices
 from weft.targets.wireguard import WireguardTarget
-from weft.targets.wireguard_tools import host_key
+from weft.targets.wireguard_tools import HostKey, host_key
 from weft.wire.flannel import BackendData, Config, ExtensionBackend, ExtensionData, WireguardBackend, WireguardPeer
+
+NO_KEY = HostKey("", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """`data`: what the lease is to publish. `target`: one more for the reconciler. `after`: to be done when the first
-    plan was carried out."""
+    plan was carried out. `former`: devices that a former run's backend left, for which `target` is there."""
 
     data: BackendData | None = None
     target: Target | None = None
     after: Callable[[Tenancy | None], Awaitable[None]] | None = None
+    former: tuple[str, ...] = ()
 
 
 async def prepare(config: Config, owner: str, shell: bool) -> Prepared:
@@ -37,7 +41,8 @@ async def prepare(config: Config, owner: str, shell: bool) -> Prepared:
         return Prepared(WireguardPeer(key.public, backend.listen_port), target)
     if isinstance(backend, ExtensionBackend):
         return await _extension(backend, config, shell)
-    return Prepared()
+    left = (await wireguard_devices()).get(owner)
+    return Prepared(target=WireguardTarget(owner, NO_KEY, left), former=tuple(left)) if left else Prepared()
 
 
 async def _extension(backend: ExtensionBackend, config: Config, shell: bool) -> Prepared:

@@ -54,7 +54,7 @@ class Flanneld:
         owner = f"weft:{ROLE}:{settings.etcd_prefix}:{host}"
         self.kernel = KernelTarget(owner)
         self._shared: tuple[tuple[IPNetwork, ...], bool] = ((), False)
-        self.firewall = FirewallTarget(owns=lambda dev: dev in self.world.labels() or dev in self.kernel.devices)
+        self.firewall = FirewallTarget(owns=self._owns)
         self.ways = Ways()
         self._owner = owner
         self._configured = asyncio.Event()
@@ -98,6 +98,7 @@ class Flanneld:
         config = self.world.config
         if config is not None:
             prepared = await prepare(config, self._owner, self.settings.extension_shell)
+            self.world.former = frozenset(prepared.former)
             if prepared.target is not None:
                 self.loop.join(prepared.target)
             yield prepared.data
@@ -120,6 +121,12 @@ class Flanneld:
                 lambda subnet: any(_inside(subnet, span) for span in spans),
                 lambda route: self.world.is_lease(route.dst, route.via),
             )
+
+    def _owns(self, label: str) -> bool:
+        """Whether chains with this in their names are ours: they go with the device, where there is one."""
+        if label in self.world.devices() and self.kernel.taken(label):
+            return False
+        return label in self.world.labels() or label in self.kernel.devices
 
     def _keep_host(self, host: Host) -> None:
         self.world.host = host
