@@ -8,6 +8,7 @@ there is no way to leave a stray process or mount behind. `lab.Lab` is the calle
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import socket
 import sys
@@ -44,6 +45,10 @@ mkdir -p "$1/run/${1#/run/}" "$1/run/netns" "$1/run/lock"
 mount -n --bind "$1" "$1/run/${1#/run/}"
 mount -n --move "$1/run" /run
 rmdir "$1/run"
+if [ -e /etc/machine-id ]; then  # a machine of its own to those who tell machines apart by it
+    echo "$3" >"$1/machine-id"
+    mount -n --bind "$1/machine-id" /etc/machine-id
+fi
 echo "$stat" >"$1/init"
 exec env --ignore-signal=CHLD sleep infinity    # so that the kernel reaps what is orphaned here
 """
@@ -130,7 +135,8 @@ class LabHost:
         log = self.folder / "init.log"
         spaces = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child"]
         command = ["nsenter", f"--net={netns.path(self.namespace)}", *spaces, "sh", "-c", INIT, "init"]
-        await shell.detach([*command, str(self.folder), self.name], log, self.service_environment)
+        machine_id = hashlib.md5(self.namespace.encode(), usedforsecurity=False).hexdigest()
+        await shell.detach([*command, str(self.folder), self.name, machine_id], log, self.service_environment)
         if not await shell.until(lambda: Mark.read(self.folder / "init") is not None, _deadline(START)):
             raise LabError(f"host {self.name} does not come up: {log.read_text().strip() or 'it says nothing'}")
 

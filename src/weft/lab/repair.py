@@ -147,9 +147,11 @@ async def _rules(host: LabHost, tool: str) -> str:
 
 
 async def vxlan(host: LabHost) -> str:
-    """The name of the host's VXLAN device; empty if it has none."""
+    """The name of the host's VXLAN device, weft's own before others, the first by name; empty if it has none."""
     found = json.loads(await shell.run(["ip", "-n", host.namespace, "-j", "link", "show", "type", "vxlan"]) or "[]")
-    return next((str(link["ifname"]) for link in found if link and "UP" in link["flags"]), "")
+    up = [link for link in found if link and "UP" in link["flags"]]
+    names = sorted((not str(link.get("ifalias", "")).startswith("weft:"), str(link["ifname"])) for link in up)
+    return names[0][1] if names else ""
 
 
 # -- what can be broken -----------------------------------------------------------------------------------------------
