@@ -7,6 +7,7 @@ msgspec Structs rather than dataclasses, because there are four for each peer: t
             octets, since `ipaddress` hashes in Python and a key is hashed ten times in a cycle
     rank    its place in the order of additions (make before break); removals go the other way
     needs   keys of the objects that take this one with them when they go (the kernel's cascades)
+    beside  keys of the objects whose owner is this one's too: what belongs to somebody else's device is left alone
     fixed   the part that the kernel can't change in place: another value means remove and add
 """
 
@@ -57,6 +58,10 @@ class Object(msgspec.Struct, frozen=True):
 
     @property
     def needs(self) -> tuple[Key, ...]:
+        return ()
+
+    @property
+    def beside(self) -> tuple[Key, ...]:
         return ()
 
     @property
@@ -261,6 +266,11 @@ class Chain(Object, frozen=True):
     @property
     def rank(self) -> Rank:
         return Rank.CHAIN
+
+    @property
+    def beside(self) -> tuple[Key, ...]:
+        """The device that it is named after."""
+        return (("link", self.name.partition("-")[2].rpartition("-")[0]),)
 
 
 class Jump(Object, frozen=True):

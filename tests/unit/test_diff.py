@@ -148,6 +148,17 @@ def test_nothing_is_put_on_a_device_of_somebody_elses() -> None:
         assert changes.conflicts[ROUTE.key] == "it stands on an object that is somebody else's"
 
 
+def test_a_chain_of_somebody_elses_device_is_left_alone() -> None:
+    chain = Chain(4, "filter", f"WEFT-{DEV}-FWD", ("-j ACCEPT",))
+    jump = Jump(4, "filter", "FORWARD", chain.name)
+    theirs = Chain(4, "filter", chain.name, ("-j DROP",))
+    facts = Facts({theirs.key: theirs}, {("link", DEV): "a vxlan marked weft:flanneld:/other:a"})
+    changes = diff(wanted(link(), chain, jump), facts)
+    assert changes.ops == ()
+    assert changes.conflicts.keys() == {("link", DEV), chain.key, jump.key}
+    assert said(diff(wanted(chain, jump), facts).ops) == ["change Chain", "add Jump"], "it has no device"
+
+
 def test_what_is_right_is_no_conflict_whatever_it_stands_on() -> None:
     facts = Facts({NEIGHBOUR.key: NEIGHBOUR}, {("link", DEV): "a bridge of somebody else's"})
     assert diff(wanted(*ALL), facts, only=[NEIGHBOUR.key]).conflicts == {}

@@ -235,7 +235,8 @@ class Reconciler:
     def _on(self, done: Set[Key]) -> list[Key]:
         """What failed and stands on something that is there now."""
         wants = ((key, self.plan.wanted.get(key)) for key in self.account.statuses)
-        return [key for key, want in wants if want is not None and any(need in done for need in want.object.needs)]
+        things = ((key, want.object) for key, want in wants if want is not None)
+        return [key for key, thing in things if any(need in done for need in (*thing.needs, *thing.beside))]
 
     def _now_due(self, keys: Iterable[Key]) -> None:
         """Something happened to these: whoever of them waits for another attempt need not."""

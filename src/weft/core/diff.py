@@ -102,10 +102,11 @@ def _conflicts(keys: list[Key], lost: set[Key], wanted: Mapping[Key, Wanted], fa
 
 
 def _conflict(key: Key, wanted: Mapping[Key, Wanted], foreign: Mapping[Key, str]) -> str | None:
-    """Who stands where a wanted object is to be, or where something is to be that it needs."""
+    """Who stands where a wanted object is to be, or where something is to be that it needs or belongs to."""
     if key in foreign:
         return foreign[key]
-    needs = (need for need in wanted[key].object.needs if need in wanted)
+    thing = wanted[key].object
+    needs = (need for need in (*thing.needs, *thing.beside) if need in wanted)
     if any(_conflict(need, wanted, foreign) is not None for need in needs):
         return "it stands on an object that is somebody else's"
     return None

@@ -95,6 +95,10 @@ class KernelTarget:
         """Names of the links that are ours, as of the last reading: whose firewall chains are ours too."""
         return self._mirror.indexes.keys()
 
+    def taken(self, device: str) -> bool:
+        """Whether there is a link of that name that isn't ours, as of the last reading."""
+        return ("link", device) in self._mirror.foreign
+
     def expect(self, devices: Mapping[str, Mac]) -> None:
         """The names and MACs of our VTEPs, where they are known only after the start. Everything is read anew if they
         are others than before."""
