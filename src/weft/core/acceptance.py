@@ -190,7 +190,7 @@ def _unreachable(claim: Node, policy: Policy) -> str:
         return f"its VNI is {claim.vni}, this host's is {me.vni}"
     if claim.backend != me.backend:
         return f"its backend is {claim.backend}, this host's is {me.backend}"
-    if claim.port != me.port:
+    if me.backend == "vxlan" and claim.port != me.port:  # with WireGuard, each peer has a port of its own
         return f"it speaks VXLAN on port {claim.port}, this host on {me.port}"
     if endpoint is None:
         return f"it has no IPv{policy.underlay} endpoint, and this host's tunnels run over IPv{policy.underlay}"
@@ -198,6 +198,8 @@ def _unreachable(claim: Node, policy: Policy) -> str:
         return f"it claims this host's own endpoint {endpoint}"
     if endpoint.is_loopback or endpoint.is_unspecified or endpoint.is_multicast:
         return f"{endpoint} can't be a tunnel's endpoint"
+    if any(endpoint in subnet for network in me.networks for subnet in network.subnets):
+        return f"its endpoint {endpoint} lies in this host's own network"
     if claim.mtu and claim.mtu < LEAST_MTU:
         return f"it says that its uplink's MTU is {claim.mtu}; {LEAST_MTU} is the least that is believed"
     if me.backend == "vxlan" and (not any(claim.mac) or claim.mac[0] & 1):

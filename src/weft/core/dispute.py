@@ -1,8 +1,9 @@
 """Between nodes that meet: who is in the right, on every host alike. Pure; called by `acceptance.py` for the few that
 `ground.py` finds.
 
-Two with one endpoint or one MAC can't be told apart on the wire, so the one that sorts first stays. A subnet that holds
-a tunnel's endpoint would lead the outer packets into the tunnel. Of subnets that overlap, the older claim holds.
+Two with one endpoint or one MAC can't be told apart on the wire, so one stays: the first by id of those that have a
+subnet left. A subnet that holds a tunnel's endpoint would lead the outer packets into the tunnel. Of subnets that
+overlap, the older claim holds.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ class _Claim(NamedTuple):
 
 
 def _unique_tunnels(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
-    """Refuse a node that has an earlier node's endpoint or VTEP MAC: two can't be told apart on the wire."""
+    """Refuse a node that has an earlier node's endpoint or VTEP MAC: two can't be told apart on the wire. Who has no
+    subnet that may be routed to (a lease of a former config's) comes last: nothing is lost with it."""
     kept: list[Node] = []
     problems: list[Problem] = []
     owners: dict[int, str] = {}
-    for node in nodes:
+    for node in sorted(nodes, key=lambda node: not node.networks):
         marks = Stake.of(node).marks
         other = next((owners[mark] for mark in marks if mark in owners), None)
         if other is not None:
@@ -56,7 +58,7 @@ def _unique_tunnels(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
             continue
         owners.update(dict.fromkeys(marks, node.id))
         kept.append(node)
-    return kept, problems
+    return sorted(kept, key=lambda node: node.id), problems
 
 
 def _settle(nodes: list[Node]) -> tuple[list[Node], list[Problem]]:

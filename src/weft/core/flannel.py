@@ -145,7 +145,7 @@ def node(lease: Lease, config: Config, of: Versions) -> Node | None:
         id=name(lease),
         endpoints=tuple(endpoint for _, endpoint in ends),
         port=data.port if isinstance(data, WireguardPeer) else _port(config, of),
-        vni=data.vni if isinstance(data, Vtep) else 0,
+        vni=_vni(data, config),
         mac=data.mac if isinstance(data, Vtep) else NO_MAC,
         mtu=0,
         networks=(Network("lease", subnets, since=0.0),),
@@ -249,6 +249,13 @@ def _port(config: Config, of: Versions) -> int:
     if isinstance(backend, WireguardBackend):
         return backend.listen_port_v6 if of == (6,) else backend.listen_port
     return backend.port if isinstance(backend, VxlanBackend) else 0
+
+
+def _vni(data: BackendData | None, config: Config) -> int:
+    """Older flannel tells its lower 16 bits only."""
+    told = data.vni if isinstance(data, Vtep) else 0
+    ours = config.backend.vni if isinstance(config.backend, VxlanBackend) else 0
+    return ours if told == ours & 0xFFFF else told
 
 
 def _key(data: BackendData | None) -> str:
