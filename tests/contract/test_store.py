@@ -11,7 +11,7 @@ import pytest
 from tests.contract.stores import PREFIX, Case, EtcdCase, MemoryCase, back, seen, watching
 from tests.support.etcd import Etcd, cluster, needs_etcd
 from weft.errors import StoreError, StoreForbidden, StoreUnreachable
-from weft.stores import Delete, Guard, Put, Snapshot, Store
+from weft.stores import Delete, Entries, Guard, Put, Snapshot, Store
 
 KEYS = [f"{PREFIX}10.5.{number}.0-24" for number in range(10)]
 
@@ -89,7 +89,7 @@ async def test_a_range_holds_the_prefix_and_nothing_beside_it(case: Case) -> Non
 async def test_a_range_of_nothing_has_a_revision(case: Case) -> None:
     store = case.store()
     revision = await store.commit([Put("/a", b"")])
-    assert await store.range("/b") == Snapshot({}, revision or 0)
+    assert await store.range("/b") == Snapshot(Entries(), revision or 0)
 
 
 # commits

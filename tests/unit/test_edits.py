@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.core import edits as edits_module
-from weft.core.edits import altered, edits
+from weft.core.edits import Kept, altered, edited, edits, resorted
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,70 @@ def test_an_equal_item_is_no_change_or_told_as_one_but_nothing_else_is_lost() ->
     gone, came = altered(ITEMS, (*twins[:-1], Item(-1)))
     assert ITEMS[-1] in gone
     assert Item(-1) in came
+
+
+@given(picks, st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2), picks), max_size=3), max_size=4))
+def test_a_set_that_knows_where_it_differs_knows_it_right(
+    first: tuple[Item, ...], steps: list[list[tuple[int, int, tuple[Item, ...]]]]
+) -> None:
+    sets = [edited(first, [])]
+    for drawn in steps:
+        end, changes = 0, []
+        for start, length, came in sorted(drawn, key=lambda one: one[0]):
+            there = slice(min(max(start, end), len(sets[-1])), min(max(start, end) + length, len(sets[-1])))
+            end = there.stop
+            changes.append((there, came))
+        sets.append(edited(sets[-1], changes))
+        expected = list(sets[-2])
+        for there, came in reversed(changes):
+            expected[there] = came
+        assert sets[-1] == tuple(expected)
+    for old in sets:
+        for new in sets:  # also those that were not made from each other
+            assert applied(old, new) == new
+            assert applied(tuple(old), new) == new
+            assert applied(old, tuple(new)) == new
+    if len(sets) > 1:
+        assert edits(sets[-2], sets[-1]) is sets[-1].runs
+
+
+named = st.dictionaries(st.sampled_from("abcdefgh"), st.one_of(st.none(), st.integers(0, 3)), max_size=6)
+
+
+@given(named, named)
+def test_what_is_sorted_stays_sorted(first: dict[str, int | None], changes: dict[str, int | None]) -> None:
+    there = {name: value for name, value in sorted(first.items()) if value is not None}
+    after = {name: (name, value) if value is not None else None for name, value in changes.items()}
+    new = resorted(tuple(there.items()), after, lambda pair: pair[0])
+    assert new == tuple((name, value) for name, value in sorted((first | changes).items()) if value is not None)
+
+
+@given(st.lists(picks, max_size=4), st.lists(st.integers(0, 11), unique=True, max_size=3).map(sorted))
+def test_what_is_kept_is_what_would_be_made(steps: list[tuple[Item, ...]], again: list[int]) -> None:
+    def make(item: Item) -> int | None:
+        asked.append(item)
+        return item.value if item.value % 3 else None
+
+    asked: list[Item] = []
+    kept: Kept[Item, int] = Kept()
+    for items in steps:
+        asked = []
+        kept = kept.after(items, make)
+        assert kept.made == tuple(item.value for item in items if item.value % 3)
+        fresh: Kept[Item, int] = Kept()
+        assert kept == fresh.after(items, make)
+    places = [at for at in again if at < len(kept.items)]
+    other = kept.anew(places, lambda item: -item.value if item.value % 2 else None)
+    parts = [(2, -1) if at in places else (3, 1) for at in range(len(kept.items))]
+    expected = [(item.value, *part) for item, part in zip(kept.items, parts, strict=True)]
+    assert other.made == tuple(value * sign for value, divisor, sign in expected if value % divisor)
+
+
+def test_only_what_is_new_is_made() -> None:
+    many = edited(ITEMS, [])
+    asked: list[Item] = []
+    kept: Kept[Item, Item] = Kept()
+    kept = kept.after(many, lambda item: item)
+    kept = kept.after(edited(many, [(slice(3, 4), (Item(99),)), (slice(7, 7), (Item(98),))]), asked.append)
+    assert asked == [Item(98), Item(99)], "the last run first"
+    assert kept.made == (*ITEMS[:3], *ITEMS[4:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 
-from weft.core.edits import edits
+from weft.core.edits import Kept
 from weft.core.tenancy import SUBJECT, Book, Held
 from weft.errors import WireError
 from weft.model import Problem
@@ -20,22 +20,21 @@ class Reader:
 
     def __init__(self, prefix: str) -> None:
         self._subnets = subnets_of(prefix)
-        self._entries: tuple[Entry, ...] = ()
-        self._held: list[Held | None] = []
-        self._problems: list[Problem | None] = []
+        self._held: Kept[Entry, Held] = Kept()
+        self._problems: Kept[Entry, Problem] = Kept()
 
     def book(self, snapshot: Snapshot) -> Book:
         """Every lease. An entry that can't be read is a problem; if its key can be, its subnet is taken too."""
-        entries = tuple(snapshot.entries.values())
-        for there, here in reversed(edits(self._entries, entries)):
-            rows = [self._row(entry) for entry in entries[here]]
-            self._held[there] = [held for held, _ in rows]
-            self._problems[there] = [problem for _, problem in rows]
-        self._entries = entries
-        return Book(snapshot.revision, tuple(filter(None, self._held)), tuple(filter(None, self._problems)))
+        read: dict[str, tuple[Held | None, Problem | None]] = {}
 
-    def _row(self, entry: Entry) -> tuple[Held | None, Problem | None]:
-        return _read(entry) if entry.key.startswith(self._subnets) else (None, None)
+        def held(entry: Entry) -> Held | None:
+            read[entry.key] = _read(entry) if entry.key.startswith(self._subnets) else (None, None)
+            return read[entry.key][0]
+
+        rows = snapshot.entries.rows
+        self._held = self._held.after(rows, held)
+        self._problems = self._problems.after(rows, lambda entry: read[entry.key][1])
+        return Book(snapshot.revision, self._held.made, self._problems.made)
 
 
 def clean(prefix: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from weft.core.edits import edits
+from weft.core.edits import Kept
 from weft.core.flannel import Versions, node, reachable
 from weft.model import IPAddress, Node, Problem
 from weft.wire.flannel import Config, Lease
@@ -17,13 +17,12 @@ from weft.wire.flannel import Config, Lease
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Column by column, one entry for each lease. `nodes`: what it says, None if it has no part in this overlay.
-    `claims`: the node where this host can reach it, and `problems`: why it can't."""
+    """`nodes`: what leases say, but for those that have no part in this overlay. `claims`: nodes as this host can reach
+    them, and `faults`: those that it can't, and why."""
 
-    leases: tuple[Lease, ...] = ()
-    nodes: list[Node | None] = field(default_factory=list)
-    claims: list[Node | None] = field(default_factory=list)
-    problems: list[Problem | None] = field(default_factory=list)
+    nodes: Kept[Lease, Node] = field(default_factory=Kept)
+    claims: Kept[Node, Node] = field(default_factory=Kept)
+    faults: Kept[Node, tuple[Node, Problem]] = field(default_factory=Kept)
     terms: tuple[Config, Versions] | None = None
     direct: Mapping[IPAddress, str] = field(default_factory=dict)
     """What leases were read by; `direct` as `reachable` takes it."""
@@ -35,27 +34,27 @@ class Roster:
         terms = (config, of)
         if self.terms != terms:
             return Roster(terms=terms).after(leases, config, of, direct)
-        nodes, claims, problems = self.nodes.copy(), self.claims.copy(), self.problems.copy()
-        for there, here in reversed(edits(self.leases, leases)):
-            read = [node(lease, config, of) for lease in leases[here]]
-            judged = [_judged(one, config, direct) for one in read]
-            nodes[there] = read
-            claims[there] = [claim for claim, _ in judged]
-            problems[there] = [problem for _, problem in judged]
-        for at in _led_elsewhere(nodes, self.direct, direct):
-            claims[at], problems[at] = _judged(nodes[at], config, direct)
-        return Roster(leases, nodes, claims, problems, terms, direct)
+        found: dict[int, Problem] = {}
 
+        def claim(one: Node) -> Node | None:
+            kept, problems = reachable([one], config, direct)
+            found.update((id(one), problem) for problem in problems)
+            return next(iter(kept), None)
 
-def _judged(one: Node | None, config: Config, direct: Mapping[IPAddress, str]) -> tuple[Node | None, Problem | None]:
-    kept, problems = reachable([one] if one is not None else [], config, direct)
-    return next(iter(kept), None), next(iter(problems), None)
+        def fault(one: Node) -> tuple[Node, Problem] | None:
+            return (one, found[id(one)]) if id(one) in found else None
+
+        nodes = self.nodes.after(leases, lambda lease: node(lease, config, of))
+        again = _led_elsewhere(nodes.made, self.direct, direct)
+        claims = self.claims.after(nodes.made, claim).anew(again, claim)
+        faults = self.faults.after(nodes.made, fault).anew(again, fault)
+        return Roster(nodes, claims, faults, terms, direct)
 
 
 def _led_elsewhere(
-    nodes: list[Node | None], before: Mapping[IPAddress, str], now: Mapping[IPAddress, str]
+    nodes: tuple[Node, ...], before: Mapping[IPAddress, str], now: Mapping[IPAddress, str]
 ) -> list[int]:
+    """The places of nodes to whose end leads another way than before."""
     if now is before:
         return []
-    ends = [one.endpoints[0] if one is not None else None for one in nodes]
-    return [at for at, end in enumerate(ends) if end is not None and now.get(end) != before.get(end)]
+    return [at for at, one in enumerate(nodes) if now.get(one.endpoints[0]) != before.get(one.endpoints[0])]

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
 from weft.core import ipam
-from weft.core.edits import edits
+from weft.core.edits import Kept
 from weft.core.ipam import choose, exhausted
 from weft.model import IPAddress, IPNetwork, Mac, Problem
 from weft.wire.flannel import BackendData, Config, Lease, Pool4, Pool6, Vtep, lease_value
@@ -211,8 +211,8 @@ class Sorted:
     others: tuple[Lease, ...] = ()
     _terms: tuple[object, ...] = ()
     _book: Book = Book(0)
-    _near: list[Held | None] = field(default_factory=list)
-    _others: list[Lease | None] = field(default_factory=list)
+    _near: Kept[Held, Held] = field(default_factory=Kept)
+    _others: Kept[Held, Lease] = field(default_factory=Kept)
 
     def after(self, book: Book, candidate: Candidate, mine: Lease) -> Sorted:
         """The same as that after an empty one; only keys that changed since are looked at."""
@@ -221,16 +221,11 @@ class Sorted:
             return self
         if self._terms != terms:
             return Sorted(_terms=terms).after(book, candidate, mine)
-        near, others = self._near.copy(), self._others.copy()
-        for there, here in reversed(edits(self._book.held, book.held)):
-            close = [_is_near(held, *terms) for held in book.held[here]]
-            near[there] = [held if it else None for held, it in zip(book.held[here], close, strict=True)]
-            others[there] = [
-                held.lease if held.readable and not it else None
-                for held, it in zip(book.held[here], close, strict=True)
-            ]
-        kept = Book(book.revision, tuple(filter(None, near)), book.problems)
-        return Sorted(kept, tuple(filter(None, others)), terms, book, near, others)
+        near = self._near.after(book.held, lambda held: held if _is_near(held, *terms) else None)
+        others = self._others.after(
+            book.held, lambda held: held.lease if held.readable and not _is_near(held, *terms) else None
+        )
+        return Sorted(Book(book.revision, near.made, book.problems), others.made, terms, book, near, others)
 
 
 def _is_near(held: Held, own: int, span4: Span, span6: Span) -> bool:

@@ -7,11 +7,14 @@ three names: a key is not there (None), the store could not be asked (StoreUnrea
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+
+from weft.core.edits import resorted
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -26,11 +29,45 @@ class Entry(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
+def _key(entry: Entry) -> str:
+    return entry.key
+
+
+class Entries(Mapping[str, Entry]):
+    """Entries by key. `rows`: they themselves, sorted by key. Never changed."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: tuple[Entry, ...] = ()) -> None:
+        """`rows`: sorted by key; see `of`."""
+        self.rows = rows
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Entries:
+        return cls(tuple(sorted(entries, key=_key)))
+
+    def after(self, changes: Mapping[str, Entry | None]) -> Entries:
+        """These with what changed since; None: the key is gone."""
+        return Entries(resorted(self.rows, changes, _key))
+
+    def __getitem__(self, key: str) -> Entry:
+        at = bisect_left(self.rows, key, key=_key)
+        if at < len(self.rows) and self.rows[at].key == key:
+            return self.rows[at]
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(_key, self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every key under a prefix, sorted by key, as of `revision`. `entries` is never changed after it was handed out."""
+    """Every key under a prefix, sorted by key, as of `revision`."""
 
-    entries: Mapping[str, Entry]
+    entries: Entries
     revision: int
 
 

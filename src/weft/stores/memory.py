@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from weft.errors import StoreError, StoreUnreachable
-from weft.stores import Delete, Entry, Guard, Put, Snapshot
+from weft.stores import Delete, Entries, Entry, Guard, Put, Snapshot
 
 MOST_CHANGES = 128  # etcd's default for one transaction (--max-txn-ops)
 SHORTEST_LEASE = 2  # seconds; etcd's with its default election timeout
@@ -106,8 +106,8 @@ class MemoryServer:
             raise self._failing.pop(0)
 
     def list(self, prefix: str) -> Snapshot:
-        keys = sorted(key for key in self.entries if key.startswith(prefix))
-        return Snapshot({key: self.entries[key] for key in keys}, self.revision)
+        inside = (entry for entry in self.entries.values() if entry.key.startswith(prefix))
+        return Snapshot(Entries.of(inside), self.revision)
 
     def commit(self, changes: Sequence[Put | Delete], guards: Sequence[Guard]) -> int | None:
         """As Store.commit says it, switches included."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
 from weft.errors import StoreError, StoreUnreachable
-from weft.stores import Delete, Entry, Guard, Put, Snapshot
+from weft.stores import Delete, Entries, Entry, Guard, Put, Snapshot
 from weft.stores.etcd.connection import Connection
 from weft.stores.etcd.messages import (
     GRANT,
@@ -104,18 +104,16 @@ class EtcdStore:
 
     async def _list(self, prefix: str) -> Snapshot:
         key, end = prefix_range(prefix)
-        entries: dict[str, Entry] = {}
+        entries: list[Entry] = []
         revision, more = 0, True
         while more:
             question = RangeRequest(key, end, PAGE, revision)
             answer = await self._connection.ask(RANGE, question, f"keys under {prefix!r}")
             revision = revision or answer.header.revision
-            for kv in answer.kvs:
-                one = entry(kv)
-                entries[one.key] = one
+            entries.extend(map(entry, answer.kvs))
             more = answer.more and bool(answer.kvs)
             key = answer.kvs[-1].key + b"\0" if more else key
-        return Snapshot(entries, revision)
+        return Snapshot(Entries.of(entries), revision)
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:

@@ -24,7 +24,7 @@ from weft.stores.etcd.messages import (
 )
 from weft.stores.etcd.refusals import of_watch
 
-PACE = 0.008  # seconds from one set to the next, at least: who can't keep up with a burst falls ever further behind
+PACE = 0.008  # seconds from one set to the next while changes come in a burst: else one falls ever further behind
 STABLE = 1.0  # seconds; a watch that held for so long and is lost is begun anew before anyone is told
 
 
@@ -34,28 +34,26 @@ def entry(kv: KeyValue) -> Entry:
 
 
 class Listing:
-    """A full set that events change. A Snapshot handed out is never changed again."""
+    """A full set that events change."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._entries = dict(snapshot.entries)
+        self._snapshot = snapshot
         self._revision = snapshot.revision
-        self._sorted = True
+        self._changes: dict[str, Entry | None] = {}
+        self.in_a_burst = False
+        """Several keys had changed when the last set was made."""
 
     def apply(self, events: list[Event]) -> None:
         for event in events:
             changed = entry(event.kv)
-            if event.type == DELETED:
-                self._entries.pop(changed.key, None)
-            else:
-                self._sorted = self._sorted and changed.key in self._entries
-                self._entries[changed.key] = changed
+            self._changes[changed.key] = None if event.type == DELETED else changed
             self._revision = changed.modified
 
     def snapshot(self) -> Snapshot:
-        if not self._sorted:
-            self._entries = dict(sorted(self._entries.items()))
-            self._sorted = True
-        return Snapshot(dict(self._entries), self._revision)
+        changes, self._changes = self._changes, {}
+        self.in_a_burst = len(changes) > 1
+        self._snapshot = Snapshot(self._snapshot.entries.after(changes), self._revision)
+        return self._snapshot
 
 
 class Watch:
@@ -86,7 +84,8 @@ class Watch:
         try:
             while not self._over:
                 await self._woken.wait()
-                await asyncio.sleep(told + PACE - loop.time())
+                if self._listing.in_a_burst:
+                    await asyncio.sleep(told + PACE - loop.time())
                 self._woken.clear()
                 if self._changed:
                     self._changed, told = False, loop.time()
