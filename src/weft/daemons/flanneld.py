@@ -19,7 +19,7 @@ from weft.agent.reconcile import Reconciler
 from weft.core.flannel import ROLE, Options, Version
 from weft.core.interface import Choice
 from weft.core.tenancy import Tenancy
-from weft.daemons.backends import prepare
+from weft.daemons.backends import Prepared, prepare
 from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.errors import SettingsError, WireError
 from weft.model import Host, IPNetwork, View
@@ -58,6 +58,7 @@ class Flanneld:
         self.ways = Ways()
         self._owner = owner
         self._configured = asyncio.Event()
+        self._backend: Prepared | None = None
         self.settings = settings
         self.world = FlannelWorld(
             options=Options(
@@ -93,18 +94,20 @@ class Flanneld:
             target.close()
 
     async def _prepared(self) -> AsyncIterator[BackendData | None]:
-        """What the backend needs before there can be a lease: once, when the config is known."""
+        """What the backend needs before there can be a lease: once, when the config is known. If what is to be done
+        after the first plan fails, that alone is tried again."""
         await self._configured.wait()
         config = self.world.config
-        if config is not None:
-            prepared = await prepare(config, self._owner, self.settings.extension_shell)
-            self.world.former = frozenset(prepared.former)
-            if prepared.target is not None:
-                self.loop.join(prepared.target)
-            yield prepared.data
-            if prepared.after is not None:
-                await self.loop.ready.wait()
-                await prepared.after(self.world.tenancy)
+        if config is not None and self._backend is None:
+            self._backend = await prepare(config, self._owner, self.settings.extension_shell)
+            self.world.former = frozenset(self._backend.former)
+            if self._backend.target is not None:
+                self.loop.join(self._backend.target)
+            yield self._backend.data
+        if self._backend is not None and self._backend.after is not None:
+            await self.loop.ready.wait()
+            await self._backend.after(self.world.tenancy)
+            yield self._backend.data
         await asyncio.Event().wait()
 
     def _keep_prepared(self, data: BackendData | None) -> None:
