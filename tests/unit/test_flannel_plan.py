@@ -22,6 +22,7 @@ from weft.wire.flannel import (
     AllocBackend,
     Backend,
     Config,
+    ExtensionBackend,
     HostGwBackend,
     Lease,
     Pool4,
@@ -159,6 +160,14 @@ def test_flannels_own_route_to_a_lease_is_known() -> None:
     found = world(HostGwBackend(), v4(B, "host-gw"))
     assert found.is_lease(IPv4Network("10.5.20.0/24"), ip_address("192.0.2.2"))
     assert not found.is_lease(IPv4Network("10.5.20.0/24"), ip_address("192.0.2.3"))
+
+
+@pytest.mark.parametrize("backend", [ExtensionBackend(), AllocBackend(), VxlanBackend(), WireguardBackend()])
+def test_a_route_like_host_gws_is_nobodys_but_who_made_it_where_the_backend_makes_none(backend: Backend) -> None:
+    """An extension's script makes the very same."""
+    found = world(AllocBackend())
+    found.tenancy = Tenancy(Config(POOL4, None, backend), v4(MINE), (v4(B),), complete=True)
+    assert not found.is_lease(IPv4Network("10.5.20.0/24"), ip_address("192.0.2.2"))
 
 
 def test_host_gw_has_routes_alone_and_refuses_who_is_not_on_a_segment() -> None:

@@ -233,7 +233,10 @@ class FlannelWorld:
         return self._asked[1]
 
     def is_lease(self, subnet: IPNetwork, via: IPAddress | None) -> bool:
-        """Whether this is what flannel's host-gw would route: another host's lease, by its public address."""
+        """Whether this is what flannel's host-gw would route: another host's lease, by its public address. Only where
+        the backend makes such routes itself: with another one, an extension's script or an administrator made it."""
+        if self.config is None or not flannel.wants_ways(self.config):
+            return False
         leases = self.tenancy.others if self.tenancy is not None else ()
         if self._ends[0] is not leases:
             both = ((lease.subnet, lease.public_ip, lease.subnet6, lease.public_ip6) for lease in leases)
