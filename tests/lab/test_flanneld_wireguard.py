@@ -127,6 +127,19 @@ def test_one_device_for_both_versions_where_the_mode_says_so(lab: Lab, mode: str
     assert "WEFT-flannel-wg-v6" not in on(found, "a", "ip6tables-save")
 
 
+def test_who_has_a_session_with_a_device_that_is_gone_is_told_of_the_new_one_at_once(lab: Lab) -> None:
+    """WireGuard by itself notices after 15 s: c has no reason to doubt its session, and a nothing to send to c."""
+    found = reconfigure(lab, config())
+    settle(found)
+    with pinged(found, "c/c1", address(found, "a/a1")) as pings:
+        running = processes(found, "a")
+        on(found, "a", ["kill", "-9", *running])
+        until(lambda: processes(found, "a") and not set(running) & set(processes(found, "a")), "a new process")
+        until(lambda: answers(found, "c/c1", address(found, "a/a1")), "an answer to c")
+    print(pings)
+    assert 0 < pings.lost < 100, "about a second's"
+
+
 def test_another_backend_leaves_nothing_of_wireguards(lab: Lab) -> None:
     found = reconfigure(lab, FOUR | {"Backend": {"Type": "vxlan"}})
     settle(found)

@@ -64,6 +64,21 @@ def test_what_addconf_is_told() -> None:
     assert "Endpoint" not in conf([FULL], frozenset({KEY}))
 
 
+def test_a_peer_that_is_greeted_has_a_keepalive_switched_on_and_off_again() -> None:
+    quiet = WireguardPeer(FULL.dev, KEY, FULL.endpoint, FULL.allowed_ips, 0, FULL.psk)
+    assert conf([quiet], greeted=frozenset({KEY})).splitlines() == [
+        "[Peer]",
+        f"PublicKey = {KEY}",
+        f"PresharedKey = {PSK}",
+        "PersistentKeepalive = 1",
+        "Endpoint = [2001:db8::2]:7",
+        *conf([quiet]).splitlines(),
+    ]
+    assert conf([quiet]).splitlines()[3] == "PersistentKeepalive = 0"
+    for peer in (FULL, BARE):  # one with keepalives of its own, one that nobody can reach
+        assert conf([peer], greeted=frozenset({KEY})) == conf([peer])
+
+
 def test_a_new_device() -> None:
     assert link_lines(DEVICE, None) == [
         "link set dev wg alias weft:x:y mtu 1420 up",

@@ -47,10 +47,26 @@ def parse_dump(dev: str, text: str) -> Dump:
         raise DecodeError(f"`wg show {dev} dump` printed what is not a dump; see wg --version") from None
 
 
-def conf(peers: Iterable[WireguardPeer], keep: frozenset[str] = frozenset()) -> str:
+def conf(
+    peers: Iterable[WireguardPeer], keep: frozenset[str] = frozenset(), greeted: frozenset[str] = frozenset()
+) -> str:
     """The input of `wg addconf` that makes these peers what they are here; the endpoints of those in `keep` (public
-    keys) stay what they are. It holds pre-shared keys: for stdin only."""
-    return "".join(_section(peer, peer.public_key in keep) for peer in peers)
+    keys) stay what they are. It holds pre-shared keys: for stdin only.
+
+    `greeted`: peers that are spoken to at once. One that has a session with us of which we know nothing any more (our
+    device is a new one) goes on using it, and notices only after 15 s without an answer. A keepalive is sent when it is
+    switched on, so it is, and then off again."""
+    return "".join(
+        (_greeting(peer) if peer.public_key in greeted else "") + _section(peer, peer.public_key in keep)
+        for peer in peers
+    )
+
+
+def _greeting(peer: WireguardPeer) -> str:
+    """Nothing for a peer with keepalives of its own, or that we can't reach."""
+    if peer.keepalive or peer.endpoint is None:
+        return ""
+    return _section(WireguardPeer(peer.dev, peer.public_key, peer.endpoint, (), 1, peer.psk), keep_endpoint=False)
 
 
 def typed(op: Op, key_file: str) -> list[str]:

@@ -242,7 +242,8 @@ class WireguardTarget:
         else:
             peers = [_peer(op) for op in ops]
             proven = frozenset(peer.public_key for peer in peers if self._is_proven(peer))
-            await self._tools.add_peers(dev, conf(peers, proven))
+            new = frozenset(_peer(op).public_key for op in ops if op.action == "add")
+            await self._tools.add_peers(dev, conf(peers, proven, new))
 
     def _is_proven(self, peer: WireguardPeer) -> bool:
         """An earlier run's peer, seen for the first time and alive: its endpoint may be better than what we know."""
