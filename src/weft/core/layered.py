@@ -19,16 +19,19 @@ takes 300."""
 class Layered(Mapping[K, V]):
     """`base`, which nobody changes any more, with what changed since in a small dict above it. Never changed itself."""
 
-    __slots__ = ("_base", "_over")
+    __slots__ = ("_base", "_over", "_size")
 
     def __init__(self, base: dict[K, V] | None = None) -> None:
         self._base: dict[K, V] = {} if base is None else base
         self._over: dict[K, V | object] = {}
+        self._size = len(self._base)
 
     def after(self, gone: Iterable[K], came: Mapping[K, V]) -> Layered[K, V]:
         """This without `gone`, then with `came`; keys that are not there may go."""
+        changes: dict[K, V | object] = {**dict.fromkeys(gone, _GONE), **came}
         new: Layered[K, V] = Layered(self._base)
-        new._over = {**self._over, **dict.fromkeys(gone, _GONE), **came}
+        new._over = self._over | changes
+        new._size = self._size + sum((it is not _GONE) - (key in self) for key, it in changes.items())
         return new if len(new._over) <= MOST else Layered(new._merged())
 
     def flat(self) -> dict[K, V]:
@@ -56,7 +59,7 @@ class Layered(Mapping[K, V]):
         return chain(kept, (key for key, it in self._over.items() if key not in self._base and it is not _GONE))
 
     def __len__(self) -> int:
-        return len(self._base) + sum((it is not _GONE) - (key in self._base) for key, it in self._over.items())
+        return self._size
 
     def __repr__(self) -> str:
         return repr(self.flat())
