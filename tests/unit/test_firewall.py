@@ -16,6 +16,7 @@ from weft.core.firewall import (
     Family,
     Parent,
     Ruleset,
+    devices,
     has_docker,
     objects,
     parents,
@@ -374,3 +375,9 @@ def test_once_put_right_it_stays_and_nothing_else_is_moved(
     assert objects(after, every)[jump.key] == jump
     others = tuple(rule for rule in rules if rule != ours)
     assert tuple(rule for rule in after.tables[jump.table][jump.parent] if rule != ours) == others
+
+
+def test_whose_chains_there_are_and_jumps_to_them() -> None:
+    chains = {"INPUT": ("-j WEFT-vxlan0-IN",), "WEFT-flannel.1-FWD": (), "DOCKER": ("-j ACCEPT",)}
+    assert devices(Ruleset(4, {"filter": chains, "nat": {"WEFT-flannel.1-NAT": ()}})) == {"vxlan0", "flannel.1"}
+    assert devices(Ruleset(4)) == frozenset()

@@ -165,6 +165,14 @@ def objects(ruleset: Ruleset, owns: Callable[[str], bool]) -> dict[Key, Chain | 
     return {thing.key: thing for thing in found}
 
 
+def devices(ruleset: Ruleset) -> frozenset[str]:
+    """Whose devices' chains there are, or jumps to them."""
+    tables = ruleset.tables.values()
+    names = {name for chains in tables for name in chains}
+    names.update(target for chains in tables for rules in chains.values() for target in _jumps(rules))
+    return frozenset(_device(name) for name in names if name.startswith(PREFIX))
+
+
 def parents(ruleset: Ruleset) -> frozenset[Parent]:
     """Foreign chains to hook into: the built-in ones, which the kernel makes on demand, and Docker's if it's there.
 
@@ -195,7 +203,11 @@ def has_docker(ruleset: Ruleset) -> bool:
 
 def _ours(name: str, owns: Callable[[str], bool]) -> bool:
     """`WEFT-flannel.1-FWD` is ours if we own flannel.1."""
-    return name.startswith(PREFIX) and owns(name.removeprefix(PREFIX).rpartition("-")[0])
+    return name.startswith(PREFIX) and owns(_device(name))
+
+
+def _device(chain: str) -> str:
+    return chain.removeprefix(PREFIX).rpartition("-")[0]
 
 
 def _jumps(rules: Iterable[str]) -> Iterator[str]:

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from weft.core.firewall import Family, Parent, Ruleset, has_docker, objects, parents, script, typed
+from weft.core.firewall import Family, Parent, Ruleset, devices, has_docker, objects, parents, script, typed
 from weft.errors import FirewallError, TargetError
 from weft.objects import Chain, Failure, Jump, Key, Object, Op
 from weft.targets import Reading
@@ -23,6 +23,16 @@ log = logging.getLogger("weft")
 
 At: TypeAlias = tuple[Backend, Family]
 Held: TypeAlias = dict[Key, Chain | Jump]
+
+
+class Seen(NamedTuple):
+    """What was found in a ruleset when these of its devices were ours: hosts have thousands of rules."""
+
+    ruleset: Ruleset
+    devices: frozenset[str]
+    owned: frozenset[str]
+    objects: Held
+    parents: frozenset[Parent]
 
 
 def _every(device: str) -> bool:
@@ -47,6 +57,7 @@ class FirewallTarget:
         """The chosen backend's, and any other's, which may hold something of ours."""
         self._missing: set[tuple[Family, str]] = set()
         """Tables that this kernel doesn't have."""
+        self._seen: dict[At, Seen] = {}
         self._objects: Held | None = None
         self._stale: set[Family] = set()
         self._complaints: set[str] = set()
@@ -73,7 +84,8 @@ class FirewallTarget:
         self._objects = now = self._ours()
         if full or before is None:
             return Reading(now)
-        return Reading(now, touched=frozenset(key for key in before | now if before.get(key) != now.get(key)))
+        touched = before | now if before != now else ()
+        return Reading(now, touched=frozenset(key for key in touched if before.get(key) != now.get(key)))
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
         """Carry out ops, the families beside each other, each table in one transaction; one answer each. Raises
@@ -160,6 +172,8 @@ class FirewallTarget:
         """What each of these holds, or why it can't be read. What is heard while this goes on counts for the next."""
         self._stale.clear()
         answers: dict[At, Ruleset | FirewallError] = {}
+        if not which:
+            return answers
         asked = (self._tools.save(*at) for at in which)
         for at, answer in zip(which, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, FirewallError):
@@ -186,8 +200,8 @@ class FirewallTarget:
         """Our objects. What stands in an implementation that isn't the chosen one (Docker moved to the other) is
         shown as wrong, so that it is put where it belongs and taken away where it doesn't."""
         held: Held = {}
-        for (backend, _), ruleset in self._rulesets.items():
-            found = objects(ruleset, self._owns)
+        for at in self._rulesets:
+            backend, found = at[0], self._see(at).objects
             held |= found if backend == self._chosen else {key: _wrong(thing) for key, thing in found.items()}
         return held
 
@@ -200,7 +214,17 @@ class FirewallTarget:
         return not told and not any(map(has_docker, self._in_use()))
 
     def _foreign(self) -> frozenset[Parent]:
-        return frozenset(at for ruleset in self._in_use() for at in parents(ruleset) if at[:2] not in self._missing)
+        seen = (self._see(at) for at in self._rulesets if at[0] == self._chosen)
+        return frozenset(parent for one in seen for parent in one.parents if parent[:2] not in self._missing)
+
+    def _see(self, at: At) -> Seen:
+        ruleset, seen = self._rulesets[at], self._seen.get(at)
+        if seen is None or seen.ruleset is not ruleset or seen.owned != set(filter(self._owns, seen.devices)):
+            there = devices(ruleset)
+            owned = frozenset(filter(self._owns, there))
+            found = objects(ruleset, owned.__contains__)
+            seen = self._seen[at] = Seen(ruleset, there, owned, found, parents(ruleset))
+        return seen
 
     def _heard(self, families: frozenset[Family]) -> None:
         self._stale |= families
