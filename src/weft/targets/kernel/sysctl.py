@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path, PurePosixPath
 
 from weft.errors import TargetError
@@ -21,8 +22,8 @@ FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 class Sysctls:
     """Forwarding, and the settings that were asked for: they are read back, and set again when somebody changes them.
 
-    Of changes of forwarding the kernel tells (`forwarding_of`); of others it doesn't: they show at the next reading. A
-    removal forgets a setting and leaves its value.
+    Of changes of forwarding the kernel tells (`forwarding_of`), and it is read then; of others it doesn't, so they are
+    read each time. A removal forgets a setting and leaves its value.
     """
 
     def __init__(self, netns: str | None) -> None:
@@ -30,11 +31,13 @@ class Sysctls:
         self._paths: dict[str, str | None] = dict.fromkeys(FORWARDING)
         self._asked: set[str] = set()
 
-    def read(self, objects: dict[Key, Object]) -> set[Key]:
-        """Put the settings' values into `objects`; the keys of those that changed since the last time."""
-        values = inside(self._netns, lambda: {path: _value(path) for path in self._paths})
+    def read(self, objects: dict[Key, Object], told: Set[Key] | None = None) -> set[Key]:
+        """Put the settings' values into `objects`; the keys of those that changed since the last time. `told`: what the
+        kernel told of since then; None: that is not known."""
+        paths = [path for path in self._paths if told is None or path not in FORWARDING or ("sysctl", path) in told]
+        values = inside(self._netns, lambda: {path: _value(path) for path in paths}) if paths else {}
         changed: set[Key] = {("sysctl", path) for path, value in values.items() if self._paths[path] != value}
-        self._paths = values
+        self._paths.update(values)
         for path, value in values.items():
             objects.pop(("sysctl", path), None)
             if value is not None and (value == "1" or path in self._asked):

@@ -127,7 +127,7 @@ class KernelTarget:
         everything = full or mirror.doubtful
         if everything:
             await self._read_everything()
-        changed = self._sysctls.read(mirror.objects)
+        changed = self._sysctls.read(mirror.objects, None if everything else mirror.touched)
         touched = None if everything else frozenset(mirror.touched | mirror.refusals.due | changed)
         mirror.touched.clear()
         if not everything:
@@ -137,11 +137,12 @@ class KernelTarget:
         return Reading(mirror.objects, mirror.foreign, touched)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
-        """Carry out ops in this order, in batches of one kind on one device; the event loop runs between batches. One
-        answer each. Raises TargetError if this is the first call and the kernel can't be read."""
+        """Carry out ops in this order, in batches of one kind on one device; the event loop runs between full batches.
+        One answer each. Raises TargetError if this is the first call and the kernel can't be read."""
         if self._heard is None:
             await self.read()
         results: list[Failure | None] = []
+        paused = 0
         self._busy = True
         try:
             if self._mirror.shared is not None:
@@ -153,7 +154,9 @@ class KernelTarget:
                 results += self._some(ops, len(results))
                 if self._mirror.expected >= ECHOES:
                     self._listen()
-                await asyncio.sleep(0)
+                if len(results) - paused >= BATCH:  # a peer's four objects are there in a third of a millisecond
+                    paused = len(results)
+                    await asyncio.sleep(0)
         finally:
             self._busy = False
             self._file_some()  # the last reading's objects are live
