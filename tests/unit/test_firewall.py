@@ -378,6 +378,6 @@ def test_once_put_right_it_stays_and_nothing_else_is_moved(
 
 
 def test_whose_chains_there_are_and_jumps_to_them() -> None:
-    chains = {"INPUT": ("-j WEFT-vxlan0-IN",), "WEFT-flannel.1-FWD": (), "DOCKER": ("-j ACCEPT",)}
+    chains = {"INPUT": (f"{JUMP}WEFT-vxlan0-IN",), "WEFT-flannel.1-FWD": (), "DOCKER": ("-j ACCEPT",)}
     assert devices(Ruleset(4, {"filter": chains, "nat": {"WEFT-flannel.1-NAT": ()}})) == {"vxlan0", "flannel.1"}
     assert devices(Ruleset(4)) == frozenset()
