@@ -89,3 +89,10 @@ def test_what_cannot_be_used_is_named(arguments: list[str], said: str) -> None:
 def test_a_bad_variable_is_named_too() -> None:
     with pytest.raises(SettingsError, match="FLANNELD_IP_MASQ = 'x'"):
         load([], {"FLANNELD_IP_MASQ": "x"})
+
+
+@pytest.mark.parametrize("prefix", ["/a/b", "/a/b/", "//a//b", "/a/./b"])
+def test_one_prefix_has_one_spelling(prefix: str) -> None:
+    """The second daemon of a network is known by it."""
+    assert load([f"-etcd-prefix={prefix}"], {}).etcd_prefix == "/a/b"
+    assert load([], {"FLANNELD_ETCD_PREFIX": prefix}).etcd_prefix == "/a/b"

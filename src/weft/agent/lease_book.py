@@ -5,8 +5,6 @@ A set of thousands of entries comes anew with each change; only those that diffe
 
 from __future__ import annotations
 
-import posixpath
-
 from weft.core.edits import Kept
 from weft.core.tenancy import SUBJECT, Book, Held
 from weft.errors import WireError
@@ -35,11 +33,6 @@ class Reader:
         self._held = self._held.after(rows, held)
         self._problems = self._problems.after(rows, lambda entry: read[entry.key][1])
         return Book(snapshot.revision, self._held.made, self._problems.made)
-
-
-def clean(prefix: str) -> str:
-    """A prefix as flannel understands it: slashes doubled or at its end don't count."""
-    return posixpath.normpath(prefix)
 
 
 def subnets_of(prefix: str) -> str:

@@ -9,10 +9,11 @@ import asyncio
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from weft.agent.lease_book import Reader, clean, config_of, subnets_of
+from weft.agent.lease_book import Reader, config_of, subnets_of
 from weft.agent.marker import mark_of
 from weft.core.tenancy import Book, Held, fits, name
 from weft.errors import WeftError, WireError
+from weft.settings.flanneld import clean
 from weft.stores import Delete, Entry, Guard, Put, Store
 from weft.wire.flannel import Config, Lease, lease_key, lease_value, parse_key
 from weft.wire.flannel_config import parse_config

@@ -16,12 +16,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from weft.agent.lease_book import Reader, clean, config_of
+from weft.agent.lease_book import Reader, config_of
 from weft.agent.marker import Marker, Owner, owner_here
 from weft.core import tenancy
 from weft.core.tenancy import SUBJECT, Book, Candidate, Full, Held, Keep, Lost, Mine, Sorted, Take, Tenancy, Write
 from weft.errors import StoreError, WireError
 from weft.model import IPAddress, Mac, Problem
+from weft.settings.flanneld import clean
 from weft.stores import Delete, Guard, Put, Snapshot, Store
 from weft.wire.flannel import Config, Lease, lease_key, lease_value
 from weft.wire.flannel_config import parse_config

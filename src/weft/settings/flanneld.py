@@ -8,6 +8,7 @@ the one table; a flag's name is the field's with dashes.
 from __future__ import annotations
 
 import difflib
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -105,6 +106,12 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> FlanneldSe
     return settings
 
 
+def clean(prefix: str) -> str:
+    """A prefix as flannel understands it: slashes doubled or at its end don't count. By it daemons of one host are told
+    apart, so one network has one."""
+    return posixpath.normpath(re.sub("^/+", "/", prefix))
+
+
 def describe() -> list[tuple[str, str, str, str]]:
     """One row per flag: name, environment variable, default as text, what it is."""
     rows = []
@@ -168,6 +175,8 @@ def _value(name: str, texts: Sequence[str], origin: str) -> Any:
             return int(text)
         if name in ("public-ip", "public-ipv6"):
             return _address(text, 4 if name == "public-ip" else 6)
+        if name == "etcd-prefix":
+            return clean(text)
     except ValueError as error:
         raise SettingsError(f"{origin} = {text!r}: {error}") from error
     return text
