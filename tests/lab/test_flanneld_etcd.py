@@ -32,7 +32,7 @@ from tests.lab.harness import do, lab_up, on, settle
 from tests.support.etcd import needs_etcd
 from tests.support.eventually import until
 from tests.support.needs import needs_root
-from weft.lab import services
+from weft.lab import repair, services
 from weft.lab.lab import Lab
 from weft.lab.topology import ServiceName
 
@@ -40,7 +40,7 @@ pytestmark = [needs_root, needs_etcd]
 
 SOON = 2.0
 """Seconds after etcd's return by which the kernel is right."""
-RETRIES = 3.5
+RETRIES = 6.5
 """Seconds of an outage after which a doubling pause between two attempts would be longer than SOON."""
 
 
@@ -143,6 +143,17 @@ def test_an_etcd_that_is_killed_and_comes_back_costs_nothing(one: Lab) -> None:
     assert 1 <= len(warnings) <= 2, "that the watch was lost, and that nobody answers"
     assert all("source etcd: " in line for line in warnings)
     assert sum("no longer: source etcd: " in line for line in lines) == 1
+
+
+def test_the_kernel_is_mended_while_etcd_is_away(one: Lab) -> None:
+    host, before = one.host("a"), whole(one, "a")
+    do(services.kill(one.host("store"), "etcd"))
+    until(lambda: status(one, "a")["health"] == "degraded", "the daemon to know")
+    for fault in repair.FAULTS:
+        assert do(repair.mended(host, fault)) < 1000
+    on(one, "a", "rm /run/flannel/subnet.env")
+    until(lambda: whole(one, "a") == before, "subnet.env to be back")
+    assert status(one, "a")["health"] == "degraded"
 
 
 @pytest.mark.parametrize("how", ["the cable to etcd", "the daemon stopped"])
