@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from weft.agent.lease_book import Reader, config_of
 from weft.agent.marker import Marker, Owner, owner_here
@@ -142,17 +141,17 @@ class Keeper:
         said: Tenancy | None = None
         heard = False
         watching = self._store.watch(f"{self._options.prefix}/")
-        following: asyncio.Future[Snapshot | None] = asyncio.ensure_future(anext(watching, None))
+        following = self._next_of(watching)
         try:
             while True:
-                await self._something(following)
+                await self._something()
                 if following.done():
                     snapshot = following.result()
                     if snapshot is None:
                         return
                     self._take_in(snapshot)
                     heard = True
-                    following = asyncio.ensure_future(anext(watching, None))
+                    following = self._next_of(watching)
                 await self._act()
                 if heard and (now := self._tenancy()) != said:
                     said = now
@@ -161,14 +160,16 @@ class Keeper:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    async def _something(self, following: asyncio.Future[Snapshot | None]) -> None:
+    def _next_of(self, watching: AsyncIterator[Snapshot]) -> asyncio.Future[Snapshot | None]:
+        following: asyncio.Future[Snapshot | None] = asyncio.ensure_future(anext(watching, None))
+        following.add_done_callback(lambda _: self._told.set())
+        return following
+
+    async def _something(self) -> None:
         """Wait for a new set, a new candidate, or the next date."""
-        told = asyncio.ensure_future(self._told.wait())
-        either: set[asyncio.Future[Any]] = {following, told}
-        try:
-            await asyncio.wait(either, timeout=self._until_next(), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._until_next()):
+                await self._told.wait()
         self._told.clear()
 
     def _until_next(self) -> float | None:
