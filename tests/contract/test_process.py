@@ -40,6 +40,8 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def test_states_go_to_whoever_asked_for_them(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     assert notify(os.environ, "READY=1", "STATUS=ok")
     assert systemd.recv(100) == b"READY=1\nSTATUS=ok"
+    assert notify(os.environ, "STATUS=the lease a\nREADY=1\n10.5.2.0-24 can't be read")
+    assert systemd.recv(100) == b"STATUS=the lease a READY=1 10.5.2.0-24 can't be read"
     assert not notify({}, "READY=1")
     assert not notify({"NOTIFY_SOCKET": "/nonexistent/notify"}, "READY=1")
 
@@ -63,6 +65,20 @@ async def test_a_daemon_is_ready_at_once_runs_and_stops_when_it_is_told(
     await asyncio.wait_for(running, 5)
     assert await _said(systemd) == b"STOPPING=1"
     assert any(key[0] == "route" for key in (await kernel.read()).objects), "what was set up stays"
+
+
+async def test_nothing_runs_on_when_the_daemon_is_cancelled(systemd: socket.socket) -> None:
+    """A second daemon with one public address ends so, and closes its targets next."""
+    world = World(Identity("a", VNI, 4789, "test"), Profile(), PRIVATE)
+    before = asyncio.all_tasks()
+    running = asyncio.ensure_future(run_until_signalled(Loop(world, Reconciler(()), 3600.0), ready_when_done=True))
+    assert await _said(systemd) == b"STATUS=starting"
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await soon(lambda: asyncio.all_tasks() == before, "every task to end", 2)
+    while (said := await _said(systemd)) != b"STOPPING=1":
+        assert said.startswith(b"EXTEND_TIMEOUT_USEC=")
 
 
 async def _said(systemd: socket.socket) -> bytes:

@@ -66,6 +66,10 @@ PATIENCE = 60
 """Seconds that a supervisor is asked to wait for, again and again, by a daemon that says READY only when it is."""
 
 
+LONGEST_STATUS = 1000
+"""Characters: a datagram with every peer's problem in it would not be sent at all."""
+
+
 async def run_until_signalled(loop: Loop[Any], ready_when_done: bool = False) -> None:
     """Run the loop until SIGTERM or SIGINT. Tells systemd READY at once (sd_notify(3)): what is waited for after that,
     Docker say, may take any time, and no supervisor is to lose patience. `ready_when_done`: tell it when the first plan
@@ -82,11 +86,13 @@ async def run_until_signalled(loop: Loop[Any], ready_when_done: bool = False) ->
     ready.add_done_callback(lambda done: done.cancelled() or notify(os.environ, *then))
     waiting = asyncio.ensure_future(_ask_for_patience(loop)) if ready_when_done else ready
     stop = asyncio.ensure_future(asked.wait())
-    await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
-    notify(os.environ, "STOPPING=1")
-    for task in (waiting, ready, stop, running):
-        task.cancel()
-    results = await asyncio.gather(running, return_exceptions=True)
+    try:
+        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # whoever cancels this closes the targets next
+        notify(os.environ, "STOPPING=1")
+        for task in (waiting, ready, stop, running):
+            task.cancel()
+        results = await asyncio.gather(running, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             raise error
@@ -100,7 +106,7 @@ async def _ask_for_patience(loop: Loop[Any]) -> None:
         if loop.ready.is_set():
             return
         reasons = "; ".join(problem.message for problem in loop.world.problems())
-        status = reasons or "waiting for " + ", ".join(loop.world.waiting())
+        status = (reasons or "waiting for " + ", ".join(loop.world.waiting()))[:LONGEST_STATUS]
         if status != told or second % (PATIENCE // 4) == 0:
             told = status
             notify(os.environ, f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}", f"STATUS={status}")
@@ -108,12 +114,13 @@ async def _ask_for_patience(loop: Loop[Any]) -> None:
 
 
 def notify(environment: Mapping[str, str], *states: str) -> bool:
-    """Send states such as `READY=1` to $NOTIFY_SOCKET; False if there is none, or if its reader is gone."""
+    """Send states such as `READY=1` to $NOTIFY_SOCKET, each on one line whatever is in it (a peer's word may be); False
+    if there is none, or if its reader is gone."""
     path = environment.get("NOTIFY_SOCKET", "")
     if not path:
         return False
     address = "\0" + path[1:] if path.startswith("@") else path
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto("\n".join(states).encode(), address)
+        sender.sendto("\n".join(" ".join(state.splitlines()) for state in states).encode(), address)
         return True
     return False
