@@ -160,7 +160,8 @@ class Loop(Generic[K]):
             if self.view is not None:
                 report = await self.reconciler.mend(self.view)
                 self._tell(report)
-                self.ready.set()
+                if not self._lacks_files():
+                    self.ready.set()
         self._after(self.view)
         return report
 
@@ -170,6 +171,10 @@ class Loop(Generic[K]):
             await self.reconciler.read(full=True)
             view = self.world.view()
             return self.reconciler.preview(view) if view is not None else None
+
+    def _lacks_files(self) -> bool:
+        """Who waits for READY reads the files next (Docker subnet.env). What else fails is told and mended later."""
+        return any(key[0] == "file" or key == ("target", "files") for key in self.reconciler.account.statuses)
 
     def _after(self, view: View | None) -> None:
         if self._after_cycle is not None:
