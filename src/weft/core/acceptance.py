@@ -212,7 +212,7 @@ def _fault(subnet: IPNetwork, policy: Policy) -> str:
         return "a default route is never taken from a peer"
     if any(_overlap(subnet, never) for never in NEVER):
         return "it lies in space that no container network can have"
-    if not any(a.version == subnet.version and subnet.subnet_of(a) for a in policy.allowed):  # type: ignore[arg-type]
+    if not any(_within(subnet, allowed) for allowed in policy.allowed):
         return "it lies outside the allowed networks (setting `allowed`)"
     for network in policy.networks:
         for mine in network.subnets:
@@ -230,6 +230,12 @@ def _underlay(policy: Policy) -> Iterator[tuple[str, IPNetwork]]:
         for interface in uplink.addresses:
             if not interface.ip.is_link_local:
                 yield uplink.name, interface.network
+
+
+def _within(subnet: IPNetwork, other: IPNetwork) -> bool:
+    """`subnet_of`, which keeps the broadcast address of each subnet for ever: 350 octets."""
+    same = subnet.version == other.version and subnet.prefixlen >= other.prefixlen
+    return same and subnet.network_address in other
 
 
 def _overlap(one: IPNetwork, other: IPNetwork) -> bool:

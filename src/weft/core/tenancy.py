@@ -349,7 +349,8 @@ def _number(address: IPAddress | None) -> int:
 def _span(subnet: IPNetwork | None) -> Span:
     if subnet is None:
         return NOTHING
-    return int(subnet.network_address), int(subnet.broadcast_address)
+    first = int(subnet.network_address)  # `broadcast_address` would stay in each of thousands of networks: 350 octets
+    return first, first + (1 << (subnet.max_prefixlen - subnet.prefixlen)) - 1
 
 
 def _disputed(mine: Lease, rivals: tuple[Held, ...], candidate: Candidate) -> str:
