@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
+import pytest
+
+from weft.agent.lease_book import Reader
 from weft.core import flannel
 from weft.core.acceptance import Policy, accept
 from weft.core.flannel import Home, Options
 from weft.core.interface import External
 from weft.model import Mac
-from weft.wire.flannel import Backend, BackendData, Config, Lease, Pool4, Vtep, VxlanBackend, WireguardBackend
+from weft.stores import Entries, Entry, Snapshot
+from weft.wire.flannel import (
+    Backend,
+    BackendData,
+    Config,
+    Lease,
+    Pool4,
+    Vtep,
+    VxlanBackend,
+    WireguardBackend,
+    lease_key,
+    lease_value,
+)
 from weft.wire.flannel import WireguardPeer as Peer
 
 POOL = Pool4(IPv4Network("10.5.0.0/16"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))
@@ -68,3 +83,18 @@ def test_an_endpoint_in_this_hosts_own_subnet_is_a_containers() -> None:
     found, problems = routed(VxlanBackend(), lease("10.5.2.0/24", "10.5.1.7", vtep(2)))
     assert found == {}
     assert problems == ["node 10.5.2.0/24 is not routed to: its endpoint 10.5.1.7 lies in this host's own network"]
+
+
+@pytest.mark.parametrize(("wide", "narrow", "holds"), [(9, 2, "10.5.200.0/24"), (2, 9, "10.5.128.0/17")])
+def test_of_leases_that_overlap_the_older_one_holds(wide: int, narrow: int, holds: str) -> None:
+    """By the revisions at which their keys were made, so a later one around others takes nothing from them."""
+    leases = {
+        lease("10.5.128.0/17", "192.0.2.9", vtep(9)): wide,
+        lease("10.5.200.0/24", "192.0.2.2", vtep(2)): narrow,
+    }
+    keys = {f"/network/subnets/{lease_key(one)}": (lease_value(one), made) for one, made in leases.items()}
+    entries = Entries.of([Entry(key, value, made, made, 1) for key, (value, made) in keys.items()])
+    book = Reader("/network").book(Snapshot(entries, 9))
+    found, problems = routed(VxlanBackend(), *(held.lease for held in book.held))
+    assert found == {holds: [holds]}
+    assert f"the older claim of node {holds}" in " ".join(problems)

@@ -47,7 +47,7 @@ def config_of(prefix: str) -> str:
 
 def _read(entry: Entry) -> tuple[Held | None, Problem | None]:
     try:
-        lease, problem, readable = parse_lease(entry.key, entry.value), None, True
+        lease, problem, readable = parse_lease(entry.key, entry.value, entry.created), None, True
     except WireError as error:
         problem, readable = Problem(SUBJECT, str(error)), False
         try:

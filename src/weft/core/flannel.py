@@ -131,7 +131,8 @@ def mtu(config: Config, external: External) -> int:
 
 
 def node(lease: Lease, config: Config, of: Versions) -> Node | None:
-    """What a lease says about its host's end of this overlay; None if it has no part in it."""
+    """What a lease says about its host's end of this overlay; None if it has no part in it. The revision at which its
+    key was made is its age: of leases that overlap, the older one holds on every host alike."""
     ends = [
         (subnet, endpoint)
         for version, subnet, endpoint in ((4, lease.subnet, lease.public_ip), (6, lease.subnet6, lease.public_ip6))
@@ -148,7 +149,7 @@ def node(lease: Lease, config: Config, of: Versions) -> Node | None:
         vni=_vni(data, config),
         mac=data.mac if isinstance(data, Vtep) else NO_MAC,
         mtu=0,
-        networks=(Network("lease", subnets, since=0.0),),
+        networks=(Network("lease", subnets, since=float(lease.created)),),
         overlay=tuple(subnet.network_address for subnet in subnets),
         backend=lease.backend or "alloc",
         source="etcd",

@@ -143,6 +143,8 @@ class Lease:
 
     `backend`: "" for udp and alloc, which name none. `data` is for the tunnel over IPv4, `data6` for that over IPv6.
     `flaw`: why there is no `data` or `data6` although there is something to read; the subnet is held all the same.
+    `created`: the store's revision at which the key was made, by which the older of two that overlap is known; it is no
+    part of what a lease says.
     """
 
     subnet: IPv4Network | None
@@ -153,6 +155,7 @@ class Lease:
     data: BackendData | None = None
     data6: BackendData | None = None
     flaw: str = ""
+    created: int = field(default=0, compare=False)
 
 
 _KEY = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([a-f\d:]+)-(\d+))?\Z", re.ASCII)
@@ -220,7 +223,7 @@ def _data_members(data: BackendData) -> object:
     return data.text
 
 
-def parse_lease(key: str, value: bytes) -> Lease:
+def parse_lease(key: str, value: bytes, created: int = 0) -> Lease:
     """Read one entry. WireError, whose text says that it is ignored, where flannel ignores an entry too: a key that
     names no subnet, a value that is no object, PublicIP null, bad, or missing with no PublicIPv6 in its place.
 
@@ -235,7 +238,7 @@ def parse_lease(key: str, value: bytes) -> Lease:
         raise WireError(f"{error}; this entry is ignored") from error
     data, flaw = _data(fields, "BackendData", backend)
     data6, flaw6 = _data(fields, "BackendV6Data", backend)
-    return Lease(subnet, subnet6, public_ip, public_ip6, backend, data, data6, flaw or flaw6)
+    return Lease(subnet, subnet6, public_ip, public_ip6, backend, data, data6, flaw or flaw6, created)
 
 
 def _public_ips(fields: go_json.Fields) -> tuple[IPv4Address | None, IPv6Address | None]:
