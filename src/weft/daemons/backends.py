@@ -4,6 +4,7 @@ own. Called by `daemons/flanneld.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from weft.targets.extension import ExtensionTarget
 from weft.targets.extension_commands import Command, Variables
 from weft.targets.kernel.owners import wireguard_devices
 from weft.targets.wireguard import WireguardTarget
-from weft.targets.wireguard_tools import HostKey, host_key
+from weft.targets.wireguard_tools import KEY_FILE, KEY_FILE_VARIABLE, HostKey, host_key
 from weft.wire.flannel import BackendData, Config, ExtensionBackend, ExtensionData, WireguardBackend, WireguardPeer
 
 NO_KEY = HostKey("", "none")
@@ -36,7 +37,7 @@ async def prepare(config: Config, owner: str, shell: bool) -> Prepared:
     command fails, SettingsError if a command can't be run."""
     backend = config.backend
     if isinstance(backend, WireguardBackend):
-        key = await host_key()
+        key = await host_key(os.environ.get(KEY_FILE_VARIABLE) or KEY_FILE)
         target = WireguardTarget(owner, key, WIREGUARD_DEVICES)  # both: a former run's mode may have been another one
         return Prepared(WireguardPeer(key.public, backend.listen_port), target)
     if isinstance(backend, ExtensionBackend):
