@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ PREFIX = "/coreos.com/network"
 SUBNETS = f"{PREFIX}/subnets/"
 DUAL = {"EnableIPv6": True, "Network": "10.5.0.0/16", "IPv6Network": "fc00:5::/48"}
 FOUR = {"Network": "10.5.0.0/16"}
+_numbers = itertools.count()
 
 
 def etcdctl(lab: Lab, *words: str) -> str:
@@ -79,17 +81,25 @@ def more(lab: Lab, host: str, flags: Sequence[str]) -> Flanneld:
     return replace(flanneld, flags=(*flanneld.flags, *flags))
 
 
+@contextlib.contextmanager
 def beside(
-    lab: Lab, host: str, name: str, config: dict[str, Any], *flags: str, path: Path | None = None
-) -> subprocess.Popen[str]:
-    """A flanneld on `host` for three seconds, in a network of its own beside the lab's; its log is its stderr. `path`:
-    the only folder that it finds tools in."""
+    lab: Lab, host: str, config: dict[str, Any], *flags: str, path: Path | None = None
+) -> Iterator[Callable[[], str]]:
+    """A flanneld on `host`, in a network of its own beside the lab's; what is yielded reads its log. `path`: the only
+    folder that it finds tools in."""
+    name = f"beside{next(_numbers)}"
     etcdctl(lab, "put", f"/{name}/config", json.dumps(config))
     own = [f"-etcd-prefix=/{name}", f"-subnet-file=/run/{name}.env", f"-socket=/run/{name}.sock"]
     alone = ["env", f"PATH={path}"] if path is not None else []
-    words = ["timeout", "3", *alone, *services.flanneld(more(lab, daemons(lab)[0].name, [*own, *flags]))]
-    there = lab.host(host)
-    return subprocess.Popen(there.inside(words), stderr=subprocess.PIPE, text=True, env=there.environment)
+    with tempfile.NamedTemporaryFile() as told, tempfile.NamedTemporaryFile() as pid:
+        begin = ["sh", "-c", 'echo $$ >"$0"; exec "$@"', pid.name]
+        words = [*begin, *alone, *services.flanneld(more(lab, daemons(lab)[0].name, [*own, *flags]))]
+        there = lab.host(host)
+        with subprocess.Popen(there.inside(words), stderr=told, env=there.environment):
+            try:
+                yield lambda: Path(told.name).read_text()
+            finally:
+                on(lab, host, f"kill {Path(pid.name).read_text()}")
 
 
 def flagged(lab: Lab, host: str, flags: Sequence[str]) -> LabHost:

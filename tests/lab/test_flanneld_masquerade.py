@@ -80,6 +80,11 @@ def test_without_ip_masq_nothing_is_translated(plain: Lab) -> None:
     assert seen(plain, "a/a1", OUTSIDE, "etcd", answered=False) == own
     assert seen(plain, "a/a1", address(plain, "b/b1"), "b/b1") == own
     assert not any("MASQUERADE" in rule for rule in rules(plain, "a", "nat"))
+    with firewall(
+        plain, "a", ["-t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE"]
+    ):  # somebody else's, so there is nat
+        until(lambda: any(" WEFT-flannel.1-NAT" in rule for rule in rules(plain, "a", "nat")), "our chain beside it")
+        assert seen(plain, "a/a1", OUTSIDE, "etcd", answered=False) == own
     assert "FLANNEL_IPMASQ=false\n" in on(plain, "a", "cat /run/flannel/subnet.env")
 
 
