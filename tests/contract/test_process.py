@@ -20,7 +20,7 @@ from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.world import World
 from weft.core.identity import Identity
-from weft.daemons.process import claim, log_to_stderr, notify, run_until_signalled
+from weft.daemons.process import claim, claim_file, log_to_stderr, notify, run_until_signalled
 from weft.errors import WeftError
 from weft.model import Host, Known, Profile
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
@@ -116,3 +116,14 @@ def test_log_lines_leave_the_time_to_journald(monkeypatch: pytest.MonkeyPatch) -
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def test_a_file_has_one_writer_and_a_long_name_is_cut() -> None:
+    long = "/run/" + "x" * 200
+    with (
+        claim_file(long + "a"),
+        claim_file(long + "b"),
+        pytest.raises(WeftError, match=r"another weft daemon writes /run/x+a; give each its own"),
+    ):
+        claim_file(long + "a")
+    claim_file(long + "a").close()

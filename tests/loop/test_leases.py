@@ -459,14 +459,14 @@ def test_a_running_flannels_lease_is_taken_over_with_its_mac() -> None:
             store = MemoryStore(w.server)
             keeper = Keeper(store, KeeperOptions(PREFIX), wall=w.wall)
             host = Host(w.server, store, keeper, [], [])
-            assert keeper.published(IPv4Address("192.0.2.1"), 4) is None
+            assert keeper.existing(Candidate(IPv4Address("192.0.2.1"))) is None
             host.task = asyncio.ensure_future(host.follow())
             w.hosts.append(host)
             await reached(lambda: host.seen, "the config")
             assert host.now == Tenancy(parse_config(CONFIG))
-            assert keeper.published(IPv4Address("192.0.2.1"), 4) == mac("192.0.2.1")
             found = keeper.existing(Candidate(IPv4Address("192.0.2.1")))
             assert found is not None
+            assert found.data == Vtep(1, mac("192.0.2.1"))
             before = dict(w.server.entries)
             keeper.tell(candidate("192.0.2.1"))
             await reached(lambda: host.now.mine, "the lease")

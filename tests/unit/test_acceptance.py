@@ -98,7 +98,7 @@ def test_a_node_that_no_tunnel_can_lead_to_is_not_routed_to(claim: Node, why: st
 def test_a_node_with_another_nodes_endpoint_or_mac_is_refused(twin: Node) -> None:
     routed, problems = verdict(twin, node("b", "192.0.2.2", "10.2.0.0/24"))
     assert routed == {"b": ["10.2.0.0/24"]}
-    assert problems == ["node c is not routed to: node b has the same endpoint or VTEP MAC"]
+    assert problems == ["node c is not routed to: node b has the same endpoint, VTEP MAC or WireGuard key"]
 
 
 def test_of_two_claims_the_older_one_holds_whatever_the_order() -> None:
@@ -206,3 +206,24 @@ def test_whatever_is_left_out_is_reported(claims: list[Node]) -> None:
     got = {(n.id, s) for n in accepted.nodes for w in n.networks for s in w.subnets}
     named = {p.subject for p in accepted.problems}
     assert {name for name, _ in asked - got} <= named
+
+
+def test_a_reserved_address_is_nobodys_endpoint() -> None:
+    for address in ("255.255.255.255", "240.0.0.1"):
+        assert verdict(node("b", address, "10.2.0.0/24"))[1] == [
+            f"node b is not routed to: {address} can't be a tunnel's endpoint"
+        ]
+
+
+def test_one_wireguard_key_is_one_nodes() -> None:
+    me = replace(ME, backend="wireguard")
+    policy = replace(POLICY, me=me)
+    one, two = (
+        replace(node(name, endpoint, subnet), backend="wireguard", key="k", mac=Mac(bytes(6)))
+        for name, endpoint, subnet in (("b", "192.0.2.2", "10.2.0.0/24"), ("c", "192.0.2.3", "10.3.0.0/24"))
+    )
+    assert verdict(one, two, policy=policy) == (
+        {"b": ["10.2.0.0/24"]},
+        ["node c is not routed to: node b has the same endpoint, VTEP MAC or WireGuard key"],
+    )
+    assert len(verdict(one, replace(two, key="l"), policy=policy)[0]) == 2

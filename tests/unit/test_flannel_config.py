@@ -275,7 +275,12 @@ def test_a_wrong_psk_is_not_told() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "instead"),
-    [("udp", "vxlan"), ("ipip", "vxlan .*DirectRouting.* host-gw"), ("ipsec", "wireguard"), ("aws-vpc", "vxlan, host-gw .* or wireguard")],
+    [
+        ("udp", "vxlan"),
+        ("ipip", "vxlan .*DirectRouting.* host-gw"),
+        ("ipsec", "wireguard"),
+        ("aws-vpc", "vxlan, host-gw .* or wireguard"),
+    ],
 )
 def test_a_backend_that_is_not_there_says_what_is(kind: str, instead: str) -> None:
     found = f"^unknown or unsupported backend: {kind} .*unknown backend type: {kind}.*Use {instead}"

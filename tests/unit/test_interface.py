@@ -60,6 +60,19 @@ def test_the_one_by_which_an_address_is_reached() -> None:
         pick(HOST, Choice(reached_by=""))
 
 
+def test_a_running_overlay_stays_where_it_is_for_as_long_as_its_address_is_there() -> None:
+    current = pick(Host((ETH0,)), Choice())
+    vpn = Uplink("tun0", 1400, (ip_interface("10.8.0.2/24"),), (DefaultRoute(4, 1),))
+    assert pick(Host((ETH0, vpn)), Choice()).name == "tun0"
+    assert pick(Host((ETH0, vpn)), Choice(), current).name == "eth0"
+    assert pick(Host((ETH0, vpn)), Choice(names=("tun0",)), current).name == "tun0", "as named"
+    smaller = Uplink("eth0", 1400, ETH0.addresses, ETH0.defaults)
+    assert pick(Host((smaller, vpn)), Choice(), current).mtu == 1400
+    renumbered = Uplink("eth0", 1500, (ip_interface("192.0.2.9/24"),), ETH0.defaults)
+    assert pick(Host((renumbered, vpn)), Choice(), current).name == "tun0"
+    assert pick(Host((vpn,)), Choice(), current).name == "tun0"
+
+
 def test_names_go_before_can_reach() -> None:
     assert chosen(Choice(names=("eth0",), reached_by="eth1")) == "eth0"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from weft.core import tenancy
 from weft.core.tenancy import Action, Book, Candidate, Full, Held, Keep, Lost, Mine, Sorted, Take, Write, decide
 from weft.model import Mac
-from weft.wire.flannel import Config, Lease, Pool4, Pool6, Vtep, WireguardPeer
+from weft.wire.flannel import Config, Lease, Pool4, Pool6, Vtep
 
 POOL = Pool4(IPv4Network("10.5.0.0/16"), 24, IPv4Address("10.5.1.0"), IPv4Address("10.5.255.0"))
 POOL6 = Pool6(IPv6Network("fc00:5::/48"), 64, IPv6Address("fc00:5:0:1::"), IPv6Address("fc00:5:0:ffff::"))
@@ -248,17 +248,6 @@ def test_a_forgetful_store_is_believed_where_it_contradicts() -> None:
     rival = held("10.5.2.0/24", "192.0.2.5").lease
     former = (a.lease, b.lease, c.lease, held("10.5.7.0/24", "192.0.2.6").lease)
     assert tenancy.remembering((moved, rival), former, own) == (moved, rival, c.lease)
-
-
-def test_the_mac_that_is_published() -> None:
-    six = Lease(IPv4Network("10.5.1.0/24"), None, IPv4Address(OTHER), IPv6Address("fd00::2"), "vxlan", None, ME.data)
-    told = Book(9, (Held("a", six, 1, 1), held("10.5.7.0/24", "192.0.2.1")))
-    assert isinstance(ME.data, Vtep)
-    assert tenancy.published(told, IPv4Address("192.0.2.1"), 4) == ME.data.mac
-    assert tenancy.published(told, IPv4Address(OTHER), 4) is None
-    assert tenancy.published(told, IPv6Address("fd00::2"), 6) == ME.data.mac
-    wireguard = replace(ME, data=WireguardPeer("k")).lease(IPv4Network("10.5.1.0/24"), None)
-    assert tenancy.published(Book(9, (Held("a", wireguard, 1, 1),)), IPv4Address("192.0.2.1"), 4) is None
 
 
 @pytest.mark.parametrize("seed", [0.0, 0.25, 0.5, 0.999])

@@ -58,6 +58,7 @@ class FlannelWorld:
     _ends: tuple[tuple[Lease, ...], frozenset[tuple[object, object]]] = ((), frozenset())
     _accepted: dict[Versions, Accepted] = field(default_factory=dict)
     _rosters: dict[Versions, Roster] = field(default_factory=dict)
+    _external: External | None = None
 
     @property
     def config(self) -> Config | None:
@@ -68,11 +69,12 @@ class FlannelWorld:
         if self.host is None or self.config is None:
             return None
         try:
-            found = pick(self.host, self.choice(flannel.versions(self.config)))
+            found = pick(self.host, self.choice(flannel.versions(self.config)), self._external)
         except ValueError as error:
             self.report("interface", str(error))
             return None
         self.report("interface", "")
+        self._external = found
         return found
 
     def candidate(self) -> Candidate | None:

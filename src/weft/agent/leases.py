@@ -20,7 +20,7 @@ from weft.agent.marker import Marker, Owner, owner_here
 from weft.core import tenancy
 from weft.core.tenancy import SUBJECT, Book, Candidate, Full, Held, Keep, Lost, Mine, Sorted, Take, Tenancy, Write
 from weft.errors import StoreError, WireError
-from weft.model import IPAddress, Mac, Problem
+from weft.model import Problem
 from weft.settings.flanneld import clean
 from weft.stores import Delete, Guard, Put, Snapshot, Store
 from weft.wire.flannel import Config, Lease, lease_key, lease_value
@@ -35,7 +35,7 @@ SPREAD = 0.05
 LAST_SPREAD = 1.0
 PACE = 1.0
 """Seconds between two rewritings of our own value: whoever else writes it, too, is not to be outrun."""
-GRACE = 120.0
+GRACE = float(TTL)
 """Seconds for which leases are remembered that a store without its latest history doesn't know."""
 SHORTEST = 0.001
 """Seconds of a wait: timers may fire a little early, and what is not due then would be asked for again at once."""
@@ -116,11 +116,6 @@ class Keeper:
             return None
         held = tenancy.adoptable(self._book, self._config, candidate)
         return held.lease if held is not None else None
-
-    def published(self, public_ip: IPAddress, version: int) -> Mac | None:
-        """The MAC that a lease tells for the VTEP of the host with this address, IPv4's or IPv6's: the others know it,
-        so a device made now best keeps it. None if there is none, and before the first Tenancy."""
-        return tenancy.published(self._book, public_ip, version)
 
     async def stopped(self) -> str:
         """Waits until this daemon must end, since another one with its public address lives: a sentence for the log."""
@@ -374,7 +369,7 @@ EXAMPLE = (
 )
 FORGETFUL = (
     "the store's history is shorter than it was (restored from a backup, or set up anew): leases that it does not know"
-    f" are kept for {GRACE:.0f} s, in which their hosts can write them again"
+    f" are kept for {GRACE / 3600:.0f} h, in which their hosts write them again"
 )
 
 

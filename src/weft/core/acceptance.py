@@ -193,7 +193,8 @@ def _unreachable(claim: Node, policy: Policy) -> str:
         return f"it has no IPv{policy.underlay} endpoint, and this host's tunnels run over IPv{policy.underlay}"
     if endpoint in me.endpoints:
         return f"it claims this host's own endpoint {endpoint}"
-    if endpoint.is_loopback or endpoint.is_unspecified or endpoint.is_multicast:
+    reserved = endpoint.version == 4 and endpoint.is_reserved
+    if endpoint.is_loopback or endpoint.is_unspecified or endpoint.is_multicast or reserved:
         return f"{endpoint} can't be a tunnel's endpoint"
     if any(endpoint in subnet for network in me.networks for subnet in network.subnets):
         return f"its endpoint {endpoint} lies in this host's own network"

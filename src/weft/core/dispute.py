@@ -53,7 +53,7 @@ def _unique_tunnels(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
         marks = Stake.of(node).marks
         other = next((owners[mark] for mark in marks if mark in owners), None)
         if other is not None:
-            text = f"node {node.id} is not routed to: node {other} has the same endpoint or VTEP MAC"
+            text = f"node {node.id} is not routed to: node {other} has the same endpoint, VTEP MAC or WireGuard key"
             problems.append(Problem(node.id, text))
             continue
         owners.update(dict.fromkeys(marks, node.id))

@@ -15,6 +15,8 @@ from weft.model import IPAddress, IPNetwork, Node
 
 FAMILY = 128
 """Bits below the IP version: the address. A MAC has version 0."""
+KEY = 1 << 512
+"""Above all addresses: WireGuard's public keys."""
 
 
 def point(address: IPAddress) -> int:
@@ -29,8 +31,8 @@ def span(subnet: IPNetwork) -> tuple[int, int]:
 
 
 class Stake(NamedTuple):
-    """`marks`: a node's endpoints and MAC, each once. `ranges`: first and last address of its subnets, sorted, without
-    those that lie in another one of its own."""
+    """`marks`: a node's endpoints, MAC and WireGuard key, each once. `ranges`: first and last address of its subnets,
+    sorted, without those that lie in another one of its own."""
 
     marks: tuple[int, ...] = ()
     ranges: tuple[tuple[int, int], ...] = ()
@@ -40,6 +42,8 @@ class Stake(NamedTuple):
         marks = [point(address) for address in node.endpoints]
         if any(node.mac):
             marks.append(int.from_bytes(node.mac, "big"))
+        if node.backend == "wireguard" and node.key:
+            marks.append(KEY | int.from_bytes(node.key.encode(), "big"))
         spans = [span(subnet) for network in node.networks for subnet in network.subnets]
         return cls(tuple(dict.fromkeys(marks)), _outermost(spans) if len(spans) > 1 else tuple(spans))
 

@@ -39,9 +39,12 @@ class External:
     public_ip6: IPv6Address | None = None
 
 
-def pick(host: Host, choice: Choice) -> External:
-    """The first interface that fits. Raises ValueError with what was asked, what was found, and what to do."""
-    found = next(_candidates(host, choice), None)
+def pick(host: Host, choice: Choice, current: External | None = None) -> External:
+    """The first interface that fits; where none was named, `current` for as long as it has its addresses: a better
+    default route (a VPN's, say) moves no running overlay. Raises ValueError with what was asked, what was found, and
+    what to do."""
+    stays = _still(host, current) if current is not None and not (choice.names or choice.patterns) else None
+    found = (stays, None) if stays is not None else next(_candidates(host, choice), None)
     if found is None:
         raise ValueError(_nothing(host, choice))
     uplink, named = found
@@ -59,6 +62,13 @@ def pick(host: Host, choice: Choice) -> External:
         public_ip=(choice.public_ip or ip) if wants4 else None,
         public_ip6=(choice.public_ip6 or ip6) if wants6 else None,
     )
+
+
+def _still(host: Host, current: External) -> Uplink | None:
+    """The interface, if it has its addresses yet."""
+    wanted = {address for address in (current.ip, current.ip6) if address is not None}
+    uplinks = (uplink for uplink in host.uplinks if uplink.name == current.name)
+    return next((uplink for uplink in uplinks if wanted <= {a.ip for a in uplink.addresses}), None)
 
 
 def _candidates(host: Host, choice: Choice) -> Iterator[tuple[Uplink, IPAddress | None]]:

@@ -14,8 +14,8 @@ from typing import TypeAlias
 from weft.core import ipam
 from weft.core.edits import Kept
 from weft.core.ipam import choose, exhausted
-from weft.model import IPAddress, IPNetwork, Mac, Problem
-from weft.wire.flannel import BackendData, Config, Lease, Pool4, Pool6, Vtep, lease_value
+from weft.model import IPAddress, IPNetwork, Problem
+from weft.wire.flannel import BackendData, Config, Lease, Pool4, Pool6, lease_value
 
 SUBJECT = "leases"
 Span: TypeAlias = tuple[int, int]
@@ -267,16 +267,6 @@ def adoptable(book: Book, config: Config, candidate: Candidate) -> Held | None:
     a reservation before a lease."""
     own = (h for h in book.of(candidate.address) if fits(config, h.lease.subnet, h.lease.subnet6))
     return min(own, key=lambda h: (not _of_the_file(h, candidate), h.hangs_on != 0), default=None)
-
-
-def published(book: Book, public_ip: IPAddress, version: int) -> Mac | None:
-    """The MAC that a lease tells for the VTEP of IP version 4 or 6 of the host with this address."""
-    for held in book.held:
-        lease = held.lease
-        address, data = (lease.public_ip, lease.data) if version == 4 else (lease.public_ip6, lease.data6)
-        if address == public_ip and isinstance(data, Vtep):
-            return data.mac
-    return None
 
 
 def remembering(now: tuple[Lease, ...], former: tuple[Lease, ...], mine: Lease) -> tuple[Lease, ...]:

@@ -20,7 +20,7 @@ from weft.core.flannel import ROLE, Options, Version
 from weft.core.interface import Choice
 from weft.core.tenancy import Tenancy
 from weft.daemons.backends import Prepared, prepare
-from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
+from weft.daemons.process import claim, claim_file, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.errors import SettingsError, WireError
 from weft.model import Host, IPNetwork, View
 from weft.settings.flanneld import FlanneldSettings
@@ -168,6 +168,7 @@ async def run(settings: FlanneldSettings) -> int:
     spare_the_collector()
     async with AsyncExitStack() as stack:
         stack.enter_context(claim(f"{ROLE}{settings.etcd_prefix}"))
+        stack.enter_context(claim_file(settings.subnet_file))
         store = EtcdStore(_etcd(settings))
         stack.push_async_callback(store.close)
         daemon = Flanneld(settings, store, await _reached_by(settings))

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
+LONGEST_NAME = 107
+"""Octets of an abstract socket's name (sun_path of unix(7), without its first)."""
 CLAIM = "@weft/"
 """What the names of our abstract sockets begin with, as /proc/net/unix shows them."""
 
@@ -45,14 +48,27 @@ def claim(role: str) -> socket.socket:
 
     The names of abstract unix sockets belong to a network namespace and go with their process (unix(7)): no file, no
     stale lock, and it holds between containers that share the namespace."""
+    return _claim(f"{CLAIM}{role}", f"a weft {role} is running in this network namespace already; stop it first")
+
+
+def claim_file(path: str) -> socket.socket:
+    """Be the only daemon in this network namespace that writes this file. Raises WeftError if there is another."""
+    return _claim(f"@weft-file{path}", f"another weft daemon writes {path}; give each its own")
+
+
+def _claim(name: str, taken: str) -> socket.socket:
+    """`name`: as /proc/net/unix shows it; cut where it is longer than a name may be."""
+    octets = name[1:].encode()
+    if len(octets) > LONGEST_NAME:
+        octets = octets[: LONGEST_NAME - 16] + blake2b(octets, digest_size=8).hexdigest().encode()
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        held.bind(f"\0{CLAIM[1:]}{role}")
+        held.bind(b"\0" + octets)
     except OSError as error:
         held.close()
         if error.errno != errno.EADDRINUSE:
-            raise WeftError(f"weft {role} can't mark this network namespace as taken: {error}") from error
-        raise WeftError(f"a weft {role} is running in this network namespace already; stop it first") from error
+            raise WeftError(f"this network namespace can't be marked as taken ({name}): {error}") from error
+        raise WeftError(taken) from error
     return held
 
 

@@ -32,7 +32,6 @@ LOGGING = frozenset(
 """glog's flags: unit files hold them; they are read and do nothing."""
 TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 class FlanneldSettings(msgspec.Struct, frozen=True, kw_only=True):
