@@ -15,8 +15,15 @@ from weft.settings import load
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be removed; remove nothing.")
 @click.option("--json", "json_", is_flag=True, help="Print as JSON.")
+@click.option(
+    "--subnet-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="/run/flannel/subnet.env",
+    show_default=True,
+    help="Of `weft flanneld`: names the network whose routes over this host's own interfaces go too.",
+)
 @config_option
-def cleanup(dry_run: bool, json_: bool, config: Path | None) -> int:
+def cleanup(dry_run: bool, json_: bool, subnet_file: Path, config: Path | None) -> int:
     """Remove everything of weft's from this host, and nothing else.
 
     That is: the VXLAN devices that weft made, its routes, next hops, neighbours and forwarding entries, its firewall
@@ -24,7 +31,7 @@ def cleanup(dry_run: bool, json_: bool, config: Path | None) -> int:
     """
     from weft.daemons.cleanup import cleanup as remove
 
-    removals = asyncio.run(remove(load(os.environ, file=config), dry_run))
+    removals = asyncio.run(remove(load(os.environ, file=config), dry_run, subnet_file))
     failures = [r.failure.message for r in removals if r.failure is not None]
     if json_:
         removed = [line for r in removals if r.failure is None for line in r.lines]

@@ -104,6 +104,14 @@ def stand_ins(prefix: str) -> tuple[str, str]:
     return name, f"{name}-6"
 
 
+def inside(subnet: IPNetwork, span: IPNetwork) -> bool:
+    """Whether a subnet lies in a network, or is it."""
+    if subnet.version != span.version or subnet.prefixlen < span.prefixlen:
+        return False
+    shift = subnet.max_prefixlen - span.prefixlen
+    return int(subnet.network_address) >> shift == int(span.network_address) >> shift
+
+
 def wants_ways(config: Config) -> bool:
     """Whether it matters which hosts are on a segment of this one's."""
     backend = config.backend

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.diff import Facts, diff
+from weft.core.flannel import inside
 from weft.daemons.agent import ROLE, mark, node_id
 from weft.daemons.process import claim, claimed
 from weft.errors import WeftError
@@ -18,6 +20,7 @@ from weft.targets.kernel.owners import owners, wireguard_devices
 from weft.targets.kernel.target import KernelTarget
 from weft.targets.wireguard import WireguardTarget
 from weft.targets.wireguard_tools import HostKey
+from weft.wire.subnet_env import SubnetEnv, parse_subnet_env
 
 NO_KEY = HostKey("", "none")
 
@@ -30,28 +33,42 @@ class Removal:
     failure: Failure | None = None
 
 
-async def cleanup(settings: Settings, dry_run: bool) -> list[Removal]:
+async def cleanup(settings: Settings, dry_run: bool, subnet_file: Path) -> list[Removal]:
     """Every device, route, next hop and firewall chain of any weft daemon. Routes go first, devices last. Sysctls stay
-    as they are. Raises WeftError while a daemon runs here, TargetError if the kernel or the firewall can't be read."""
-    marks = await owners()
+    as they are. `subnet_file`: names the network whose routes out of others' links are ours too (host-gw's). Raises
+    WeftError while a daemon runs here, TargetError if the kernel or the firewall can't be read."""
     if dry_run:
-        return await _remove(settings, marks, dry_run)
+        return await _remove(await _targets(settings, subnet_file), dry_run)
     with claim(ROLE):
         others = [name for name in claimed() if name != ROLE]
         if others:
             raise WeftError(f"a weft {others[0]} is running in this network namespace; stop it first")
-        return await _remove(settings, marks, dry_run)
+        return await _remove(await _targets(settings, subnet_file), dry_run)
 
 
-async def _remove(settings: Settings, marks: Iterable[str], dry_run: bool) -> list[Removal]:
-    done: list[Removal] = []
+async def _targets(settings: Settings, subnet_file: Path) -> list[Target]:
+    try:
+        env = parse_subnet_env(subnet_file.read_bytes())
+    except OSError:
+        env = SubnetEnv()
+    spans = [network for network in (env.network, env.network6) if network is not None]
     own = mark(settings)
-    kernels: list[Target] = [KernelTarget(owner) for owner in marks if owner != own]
-    device = device_name(settings.vni)
-    # Routes out of others' links (host-gw's) have no owner but their protocol number.
-    kernels.append(KernelTarget(own, vtep_mac(node_id(settings), settings.vni), device=device, shared=lambda _: True))
+    kernels: list[Target] = [KernelTarget(owner) for owner in await owners() if owner != own]
+    kernels.append(
+        KernelTarget(
+            own,
+            vtep_mac(node_id(settings), settings.vni),
+            device=device_name(settings.vni),
+            shared=lambda subnet: any(inside(subnet, span) for span in spans),
+        )
+    )
     tunnels = [WireguardTarget(owner, NO_KEY, names) for owner, names in (await wireguard_devices()).items()]
-    for target in [*kernels, *tunnels, FirewallTarget()]:
+    return [*kernels, *tunnels, FirewallTarget()]
+
+
+async def _remove(targets: Sequence[Target], dry_run: bool) -> list[Removal]:
+    done: list[Removal] = []
+    for target in targets:
         try:
             reading = await target.read(full=True)
             ops = diff({}, Facts(reading.objects)).ops

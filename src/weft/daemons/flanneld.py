@@ -16,7 +16,7 @@ from weft.agent.flannel import FlannelWorld
 from weft.agent.leases import Keeper, KeeperOptions
 from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
-from weft.core.flannel import ROLE, Options, Version
+from weft.core.flannel import ROLE, Options, Version, inside
 from weft.core.interface import Choice
 from weft.core.tenancy import Tenancy
 from weft.daemons.backends import Prepared, prepare
@@ -121,7 +121,7 @@ class Flanneld:
         if (spans, sought) != self._shared:
             self._shared = spans, sought
             self.kernel.share(
-                lambda subnet: any(_inside(subnet, span) for span in spans),
+                lambda subnet: any(inside(subnet, span) for span in spans),
                 lambda route: self.world.is_lease(route.dst, route.via),
             )
 
@@ -152,13 +152,6 @@ class Flanneld:
             self.keeper.tell(candidate)
         self.ways.ask(self.world.asked())
         self.world.report("firewall", self.firewall.problem)
-
-
-def _inside(subnet: IPNetwork, span: IPNetwork) -> bool:
-    if subnet.version != span.version or subnet.prefixlen < span.prefixlen:
-        return False
-    shift = subnet.max_prefixlen - span.prefixlen
-    return int(subnet.network_address) >> shift == int(span.network_address) >> shift
 
 
 async def run(settings: FlanneldSettings) -> int:
