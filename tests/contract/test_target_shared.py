@@ -39,6 +39,7 @@ from tests.contract.targets import (
 from tests.support.eventually import soon
 from tests.support.needs import needs_root
 from weft.agent.reconcile import Reconciler
+from weft.backends.tunnel import spread
 from weft.model import Profile
 from weft.objects import Link, NextHop, Object, Route, Vxlan
 from weft.targets.kernel import KernelTarget
@@ -47,6 +48,7 @@ from weft.targets.memory import FIREWALL_KINDS, MemoryTarget
 UP = "up0"
 NETWORK = ("10.5.0.0/16", "fd00:5::/32")
 DIRECT = Route(ip_network("10.5.20.0/24"), UP, via=VIA, metric=100)
+METRIC = spread(7600, DIRECT.dst)
 DIRECT6 = Route(ip_network("fd00:5:20::/64"), UP, via=ip_address("2001:db8::2"), metric=100)
 PREFERRED = Route(ip_network("10.5.21.0/24"), UP, via=VIA, metric=100, src=ip_address("192.0.2.1"), mtu=1400)
 ONLINK = Route(ip_network("10.5.22.0/24"), UP, via=ip_address("198.51.100.9"), onlink=True, metric=100)
@@ -345,7 +347,7 @@ async def test_what_others_have_out_of_the_same_links_is_not_ours(kernel: Kernel
             "link del up0",
             ("link add up0 type veth peer name up1", "link set up0 up", "address add 192.0.2.1/24 dev up0"),
         ),
-        (f"route add {DIRECT.dst} dev lo metric 7600", (f"route del {DIRECT.dst} dev lo metric 7600",)),
+        (f"route add {DIRECT.dst} dev lo metric {METRIC}", (f"route del {DIRECT.dst} dev lo metric {METRIC}",)),
     ],
 )
 async def test_the_loop_puts_routes_back_as_soon_as_it_can(kernel: KernelPlace, harm: str, mend: tuple[str]) -> None:

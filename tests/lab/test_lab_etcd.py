@@ -10,6 +10,7 @@ import pytest
 from tests.lab.harness import do, lab_up, on
 from tests.lab.test_plain_lab import leftovers, weft_lab
 from tests.support.etcd import needs_etcd
+from tests.support.eventually import until
 from tests.support.needs import needs_root
 from weft.errors import LabError
 from weft.lab import services, state
@@ -49,7 +50,11 @@ def test_hosts_with_etcd_are_one_cluster_that_holds_the_config(lab: Lab) -> None
 def test_a_killed_member_comes_back_with_its_data_and_the_others_go_on_meanwhile(lab: Lab) -> None:
     do(services.kill(lab.host("a"), "etcd"))
     assert weft_lab("status", "--lab", lab.name).returncode == 1
-    etcdctl(lab, "b", "put", "/x/meanwhile", "yes")
+    def written() -> bool:
+        words = ["env", "ETCDCTL_API=3", "etcdctl", "put", "/x/meanwhile", "yes"]
+        return on(lab, "b", words, check=False) == "OK\n"
+
+    until(written, "a leader among the others", timeout=30)
     do(services.start(lab.host("a"), "etcd"))
     assert etcdctl(lab, "a", "get", "--print-value-only", "/x/meanwhile") == "yes\n"
     done = weft_lab("status", "--lab", lab.name)

@@ -215,7 +215,7 @@ async def test_a_restart_under_ping_loses_nothing(hosts: tuple[Host, Host]) -> N
             a.start()
             assert await a.cycle() == ()
     sent, lost = counts
-    assert sent > 5
+    assert sent >= 3
     assert lost <= 1, "the last may have been under way"
     assert a.process() == process
 

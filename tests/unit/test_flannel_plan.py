@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
 import pytest
 
-from tests.build import CHAINS
+from tests.build import CHAINS, node
 from weft.agent.flannel import FlannelWorld
-from weft.backends.tunnel import spread
+from weft.backends import hostgw, vxlan
+from weft.backends.tunnel import Tunnel, link_local, spread
 from weft.core import flannel
 from weft.core.commands import script
 from weft.core.flannel import Options
 from weft.core.interface import Choice, External
 from weft.core.plan import plan
 from weft.core.tenancy import Tenancy
-from weft.model import DefaultRoute, Host, Mac, Uplink, parse_mac
-from weft.objects import Chain, File, Jump, Op
+from weft.model import DefaultRoute, Host, Mac, Profile, Uplink, View, parse_mac
+from weft.objects import Chain, File, Hook, Jump, NextHop, Op, Route, WireguardDevice
+from weft.objects import WireguardPeer as WireguardPeerObject
 from weft.wire.flannel import (
     AllocBackend,
     Backend,
     Config,
     ExtensionBackend,
+    ExtensionData,
     HostGwBackend,
     Lease,
     Pool4,
@@ -30,6 +34,7 @@ from weft.wire.flannel import (
     Vtep,
     VxlanBackend,
     WireguardBackend,
+    WireguardPeer,
 )
 from weft.wire.subnet_env import SubnetEnv
 
@@ -329,3 +334,75 @@ def test_the_mtu_of_wireguard_is_not_vxlans() -> None:
     external = External("eth0", 1500)
     assert flannel.mtu(Config(POOL4, None, HostGwBackend()), external) == 1500
     assert flannel.mtu(Config(POOL4, None, WireguardBackend()), external) == 1420
+
+
+KEY_A, KEY_B = (b64encode(letter * 32).decode() for letter in (b"a", b"b"))
+
+
+def test_wireguard_is_a_peer_and_a_route_and_in_one_device_where_its_mode_says_so() -> None:
+    theirs = replace(B, backend="wireguard", data=WireguardPeer(KEY_B, 51820), data6=None)
+    found = world(VxlanBackend(), theirs, dual=True)
+    assert found.tenancy is not None
+    config = Config(POOL4, POOL6, WireguardBackend(mode="auto"))
+    found.tenancy = replace(found.tenancy, config=config)
+    assert found.candidate() is None, "the key is not known yet"
+    assert found.waiting() == ["backend"]
+    found.prepared = WireguardPeer(KEY_A)
+    candidate = found.candidate()
+    assert candidate is not None
+    assert candidate.data == candidate.data6 == WireguardPeer(KEY_A, 51820)
+    things = [w.object for w in plan(viewed(found)).wanted.values()]
+    (device,) = (thing for thing in things if isinstance(thing, WireguardDevice))
+    assert (device.name, device.public_key, device.mtu) == ("flannel-wg", KEY_A, 1420)
+    (peer,) = (thing for thing in things if isinstance(thing, WireguardPeerObject))
+    assert (peer.public_key, peer.endpoint) == (KEY_B, (ip_address("192.0.2.2"), 51820))
+    routes = {str(thing.dst): thing.dev for thing in things if isinstance(thing, Route)}
+    assert routes == {"10.5.20.0/24": "flannel-wg", "fc00:5:0:14::/64": "flannel-wg"}
+    assert flannel.overlays(replace(config, backend=WireguardBackend(mode="ipv6"))) == ((6, 4),)
+    assert flannel.overlays(replace(config, backend=WireguardBackend())) == ((4,), (6,))
+
+
+def test_a_lease_without_a_wireguard_key_and_a_host_without_one() -> None:
+    found = world(VxlanBackend(), replace(v4(B), backend="wireguard", data=None))
+    assert found.tenancy is not None
+    found.tenancy = replace(found.tenancy, config=Config(POOL4, None, WireguardBackend()))
+    found.prepared = WireguardPeer(KEY_A)
+    assert viewed(found).nodes == ()
+    assert "it tells no WireGuard public key" in next(found.problems()).message
+    with pytest.raises(ValueError, match="this host has no WireGuard key"):
+        plan(replace(viewed(found), profile=Profile()))
+
+
+def test_an_extension_is_told_of_each_lease_with_what_its_host_published() -> None:
+    theirs = replace(B, backend="extension", data=ExtensionData("hello"), data6=None)
+    found = world(VxlanBackend(), theirs, dual=True)
+    assert found.tenancy is not None
+    found.tenancy = replace(found.tenancy, config=Config(POOL4, POOL6, ExtensionBackend()))
+    found.prepared = ExtensionData("")
+    assert found.candidate() is not None
+    hooks = [w.object for w in plan(viewed(found)).wanted.values() if isinstance(w.object, Hook)]
+    assert hooks == [Hook(B.subnet, B.subnet6, B.public_ip, B.public_ip6, "hello")]
+
+
+def test_a_subnet_without_an_endpoint_or_a_gateway_of_its_family() -> None:
+    lonely = replace(node("b", "192.0.2.2", "10.2.0.0/24", "fd00:2::/64"), direct="eth0")
+    tunnel = Tunnel("flannel.1", 4, 1500, 7600, (), True, "overlay")
+    routes = [thing for thing, _ in hostgw.reach(lonely, tunnel, 1) if isinstance(thing, Route)]
+    assert [str(route.dst) for route in routes] == ["10.2.0.0/24"]
+    gateways = [t.via for t, _ in vxlan.reach(replace(lonely, direct=""), tunnel, 1) if isinstance(t, NextHop)]
+    assert gateways == [ip_address("192.0.2.2"), link_local(lonely.mac)], "as without an overlay address"
+
+
+def test_what_lies_in_a_network() -> None:
+    span = ip_network("10.5.0.0/16")
+    assert flannel.inside(ip_network("10.5.20.0/24"), span)
+    assert flannel.inside(span, span)
+    assert not flannel.inside(ip_network("10.6.0.0/24"), span)
+    assert not flannel.inside(ip_network("10.0.0.0/8"), span)
+    assert not flannel.inside(ip_network("fc00::/64"), span)
+
+
+def viewed(of: FlannelWorld) -> View:
+    view = of.view()
+    assert view is not None
+    return view
