@@ -300,6 +300,15 @@ def test_a_host_without_ipv6_goes_on_with_ipv4() -> None:
     assert [p.subject for p in found.problems()] == ["ipv6"]
 
 
+def test_ipv6_that_new_devices_would_not_have_takes_nothing_away_that_stands() -> None:
+    found = world(VxlanBackend(), B, dual=True)
+    before = viewed(found)
+    found.host = replace(HOST, ipv6=False)
+    after = viewed(found)
+    assert [view.nodes for view in after.beside] == [view.nodes for view in before.beside]
+    assert list(found.problems()) == []
+
+
 def test_what_is_shown_of_it() -> None:
     found = world(VxlanBackend(), v4(B))
     assert (found.name, found.device) == ("10.5.10.0/24", "flannel.1")

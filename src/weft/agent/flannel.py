@@ -147,7 +147,8 @@ class FlannelWorld:
         if self.host is None or self.tenancy is None:
             return None
         me = flannel.me(config, home, of)
-        lacking = no_ipv6(self.host, flannel.mtu(config, home.external)) if 6 in of else ""
+        asked = 6 in of and of not in self._accepted  # a device that stands isn't taken away for what a new one lacks
+        lacking = no_ipv6(self.host, flannel.mtu(config, home.external)) if asked else ""
         if 6 in of:
             self.report("ipv6", lacking)
         if lacking and of == (6,):
