@@ -210,12 +210,12 @@ async def test_a_restart_under_ping_loses_nothing(hosts: tuple[Host, Host]) -> N
     await soon(lambda: answers(a, "10.5.2.1"), "an answer over WireGuard")
     process = a.process()
     async with pinged(a, "10.5.2.1") as counts:
-        for _ in range(5):
+        for _ in range(20):
             a.stop()
             a.start()
             assert await a.cycle() == ()
     sent, lost = counts
-    assert sent >= 3
+    assert sent > 5
     assert lost <= 1, "the last may have been under way"
     assert a.process() == process
 

@@ -7,7 +7,6 @@ iptables-legacy. `Backend` is one of them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from weft.core.firewall import FAMILIES, Family, Ruleset, parse_save
 from weft.errors import DecodeError, FirewallError
+from weft.targets.processes import finished
 
 SBIN: tuple[str, ...] = ("/usr/sbin", "/sbin")
 """Where the tools are, though a service's PATH often lacks them."""
@@ -148,16 +148,10 @@ class Tools:
             # It can't change a rule before it has its input, so its pid is known before its change is heard of.
             self.pids.append(process.pid)
         try:
-            async with asyncio.timeout(TIMEOUT):
-                out, said = await process.communicate(text.encode())
+            out, said = await finished(process, text, TIMEOUT)
         except TimeoutError as error:
             raise FirewallError(f"{command[0]} did not end within {TIMEOUT:.0f} s and was killed") from error
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):  # it ended at this very moment
-                    process.kill()
-                await process.wait()
-        return process.returncode or 0, out.decode(errors="replace"), said.decode(errors="replace")
+        return process.returncode or 0, out, said
 
 
 def _one_line(said: str) -> str:

@@ -24,6 +24,7 @@ import msgspec
 from weft.core.wireguard import Dump, parse_dump
 from weft.errors import DecodeError, TargetError
 from weft.model import IPInterface
+from weft.targets.processes import finished
 
 KEY_FILE = "/run/flannel/wgkey"
 KEY_FILE_VARIABLE = "WIREGUARD_KEY_FILE"
@@ -225,19 +226,13 @@ class Tools:
         except OSError as error:
             raise ToolError(f"{tool} can't be started: {error.strerror}") from error
         try:
-            async with asyncio.timeout(TIMEOUT):
-                out, said = await process.communicate(text.encode())
+            out, said = await finished(process, text, TIMEOUT)
         except TimeoutError as error:
             raise ToolError(f"{tool} did not end within {TIMEOUT:g} s and was killed") from error
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):  # it ended at this very moment
-                    process.kill()
-                await process.wait()
         if process.returncode:
-            words = _one_line(said.decode(errors="replace"))
+            words = _one_line(said)
             raise ToolError(f"`{_shown(tool, command)}` ended with {process.returncode}: {words}", words)
-        return out.decode(errors="replace")
+        return out
 
 
 async def host_key(path: str = KEY_FILE) -> HostKey:

@@ -9,6 +9,7 @@ same settings spread over all.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import ssl
@@ -27,6 +28,8 @@ from weft.stores.etcd.codec import Message, decode, encode
 from weft.stores.etcd.messages import AUTHENTICATE, STATUS, A, AuthenticateRequest, Method, Q, StatusRequest
 from weft.stores.etcd.options import Endpoint, EtcdOptions, checked
 from weft.stores.etcd.refusals import AUTH_IS_OFF, StaleToken, of_rpc
+
+log = logging.getLogger("weft")
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -141,8 +144,8 @@ class Connection:
             if spoilt := self._channels.pop(endpoint, None):
                 await spoilt.close()  # so that the files are read again next time: certificates get renewed
             raise
-        except StoreError:
-            pass  # it answers; what it thinks of the question proper is another matter
+        except StoreError as error:  # it answers; what it thinks of the question proper is another matter
+            log.debug("etcd at %s, asked whether it is there: %s", endpoint, error)
         return channel
 
     async def _allowed(self, channel: grpc.aio.Channel, send: Question[T], limit: float) -> T:
