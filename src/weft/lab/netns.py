@@ -84,12 +84,18 @@ def end_processes(namespaces: frozenset[Identity], patience: float = 10.0) -> in
     """Kill every process in these namespaces and wait until they are gone; how many they were.
 
     No pid is trusted: each is held by a pidfd first and looked at again through it, so that a pid which was handed to
-    another process in the meantime is not hit. LabError if one won't go."""
+    another process in the meantime is not hit. All are killed before any is waited for: the first process of a PID
+    namespace ends only when whoever entered it from outside has reaped its own. LabError if one won't go."""
     ended = 0
     deadline = time.monotonic() + patience
     while found := [pid for pid in _processes(namespaces) if not _is_dead(pid)]:
-        for pid in found:
-            ended += _end(pid, namespaces, deadline)
+        with contextlib.ExitStack() as stack:
+            killed = [handle for pid in found if (handle := _kill(pid, namespaces, stack)) is not None]
+            for handle in killed:
+                poll = select.poll()  # a pidfd is readable when its process has ended
+                poll.register(handle, select.POLLIN)
+                poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            ended += len(killed)
         if time.monotonic() > deadline:
             raise LabError(f"processes {found} do not end after SIGKILL; what does `ps` say of them?")
     return ended
@@ -108,23 +114,17 @@ def _lives_in(pid: int, namespaces: frozenset[Identity]) -> bool:
         return False
 
 
-def _end(pid: int, namespaces: frozenset[Identity], deadline: float) -> int:
+def _kill(pid: int, namespaces: frozenset[Identity], stack: contextlib.ExitStack) -> int | None:
+    """A pidfd of the process, killed by now, until `stack` ends; None if it is gone or not in these namespaces."""
     try:
         handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return 0
-    try:
+        stack.callback(os.close, handle)
         if not _lives_in(pid, namespaces):
-            return 0
+            return None
         signal.pidfd_send_signal(handle, signal.SIGKILL)
-        poll = select.poll()  # a pidfd is readable when its process has ended
-        poll.register(handle, select.POLLIN)
-        poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
     except ProcessLookupError:
-        return 0
-    finally:
-        os.close(handle)
-    return 1
+        return None
+    return handle
 
 
 def _is_dead(pid: int) -> bool:
