@@ -49,6 +49,18 @@ class Network:
     exposed: bool = True
     note: str = ""
     """Why it is not exposed, or another remark for `weft show networks`."""
+    group: str = ""
+    """Networks of two different groups don't talk with each other; one of no group talks with all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """The end of the node that another node is reached through: its endpoints, VTEP MAC and own overlay addresses."""
+
+    id: str
+    endpoints: tuple[IPAddress, ...]
+    mac: Mac
+    overlay: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +69,11 @@ class Node:
 
     `endpoints`: underlay addresses that tunnels end on, at most one per family. `mtu`: of its uplink, octets.
     `overlay`: addresses of its own inside its networks, source of what the host itself sends into the overlay.
-    `key`: its WireGuard public key, base64. `direct`: our uplink over which it is reached without a tunnel, "" if it
-    isn't (this host's own finding, not the node's word).
+    `key`: its WireGuard public key, base64.
+
+    This host's own findings, not the node's word: `direct`: our uplink over which it is reached without a tunnel, "" if
+    it isn't. `relay`: the node through which packets for its networks go. `outer`: where the tunnel's own packets are
+    sent in place of its endpoint.
     """
 
     id: str
@@ -75,6 +90,8 @@ class Node:
     """Which source told us: `multicast`, `static`, …"""
     key: str = ""
     direct: str = ""
+    relay: Relay | None = None
+    outer: IPAddress | None = None
 
     def endpoint(self, version: int) -> IPAddress | None:
         """The underlay address of IP version 4 or 6, or None."""
@@ -128,14 +145,64 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """How packets to an address leave this host. `gateway` None: it is on the link itself. `source`: the address that
+    the kernel would send from."""
+
+    dev: str
+    gateway: IPAddress | None = None
+    source: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StaticRoute:
+    """A route beside those to the nodes' networks: an operator asked for it, or this host found that it is needed.
+    `source`: who asked ("settings", "detection"), `rule`: the words in which."""
+
+    dst: IPNetwork
+    via: IPAddress
+    dev: str
+    source: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What is probed: the way from `local` to `remote` (addresses of one family), through the device of the tunnel, or
+    over the underlay. `mtu`: octets that an IP packet must be able to have on it, 0: not probed."""
+
+    node: str
+    kind: Literal["tunnel", "underlay"]
+    device: str
+    local: IPAddress
+    remote: IPAddress
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What probing a path came to. `state`: "unknown" until it was up or a first detection time has passed. `since`:
+    seconds since 1970 of the last change. `full`: packets as large as `Path.mtu` get through, None: not known (yet).
+    `reason`: why it is not up, for people."""
+
+    path: Path
+    state: Literal["unknown", "up", "down"]
+    since: float
+    full: bool | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
-    """What this host's kernel and firewall have, as far as a plan depends on it."""
+    """What this host's kernel and firewall have, as far as a plan depends on it. `refused`: what an administrator
+    forbids in so many words: (4 or 6, a rule of FORWARD or DOCKER-USER that drops or rejects something particular)."""
 
     uplinks: tuple[Uplink, ...] = ()
     ipv6: bool = True
     """A device made now would have IPv6."""
     nexthop_objects: bool = True
     """The kernel has next-hop objects (Linux 5.3)."""
+    refused: tuple[tuple[int, str], ...] = ()
     chains: frozenset[tuple[int, str, str]] = frozenset()
     """Foreign firewall chains that we hook into where they exist: (4 or 6, table, chain), e.g. (4, "filter",
     "DOCKER-USER"). A family of which no chain is listed has no firewall tool here."""
@@ -167,7 +234,8 @@ class Profile:
     6, the family that the tunnels run over. `device`: its name, "" for `vxlan<VNI>`. `gateway`: which address of a peer
     routes go through. `span`: the whole network that the hosts share out among them; where there is one, the firewall
     lets all of it through (`forward`) and translates what leaves it (`masquerade`), not only this host's networks.
-    `clamp`: TCP's segments are made to fit the device; False where there is none.
+    `clamp`: TCP's segments are made to fit the device; False where there is none. `shared`: the device is another
+    daemon's: nothing is written on it, routes alone go out of it, and the firewall's chains are named after the role.
     """
 
     role: str = "agent"
@@ -182,6 +250,7 @@ class Profile:
     forward: bool = True
     masquerade: bool = False
     clamp: bool = True
+    shared: bool = False
     wireguard: WireguardEnd | None = None
 
 
@@ -199,7 +268,9 @@ class View:
 
     `nodes`: accepted peers, sorted by id. `synced`: every source has spoken, so deletions are allowed. `beside`: other
     overlays of the same daemon (flannel's IPv6 one), each with a device of its own; their host, their files and whether
-    they are synced are this View's.
+    they are synced are this View's. `routes`: others than those to the nodes' networks. `apart`: pairs of subnets that
+    may not talk with each other, in either direction. `diverted`: endpoint → where this host's tunnel packets to it go
+    in its place (a gateway that forwards them itself).
     """
 
     me: Node
@@ -211,3 +282,6 @@ class View:
     synced: bool = False
     files: tuple[TextFile, ...] = ()
     beside: tuple[View, ...] = ()
+    routes: tuple[StaticRoute, ...] = ()
+    apart: tuple[tuple[IPNetwork, IPNetwork], ...] = ()
+    diverted: tuple[tuple[IPAddress, IPAddress], ...] = ()

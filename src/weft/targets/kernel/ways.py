@@ -11,12 +11,11 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
-from weft.model import IPAddress
+from weft.model import IPAddress, Way
 from weft.targets.kernel.codec import Answer, Message, address, attribute, attributes, decoding, number
 from weft.targets.kernel.constants import (
     RTA_DST,
@@ -38,16 +37,6 @@ SLICE = 100
 TRIES = 10
 PASSING = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
 """Answers that say nothing about the way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How packets to an address leave this host. `gateway` None: it is on the link itself. `source`: the address that
-    the kernel would send from."""
-
-    dev: str
-    gateway: IPAddress | None = None
-    source: IPAddress | None = None
 
 
 Directions: TypeAlias = Mapping[IPAddress, Way]
