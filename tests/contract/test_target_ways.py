@@ -13,11 +13,11 @@ from tests.support.eventually import soon
 from tests.support.namespace import Namespace, namespace, veth
 from tests.support.needs import needs_root
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
-from weft.model import IPAddress
+from weft.model import IPAddress, Way
 from weft.targets.kernel.codec import Answer, Message
 from weft.targets.kernel.socket import NetlinkSocket
 from weft.targets.kernel.underlay import Underlay
-from weft.targets.kernel.ways import SLICE, Directions, Way, Ways, decode_way, way_to
+from weft.targets.kernel.ways import SLICE, Directions, Ways, decode_way, way_to
 
 pytestmark = needs_root
 

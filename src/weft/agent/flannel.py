@@ -135,7 +135,7 @@ class FlannelWorld:
         key = self.prepared.key if isinstance(self.prepared, WireguardPeer) else ""
         home = Home(external, lease, self.macs, key)
         views = [self._overlay(config, home, of) for of in flannel.overlays(config)]
-        host = Host(self.host.uplinks, self.host.ipv6, self.host.nexthop_objects, self.chains())
+        host = replace(self.host, chains=self.chains())
         present = [view for view in views if view is not None]
         if not present:
             return None
