@@ -215,12 +215,12 @@ def _value(key: str, given: object, origin: str) -> Any:
         hope = f"did you mean {near[0]} ({PREFIX}{near[0].upper()})?" if near else f"known are {', '.join(_HINTS)}"
         raise SettingsError(f"{origin} = {given!r}: there is no setting {key!r}; {hope}")
     try:
-        return _convert(given, get_args(hint)[0], hint)
+        return convert(given, get_args(hint)[0], hint)
     except (ValueError, msgspec.ValidationError) as error:
-        raise SettingsError(f"{origin} = {given!r}: {_plain(str(error))}{_nearest(given, hint)}") from error
+        raise SettingsError(f"{origin} = {given!r}: {plain(str(error))}{nearest(given, hint)}") from error
 
 
-def _convert(given: object, kind: object, hint: object) -> Any:
+def convert(given: object, kind: object, hint: object) -> Any:
     """`given` as `kind`, within the bounds that the whole annotation `hint` sets."""
     text = given.strip() if isinstance(given, str) else given
     if kind == tuple[Network, ...]:
@@ -261,7 +261,7 @@ def _networks(given: object) -> tuple[Network, ...]:
     return tuple(Network(name, tuple(subnets), since=0.0) for name, subnets in sorted(found.items()))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """msgspec's texts in a user's words."""
     words = {"`int`": "a whole number", "`float`": "a number", "`bool`": "yes or no", "`str`": "text"}
     for word, plain in words.items():
@@ -269,7 +269,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\s*- at `[^`]*`", "", text).replace("`", "").replace("Expected", "expected")
 
 
-def _nearest(given: object, hint: object) -> str:
+def nearest(given: object, hint: object) -> str:
     arm = get_args(hint)[0]
     if get_origin(arm) is Literal:
         choices = [str(c) for c in get_args(arm)]
