@@ -34,15 +34,16 @@ class Rank(IntEnum):
 
     SYSCTL = 0
     LINK = 1
-    ADDRESS = 2
-    CHAIN = 3
-    JUMP = 4
-    NEIGHBOUR = 5
-    FDB = 6
-    NEXT_HOP = 7
-    ROUTE = 8
-    FILE = 9
-    HOOK = 10
+    LINK_SETTING = 2
+    ADDRESS = 3
+    CHAIN = 4
+    JUMP = 5
+    NEIGHBOUR = 6
+    FDB = 7
+    NEXT_HOP = 8
+    ROUTE = 9
+    FILE = 10
+    HOOK = 11
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -70,10 +71,12 @@ class Object(msgspec.Struct, frozen=True):
 
 
 class Sysctl(Object, frozen=True):
-    """A kernel setting, path as under /proc/sys: `net/ipv4/ip_forward`. Set and reported, never reverted."""
+    """A kernel setting, path as under /proc/sys: `net/ipv4/ip_forward`. Set and reported, never reverted. `dev`: the
+    link of ours that it is a setting of, "" for none: it comes when that is made, and goes with it."""
 
     path: str
     value: str
+    dev: str = ""
 
     @property
     def key(self) -> Key:
@@ -81,7 +84,11 @@ class Sysctl(Object, frozen=True):
 
     @property
     def rank(self) -> Rank:
-        return Rank.SYSCTL
+        return Rank.LINK_SETTING if self.dev else Rank.SYSCTL
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("link", self.dev),) if self.dev else ()
 
 
 class Vxlan(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from weft.backends import alloc, extension, hostgw, vxlan, wireguard
+from weft.backends import alloc, extension, hostgw, lease, vxlan, wireguard
 from weft.backends.tunnel import Tunnel
 from weft.model import Node, View
 from weft.objects import Object, Why
@@ -33,4 +33,6 @@ BACKENDS: dict[str, Backend] = {
     "wireguard": wireguard,
     "extension": extension,
     "alloc": alloc,
+    "lease": lease,
 }
+"""lease: no node announces it; the registrar's Views have it."""

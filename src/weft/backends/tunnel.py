@@ -8,7 +8,10 @@ from ipaddress import IPv6Address
 from typing import Literal
 from zlib import crc32
 
-from weft.model import Host, IPAddress, IPNetwork, Mac, View, WireguardEnd
+from weft.model import Host, IPAddress, IPNetwork, Mac, Node, View, WireguardEnd
+
+REGISTRAR = "registrar"
+"""Of the daemons' roles (`Profile.role`), the one whose routes have `REGISTRAR_METRICS`."""
 
 OVERHEAD = {4: 50, 6: 70}
 """Octets that VXLAN adds by underlay family: IP (20 or 40) + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)."""
@@ -25,6 +28,10 @@ METRIC_CLASSES = 1024
 """Without next-hop objects, routes are spread over this many metrics, because the kernel's fib_info hash leaves the
 gateway out and one bucket would hold them all (measured: 50,000 routes take 28 s with one metric, 0.4 s with many)."""
 
+REGISTRAR_METRICS = range(8624, 8624 + METRIC_CLASSES)
+"""Metrics of the registrar's routes, and of nobody else's: out of a device that it shares with flanneld, one daemon's
+routes are told from the other's by nothing but this. It begins where the classes of the default metric, 7600, end."""
+
 
 def spread(metric: int, subnet: IPNetwork) -> int:
     """The metric of a route that names its gateway itself."""
@@ -35,7 +42,8 @@ def spread(metric: int, subnet: IPNetwork) -> int:
 class Tunnel:
     """`mtu`: of the uplink, octets. `sources`: preferred sources of routes, at most one per family. `gateway`: which
     address of a peer routes go through (`model.Profile`); through that of its overlay, the kernel finds the source
-    itself: this host's own such address, the only one that the device has."""
+    itself: this host's own such address, the only one that the device has. `probed`: the peers are probed at their own
+    gateways, so those must be known also while no route leads through them."""
 
     device: str
     underlay: int
@@ -45,6 +53,7 @@ class Tunnel:
     nexthop_objects: bool
     gateway: Literal["endpoint", "overlay"] = "endpoint"
     wireguard: WireguardEnd | None = None
+    probed: bool = False
 
     @classmethod
     def of(cls, view: View) -> Tunnel:
@@ -58,10 +67,22 @@ class Tunnel:
             nexthop_objects=view.host.nexthop_objects,
             gateway=view.profile.gateway,
             wireguard=view.profile.wireguard,
+            probed=probed(view),
         )
 
     def source(self, version: int) -> IPAddress | None:
         return next((a for a in self.sources if a.version == version), None)
+
+
+def probed(view: View) -> bool:
+    """Whether this host probes its peers through its own device: the registrar does."""
+    return view.profile.role == REGISTRAR and not view.profile.shared
+
+
+def route_mtu(node: Node, tunnel: Tunnel) -> int:
+    """A peer whose uplink carries less than ours: the route says so, and the kernel answers what is too big with
+    "fragmentation needed" at once, instead of a router on the way fragmenting the outer packet. 0: as the device."""
+    return node.mtu - OVERHEAD[tunnel.underlay] if 0 < node.mtu < tunnel.mtu else 0
 
 
 def no_ipv6(host: Host, device_mtu: int) -> str:

@@ -7,6 +7,9 @@ packet is routed on, into the bridge of 10.2.0.0/24. Three static entries per pe
 
 G is the peer's underlay address for IPv4 over IPv4 (what people expect to read in `ip route`), else the link-local
 address that follows from the peer's MAC: an IPv6 route needs an IPv6 gateway, an IPv4 route may have one (RFC 8950).
+
+Through a relay, the next-hop object alone is another one: G is then the relay's, whose entries stand already, and the
+relay routes the packet on. The peer's own entries stay, for on them it is probed whether the direct way is back.
 """
 
 from __future__ import annotations
@@ -15,16 +18,22 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 
 from weft.backends import hostgw
-from weft.backends.tunnel import NEXT_HOP_BASE, OVERHEAD, Tunnel, device_of, link_local, spread
-from weft.model import IPAddress, IPNetwork, Network, Node, View
-from weft.objects import Address, Fdb, Link, Neighbour, NextHop, Object, Route, Vxlan, Why
+from weft.backends.tunnel import NEXT_HOP_BASE, OVERHEAD, Tunnel, device_of, link_local, probed, route_mtu, spread
+from weft.model import IPAddress, IPNetwork, Network, Node, Relay, View
+from weft.objects import Address, Fdb, Link, Neighbour, NextHop, Object, Route, Sysctl, Vxlan, Why
 
 
 def here(view: View) -> Iterator[tuple[Object, Why]]:
-    """The device, and this host's own addresses on it."""
+    """The device, its settings, and this host's own addresses on it."""
     settings = Why("settings", view.me.id, "this host's end of the overlay")
     link = device(view)
     yield link, settings
+    if probed(view):
+        # A peer's probe has its endpoint as source, to which the way back is the uplink: a strict filter (RHEL has that
+        # on all devices; of the two values the greater holds) would drop it. 2: there must be a way back by any device.
+        yield Sysctl(f"net/ipv4/conf/{link.name}/rp_filter", "2", link.name), settings
+        # A relay sends packets out of the device that they came in by; nobody is to take another way on its word.
+        yield Sysctl(f"net/ipv4/conf/{link.name}/send_redirects", "0", link.name), settings
     source = Why("engine", view.me.id, "source of this host's own packets")
     for address in view.me.overlay:
         yield Address(link.name, ip_interface(address)), source
@@ -49,6 +58,9 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
     """FDB entry, then per gateway that is needed a neighbour and a next hop, then a route per subnet; routes alone to a
     node that is reached without a tunnel.
 
+    Neighbours of all gateways that the node may be, needed or not, where it is probed at them, or may be the relay of
+    another node.
+
     The node has an endpoint of the tunnel's family: acceptance saw to it."""
     if node.direct:
         yield from hostgw.reach(node, tunnel, slot)
@@ -57,27 +69,44 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
     if endpoint is None:
         raise ValueError(f"node {node.id} has no IPv{tunnel.underlay} endpoint")
     why = Why(node.source, node.id, f"tunnel to node {node.id}")
-    yield Fdb(tunnel.device, node.mac, endpoint), why
+    yield Fdb(tunnel.device, node.mac, node.outer or endpoint), why
+    apart = tunnel.probed or node.relay is not None
+    if apart:
+        for gateway in dict.fromkeys(_gateway(node, endpoint, version, tunnel) for version in (4, 6)):
+            yield Neighbour(tunnel.device, gateway, node.mac), why
+    through, end, through_endpoint = _way(node, endpoint)
     gateways: list[IPAddress] = []
     for network in node.networks:
-        asked = Why(node.source, node.id, f"network {network.name} of node {node.id}")
+        asked = Why(node.source, node.id, f"network {network.name} of node {node.id}{through}")
         for subnet in network.subnets:
-            gateway = _gateway(node, endpoint, subnet, tunnel)
+            gateway = _gateway(end, through_endpoint, subnet.version, tunnel)
             if gateway not in gateways:
                 gateways.append(gateway)
-                yield Neighbour(tunnel.device, gateway, node.mac), why
+                if not apart:
+                    yield Neighbour(tunnel.device, gateway, node.mac), why
                 if tunnel.nexthop_objects:
-                    yield NextHop(_next_hop_id(slot, gateway), tunnel.device, gateway), why
-            yield _route(subnet, gateway, tunnel, _route_mtu(node, tunnel), slot), asked
+                    hop = NextHop(_next_hop_id(slot, gateway), tunnel.device, gateway)
+                    yield hop, Why(node.source, node.id, f"tunnel to node {node.id}{through}")
+            yield _route(subnet, gateway, tunnel, route_mtu(node, tunnel), slot), asked
 
 
-def _gateway(node: Node, endpoint: IPAddress, subnet: IPNetwork, tunnel: Tunnel) -> IPAddress:
-    """flannel's nodes are gateways by their own address in the overlay."""
+def _way(node: Node, endpoint: IPAddress) -> tuple[str, Node | Relay, IPAddress | None]:
+    """Where packets for the node's networks go: what to say of it, whose end that is, and its endpoint of the family
+    of `endpoint`."""
+    relay = node.relay
+    if relay is None:
+        return "", node, endpoint
+    there = next((a for a in relay.endpoints if a.version == endpoint.version), None)
+    return f", through node {relay.id}", relay, there
+
+
+def _gateway(end: Node | Relay, endpoint: IPAddress | None, version: int, tunnel: Tunnel) -> IPAddress:
+    """Of routes of this IP version. flannel's nodes are gateways by their own address in the overlay."""
     if tunnel.gateway == "overlay":
-        own = next((a for a in node.overlay if a.version == subnet.version), None)
+        own = next((a for a in end.overlay if a.version == version), None)
         if own is not None:
             return own
-    return endpoint if subnet.version == endpoint.version == 4 else link_local(node.mac)
+    return endpoint if endpoint is not None and version == endpoint.version == 4 else link_local(end.mac)
 
 
 def subnets(networks: tuple[Network, ...]) -> list[IPNetwork]:
@@ -96,9 +125,3 @@ def _route(subnet: IPNetwork, gateway: IPAddress, tunnel: Tunnel, mtu: int, slot
 
 def _next_hop_id(slot: int, gateway: IPAddress) -> int:
     return NEXT_HOP_BASE + 2 * slot + (gateway.version == 6)
-
-
-def _route_mtu(node: Node, tunnel: Tunnel) -> int:
-    """A peer whose uplink carries less than ours: the route says so, and the kernel answers what is too big with
-    "fragmentation needed" at once, instead of a router on the way fragmenting the outer packet. 0: as the device."""
-    return node.mtu - OVERHEAD[tunnel.underlay] if 0 < node.mtu < tunnel.mtu else 0

@@ -39,7 +39,7 @@ def lines(op: Op) -> list[str]:
     """The lines for one op of the kernel's; a link takes several. TypeError for a firewall's."""
     thing = op.object
     if isinstance(thing, Sysctl):
-        return [f"sysctl -w {thing.path.replace('/', '.')}={thing.value}"] if op.action != "remove" else []
+        return [f"sysctl -w {_setting(thing)}={thing.value}"] if op.action != "remove" else []
     if isinstance(thing, Link):
         return _link(op, thing)
     tool, group, what = _parts(thing)
@@ -49,10 +49,15 @@ def lines(op: Op) -> list[str]:
     return [f"{tool} {group} {verb} {what}"]
 
 
+def _setting(thing: Sysctl) -> str:
+    """With dots, as people write it; with the path's slashes where a dot is part of a name (`eth0.100`)."""
+    return thing.path if "." in thing.path else thing.path.replace("/", ".")
+
+
 def text(thing: Object) -> str:
     """One object in the words of `ip` and `bridge`: `route 10.2.0.0/24 nhid 1879048192 dev vxlan4096 …`."""
     if isinstance(thing, Sysctl):
-        return f"sysctl {thing.path.replace('/', '.')} = {thing.value}"
+        return f"sysctl {_setting(thing)} = {thing.value}"
     if isinstance(thing, Link):
         return f"link {thing.name} {_vxlan(thing)} mtu {thing.mtu} address {mac_text(thing.mac)}"
     if isinstance(thing, Chain):

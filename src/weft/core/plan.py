@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from weft.backends import BACKENDS, vxlan
-from weft.backends.tunnel import Tunnel, device_of
+from weft.backends.tunnel import Tunnel, device_of, spread
 from weft.core.edits import altered
 from weft.core.firewall import wanted as firewall
 from weft.core.firewall import wanted_by_span
 from weft.core.layered import Layered
 from weft.core.slots import Slots
 from weft.model import Host, IPNetwork, Node, View
-from weft.objects import File, Key, Object, Sysctl, Why
+from weft.objects import File, Key, Object, Route, Sysctl, Why
 
 HERE = ""
 """The name of this host's own part: no node has an empty id."""
@@ -80,7 +80,8 @@ def plan(view: View, previous: Plan | None = None) -> Plan:
 
 
 def _own_part(view: View, before: Part | None) -> Part:
-    here = (view.me, view.networks, view.host, view.profile, view.files)
+    here: tuple[object, ...] = (view.me, view.networks, view.host, view.profile, view.files)
+    here = (*here, view.routes, view.apart, view.diverted)
     return before if before is not None and before.made_from == here else _part(here, _here(view))
 
 
@@ -113,13 +114,17 @@ def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) ->
 
 
 def _here(view: View) -> Iterator[tuple[Object, Why]]:
-    """Forwarding, this host's end of the overlay, the firewall, files for other programs."""
+    """Forwarding, this host's end of the overlay, routes beside those to nodes, the firewall, files for other
+    programs."""
     subnets = vxlan.subnets(view.networks)
     settings = Why("settings", view.me.id, "this host's end of the overlay")
     exposed = Why("engine", view.me.id, "the exposed networks of this host")
     for sysctl in _forwarding(view.host, {subnet.version for subnet in subnets}):
         yield sysctl, settings
     yield from BACKENDS[view.me.backend].here(view)
+    for route in view.routes:
+        metric = spread(view.profile.metric, route.dst)
+        yield Route(route.dst, route.dev, via=route.via, metric=metric), Why(route.source, view.me.id, route.rule)
     for thing in _firewall(view, subnets):
         yield thing, exposed
     for file in view.files:

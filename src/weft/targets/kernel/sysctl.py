@@ -20,7 +20,8 @@ FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
 
 class Sysctls:
-    """Forwarding, and the settings that were asked for: they are read back, and set again when somebody changes them.
+    """Forwarding, and the settings that were asked for (with the links that they are of): they are read back, and set
+    again when somebody changes them.
 
     Of changes of forwarding the kernel tells (`forwarding_of`), and it is read then; of others it doesn't, so they are
     read each time. A removal forgets a setting and leaves its value.
@@ -29,7 +30,7 @@ class Sysctls:
     def __init__(self, netns: str | None) -> None:
         self._netns = netns
         self._paths: dict[str, str | None] = dict.fromkeys(FORWARDING)
-        self._asked: set[str] = set()
+        self._asked: dict[str, str] = {}
 
     def read(self, objects: dict[Key, Object], told: Set[Key] | None = None) -> set[Key]:
         """Put the settings' values into `objects`; the keys of those that changed since the last time. `told`: what the
@@ -41,14 +42,14 @@ class Sysctls:
         for path, value in values.items():
             objects.pop(("sysctl", path), None)
             if value is not None and (value == "1" or path in self._asked):
-                objects["sysctl", path] = Sysctl(path, value)
+                objects["sysctl", path] = Sysctl(path, value, self._asked.get(path, ""))
         return changed
 
     def apply(self, op: Op, thing: Sysctl, objects: dict[Key, Object]) -> Failure | None:
         """Carry out one op, in the kernel and in `objects`; None for success."""
         if op.action == "remove":
             self._paths.pop(thing.path, None)
-            self._asked.discard(thing.path)
+            self._asked.pop(thing.path, None)
             objects.pop(thing.key, None)
             return None
         if ".." in PurePosixPath(thing.path).parts or thing.path.startswith("/"):
@@ -60,7 +61,7 @@ class Sysctls:
         except (TargetError, ValueError) as error:  # the namespace went, or the path can't be one
             return Failure(f"{asked(op)}: {error}")
         self._paths[thing.path] = thing.value
-        self._asked.add(thing.path)
+        self._asked[thing.path] = thing.dev
         objects[thing.key] = thing
         return None
 
