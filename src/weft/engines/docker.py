@@ -13,9 +13,9 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from weft.engines.docker_networks import Expose, printable, read_networks
 from weft.errors import EngineError
@@ -23,6 +23,8 @@ from weft.model import Known, Network, Problem
 
 if TYPE_CHECKING:
     from aiodocker import Docker as Client
+
+T = TypeVar("T")
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
 ANSWER = 5.0
@@ -35,6 +37,14 @@ _EVENTS = {"type": ["network"], "event": ["create", "destroy", "remove", "prune"
 """Not connect and disconnect: a container that comes or goes changes no network."""
 
 
+def url_of(url: str) -> str:
+    """Where the engine is; EngineError for a URL of a kind that can't be used."""
+    url = url or os.environ.get("DOCKER_HOST") or DEFAULT_URL
+    if not re.match(r"unix:///.|(tcp|https?)://.", url):
+        raise EngineError(f"docker_host {url!r} is not a URL that weft can use: unix:///PATH or tcp://HOST:PORT")
+    return url
+
+
 class Docker:
     """The networks of one Docker Engine, at `url` (unix://… or tcp://…; default: $DOCKER_HOST, then Docker's own
     socket; TLS as Docker's own tools: $DOCKER_TLS_VERIFY, $DOCKER_CERT_PATH).
@@ -45,14 +55,10 @@ class Docker:
     name = "docker"
 
     def __init__(self, url: str = "", expose: Expose = "all", resync: float = 60.0) -> None:
-        self.url = url or os.environ.get("DOCKER_HOST") or DEFAULT_URL
-        if not re.match(r"unix:///.|(tcp|https?)://.", self.url):
-            raise EngineError(
-                f"docker_host {self.url!r} is not a URL that weft can use: unix:///PATH or tcp://HOST:PORT"
-            )
+        self.url = url_of(url)
         self._expose = expose
         self._resync = resync
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._closing = asyncio.Event()
 
     async def networks(self) -> AsyncIterator[Known[Network]]:
@@ -63,9 +69,10 @@ class Docker:
         try:
             while not self._closing.is_set():
                 try:
-                    line = self._line = self._line or _Line(self.url)
+                    line = self._line = self._line or Line(self.url, _EVENTS)
                     rang = await line.rings(self._resync)
-                    networks, problems = read_networks(await line.list(), self._expose)
+                    listing = await line.ask(lambda client: client.networks.list())
+                    networks, problems = read_networks(listing, self._expose)
                 except EngineError as error:
                     await self._hang_up()
                     outage.goes_on(error, good)
@@ -122,29 +129,35 @@ class _Outage:
 
     def pause(self) -> float:
         """Seconds; 0 if nothing failed."""
-        if not self._failures:
-            return 0.0
-        return min(RETRY_LONGEST, RETRY_FIRST * 2.0 ** min(self._failures - 1, 16)) * random.uniform(0.5, 1.0)
+        return pause_after(self._failures)
 
 
-class _Line:
-    """One connection to an engine: its event stream rings, `list` asks. Every trouble with it is an EngineError."""
+def pause_after(failures: int) -> float:
+    """Seconds before the next attempt to reach an engine; 0 if nothing failed."""
+    if not failures:
+        return 0.0
+    return min(RETRY_LONGEST, RETRY_FIRST * 2.0 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0)
 
-    def __init__(self, url: str) -> None:
+
+class Line:
+    """One connection to an engine: its event stream rings, `ask` asks. Every trouble with it is an EngineError.
+    `events`: Docker's filters of the events that ring. `containers.py` has a line of its own."""
+
+    def __init__(self, url: str, events: Mapping[str, Sequence[str]]) -> None:
         self._answers = 0
         self._client = _client(url)
         self._events = self._client.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]  # aiodocker's
-        self._stream = asyncio.create_task(self._client.events.run(since="1", filters=json.dumps(_EVENTS)))
+        self._stream = asyncio.create_task(self._client.events.run(since="1", filters=json.dumps(events)))
 
     @property
     def proven(self) -> bool:
         """The engine answered, and again some time later, and the event stream is still there."""
         return self._answers > 1
 
-    async def list(self) -> object:
-        """The JSON of GET /networks."""
+    async def ask(self, question: Callable[[Client], Awaitable[T]]) -> T:
+        """An answer of the engine's, as decoded JSON."""
         try:
-            answer: object = await self._client.networks.list()
+            answer = await question(self._client)
         except _trouble() as error:
             raise EngineError(_reason(error)) from error
         self._answers += 1
