@@ -91,6 +91,10 @@ class Announcer:
         """Node id → seconds since 1970."""
         return self._discovery.last_seen() if self._discovery is not None else {}
 
+    def rules(self) -> Mapping[str, str]:
+        """None: every peer is reached directly."""
+        return {}
+
     def counters(self) -> Mapping[str, int]:
         """What the discovery counted, by flat names such as `refused.malformed`."""
         return self._discovery.counters() if self._discovery is not None else {}

@@ -250,6 +250,10 @@ class FlannelWorld:
         """Leases don't tell when their hosts were seen last."""
         return {}
 
+    def rules(self) -> Mapping[str, str]:
+        """None: flannel has no choice."""
+        return {}
+
     def counters(self) -> Mapping[str, int]:
         return {}
 

@@ -73,6 +73,8 @@ def _peers(peers: list[dict[str, Any]]) -> None:
     ]
     table(["NODE", "ENDPOINT", "ROUTED", "SEEN", "SOURCE", "NETWORKS"], rows)
     for peer in peers:
+        if peer["way"]:
+            click.echo(f"{peer['node']}: {peer['way']}")
         for problem in peer["problems"]:
             click.echo(f"! {problem}")
 

@@ -6,10 +6,11 @@ object with who asked for it. Where there is no way, it says what is known inste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from weft.backends.tunnel import device_of
 from weft.core.commands import text
 from weft.core.plan import Plan, Wanted
 from weft.model import IPNetwork, Node, View
@@ -25,13 +26,18 @@ class Line:
     key: Key | None = None
 
 
-def explain(asked: str, view: View, plan: Plan, claims: Sequence[Node] = ()) -> tuple[bool, list[Line]]:
+def explain(
+    asked: str, view: View, plan: Plan, claims: Sequence[Node] = (), rules: Mapping[str, str] | None = None
+) -> tuple[bool, list[Line]]:
     """Whether there is a way to `asked` (an address, a prefix, or a node's id), and the lines that say why.
 
-    `claims`: all nodes as they describe themselves, refused ones too. Raises ValueError if `asked` is none of these."""
+    `claims`: all nodes as they describe themselves, refused ones too. `rules`: by node, the rule that decided by which
+    way it is reached, where there is a choice. Raises ValueError if `asked` is none of these."""
     node = next((n for n in claims if n.id == asked), None)
+    decided = {name: Line(f"{name}: {rule}") for name, rule in (rules or {}).items() if rule}
     if node is not None:
-        return _node(node, view, plan)
+        found, lines = _node(node, view, plan)
+        return found, [*(decided[name] for name in (node.id,) if name in decided), *lines]
     if asked == view.me.id:
         return True, [Line(f"{asked} is this host")]
     try:
@@ -47,28 +53,41 @@ def explain(asked: str, view: View, plan: Plan, claims: Sequence[Node] = ()) -> 
     ]
     if local:
         return True, local
+    there = [node for node in claims if any(e in target for e in node.endpoints)]
+    behind = [n.id for n in claims for w in n.networks for s in w.subnets if _holds(s, target)]
+    said = [decided[name] for name in dict.fromkeys((*(n.id for n in there), *behind)) if name in decided]
     way = list(_way(target, plan))
     if way:
-        return True, way
+        return True, [*way, *said]
     refused = list(_refusals(target, view, claims))
     endpoints = [
         Line(f"{asked} is the tunnel endpoint of node {node.id}: the underlay leads there, not the overlay")
-        for node in claims
-        if any(e in target for e in node.endpoints)
+        for node in there
     ]
-    if refused or endpoints:
-        return bool(endpoints), [*endpoints, *refused]
+    others = [Line(f"{asked} is in {what}") for what in _of_another_daemon(target, view)]
+    if refused or endpoints or others:
+        return bool(endpoints or others), [*endpoints, *others, *said, *refused]
     subnets = sorted(str(w.object.dst) for w in plan.wanted.values() if isinstance(w.object, Route))
     shown = ", ".join(subnets[:8]) + (f" and {len(subnets) - 8} more" if len(subnets) > 8 else "")
     return False, [Line(f"no node announces a network that holds {asked}; routed to: {shown or 'nothing'}")]
 
 
 def _node(node: Node, view: View, plan: Plan) -> tuple[bool, list[Line]]:
-    part = plan.parts.get(node.id)
+    names = (node.id, *(f"{node.id}@{device_of(beside)}" for beside in view.beside))
+    parts = [plan.parts[name] for name in names if name in plan.parts]
     problems = [Line(p.message) for p in view.problems if p.subject == node.id]
-    if part is None:
+    if not parts:
         return False, problems or [Line(f"node {node.id} is known, but not routed to")]
-    return True, [*(_line(want) for want in part.wanted.values()), *problems]
+    return True, [*(_line(want) for part in parts for want in part.wanted.values()), *problems]
+
+
+def _of_another_daemon(target: IPNetwork, view: View) -> Iterator[str]:
+    """Where another daemon's device leads there by itself."""
+    for node in view.nodes if view.profile.shared else ():
+        for network in node.networks:
+            for subnet in network.subnets:
+                if _holds(subnet, target):
+                    yield f"{subnet}, which {device_of(view)} of flannel's leads to: node {node.id}"
 
 
 def _way(target: IPNetwork, plan: Plan) -> Iterator[Line]:

@@ -24,7 +24,8 @@ from weft.objects import Key, Route
 
 
 class PeerRow(msgspec.Struct):
-    """One node that was heard, whether it is routed to or not. `last_seen`: seconds since 1970, 0 if unknown."""
+    """One node that was heard, whether it is routed to or not. `last_seen`: seconds since 1970, 0 if unknown. `way`: by
+    which way it is reached and which rule decided, "" where there is no choice."""
 
     node: str
     endpoints: list[str]
@@ -37,6 +38,7 @@ class PeerRow(msgspec.Struct):
     last_seen: float
     routed: bool
     problems: list[str]
+    way: str
 
 
 class NetworkRow(msgspec.Struct):
@@ -128,6 +130,10 @@ class Voice(Protocol):
 
     def counters(self) -> Mapping[str, int]: ...
 
+    def rules(self) -> Mapping[str, str]:
+        """By node, the rule that decided by which way it is reached; none where there is no choice."""
+        ...
+
 
 class Api:
     """Answers from one running loop and the discovery that it hears."""
@@ -140,13 +146,17 @@ class Api:
     def peers(self) -> list[PeerRow]:
         """Every node that was heard, sorted by id."""
         known = self._loop.world.peers
-        routed = {n.id for n in self._loop.view.nodes} if self._loop.view else set()
+        views = (self._loop.view, *self._loop.view.beside) if self._loop.view else ()
+        routed = {n.id for view in views for n in view.nodes}
         problems: dict[str, list[str]] = {}
         for problem in self._loop.world.problems():
             problems.setdefault(problem.subject, []).append(problem.message)
         claims = known.items if known is not None else ()
-        seen = self._voice.last_seen()
-        return [_peer(node, seen.get(node.id, 0.0), node.id in routed, problems.get(node.id, [])) for node in claims]
+        seen, rules = self._voice.last_seen(), self._voice.rules()
+        return [
+            _peer(node, seen.get(node.id, 0.0), node.id in routed, problems.get(node.id, []), rules.get(node.id, ""))
+            for node in claims
+        ]
 
     def networks(self) -> list[NetworkRow]:
         """This host's networks, sorted by name; empty before the engine has answered."""
@@ -185,7 +195,7 @@ class Api:
             device=loop.world.device,
             endpoints=[str(e) for e in node.endpoints] if node is not None else [],
             uptime=time.monotonic() - self._started,
-            peers=len(loop.view.nodes) if loop.view is not None else 0,
+            peers=len({n.id for view in (loop.view, *loop.view.beside) for n in view.nodes}) if loop.view else 0,
             routes=counts["route"],
             objects=dict(sorted(counts.items())),
             datagrams={name: count for name, count in sorted(self._voice.counters().items()) if count},
@@ -215,7 +225,7 @@ class Api:
             waiting = [p.message for p in world.problems()] or ["nothing is planned yet"]
             return ExplainAnswer(asked, False, [ExplainLine(message, "", "") for message in waiting])
         claims = world.peers.items if world.peers is not None else ()
-        found, said = explain(asked, view, self._loop.reconciler.plan, claims)
+        found, said = explain(asked, view, self._loop.reconciler.plan, claims, self._voice.rules())
         shown = [ExplainLine(s.text, s.why, self._status(s.key).state if s.key is not None else "") for s in said]
         return ExplainAnswer(asked, found, shown)
 
@@ -235,7 +245,7 @@ def answer(changes: Changes, reconciler: Reconciler) -> PlanAnswer:
     )
 
 
-def _peer(node: Node, seen: float, routed: bool, problems: list[str]) -> PeerRow:
+def _peer(node: Node, seen: float, routed: bool, problems: list[str], way: str) -> PeerRow:
     return PeerRow(
         node=node.id,
         endpoints=[str(e) for e in node.endpoints],
@@ -248,6 +258,7 @@ def _peer(node: Node, seen: float, routed: bool, problems: list[str]) -> PeerRow
         last_seen=seen,
         routed=routed,
         problems=problems,
+        way=way,
     )
 
 
