@@ -21,7 +21,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from weft.errors import WireError
-from weft.model import IPAddress, IPNetwork, Mac, mac_text, parse_mac
+from weft.model import IPAddress, IPInterface, IPNetwork, Mac, mac_text, parse_mac
 from weft.wire import go_json
 
 VERSION = 1
@@ -82,8 +82,9 @@ class Note:
 
     `machine`: `marker.host_id()`, `instance`: one run of the daemon there. `endpoints`, `mac`, `vni`, `port`, `mtu`,
     `overlay`: its end of weft's own VXLAN, as in `model.Node`. `since`, `groups`: network → when it came to be
-    (seconds since 1970), and its isolation group. `reaches`: hosts that it reaches without a relay. `segments`: the
-    networks that its uplinks are on. `gateways`: host or subnet → gateway, as its operator or its own findings say.
+    (seconds since 1970), and its isolation group. `reaches`: hosts that it reaches without a relay, and
+    `misses` those that it knows and doesn't. `via`: host → the one through which its gateway map leads there.
+    `segments`: its uplinks' addresses, with the lengths of their prefixes.
     """
 
     machine: str = ""
@@ -98,8 +99,9 @@ class Note:
     since: tuple[tuple[str, float], ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
     reaches: tuple[str, ...] = ()
-    segments: tuple[IPNetwork, ...] = ()
-    gateways: tuple[tuple[IPNetwork, IPAddress], ...] = ()
+    misses: tuple[str, ...] = ()
+    via: tuple[tuple[str, str], ...] = ()
+    segments: tuple[IPInterface, ...] = ()
 
 
 class _Note(msgspec.Struct, omit_defaults=True):
@@ -118,8 +120,9 @@ class _Note(msgspec.Struct, omit_defaults=True):
     since: dict[str, float] = {}
     groups: dict[str, str] = {}
     reaches: list[str] = []
+    misses: list[str] = []
+    via: dict[str, str] = {}
     segments: list[str] = []
-    gateways: dict[str, str] = {}
 
 
 _encode = msgspec.json.Encoder().encode
@@ -272,8 +275,9 @@ def note_value(note: Note) -> bytes:
             since=dict(sorted(note.since)),
             groups=dict(sorted(note.groups)),
             reaches=list(note.reaches),
+            misses=list(note.misses),
+            via=dict(sorted(note.via)),
             segments=[str(s) for s in note.segments],
-            gateways={str(host): str(gateway) for host, gateway in note.gateways},
         )
     )
 
@@ -300,8 +304,9 @@ def parse_note(host: str, value: bytes) -> Note:
             since=_pairs(read.since),
             groups=_pairs(read.groups),
             reaches=tuple(read.reaches),
-            segments=tuple(map(ip_network, read.segments)),
-            gateways=tuple((ip_network(to), _address(through)) for to, through in read.gateways.items()),
+            misses=tuple(read.misses),
+            via=_pairs(read.via),
+            segments=tuple(map(ip_interface, read.segments)),
         )
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise WireError(f"{where} can't be read: {error}") from error
