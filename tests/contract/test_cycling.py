@@ -152,22 +152,17 @@ class Pings:
                 if said is not None and said.identifier == 77 and not said.refusal:
                     self.answered[said.sequence] = time.monotonic()
 
-    def gap(self) -> float:
-        """The longest time between two answers that came, in seconds."""
-        times = sorted(self.answered.values())
-        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    def lost(self, upto: int) -> int:
+        """How many of the first so many had no answer. At one per millisecond, a starved machine sends fewer."""
+        return upto - sum(number < upto for number in self.answered)
 
 
 @pytest.mark.parametrize("routes", [0, 1000])
 def test_traffic_hardly_notices(routes: int, tmp_path: Path) -> None:
     with two_hosts() as (a, _):
         batch = tmp_path / "batch"
-        batch.write_text(
-            "".join(
-                f"route add 10.{20 + i // 250}.{i % 250}.0/24 via 10.5.2.0 dev flannel.1 onlink proto 76 metric {8624 + i}\n"
-                for i in range(routes)
-            )
-        )
+        line = "route add 10.{}.{}.0/24 via 10.5.2.0 dev flannel.1 onlink proto 76 metric {}\n"
+        batch.write_text("".join(line.format(20 + i // 250, i % 250, 8624 + i) for i in range(routes)))
         a.ip(f"-batch {batch}")
         before = state(a)["routes"]
         with Pings(a, "10.5.2.0") as pings:
@@ -178,10 +173,7 @@ def test_traffic_hardly_notices(routes: int, tmp_path: Path) -> None:
         assert done.lacking == ()
         assert done.lost == routes + 2
         assert state(a)["routes"] == before
-        print(
-            f"{routes} routes: {pings.gap() * 1000:.1f} ms without an answer, {done.seconds * 1000:.1f} ms by ourselves"
-        )
-        assert pings.gap() < 0.05, f"{pings.gap() * 1000:.1f} ms without an answer"
+        assert pings.lost(mark) < 50
 
 
 def test_a_link_that_is_down_is_set_up() -> None:
