@@ -123,7 +123,7 @@ def exec_(where: str, command: tuple[str, ...], name: str | None) -> None:
     if container:
         line, settings = asyncio.run(found.container_command(host, container, list(command))), {}
     else:
-        line, settings = host.inside(list(command)), services.agent_environment(host)
+        line, settings = host.inside(list(command)), services.daemon_environment(host)
     os.execvpe(line[0], line, host.environment | settings)
 
 
@@ -199,7 +199,7 @@ _service_verb("restart", services.restart, "Stop a service on HOST in order, and
 @click.option("-n", "--lines", default=200, show_default=True, type=click.IntRange(0), help="Lines from the end.")
 @_which
 def logs(host: str, service: ServiceName | None, follow: bool, lines: int, name: str | None) -> None:
-    """Print the log of a service on HOST; of its daemon (agent or flanneld) if none is named."""
+    """Print the log of a service on HOST; of its daemon (agent, flanneld or registrar) if none is named."""
     found = Lab.load(name).host(host)
     there = found.host.services
     which = service or (there[-1] if there else "agent")

@@ -1,4 +1,5 @@
-"""What a topology file says of a host's daemon (`daemon`, `agent`, `flanneld`) and of etcd. Pure; for `schema`."""
+"""What a topology file says of a host's daemons (`daemon`, `agent`, `flanneld`, `registrar`) and of etcd. Pure; for
+`schema`."""
 
 from __future__ import annotations
 
@@ -12,12 +13,18 @@ from weft.errors import SettingsError, TopologyError
 from weft.lab import fields
 from weft.lab.topology import Etcd, Flanneld, Port
 from weft.model import IPAddress
-from weft.settings import flanneld
+from weft.settings import flanneld, registrar
 
-DaemonKind = Literal["agent", "flanneld", "none"]
-KINDS: tuple[DaemonKind, ...] = ("agent", "flanneld", "none")
-KEYS = ("daemon", "agent", "flanneld")
+DaemonKind = Literal["agent", "flanneld", "registrar", "none"]
+KINDS: tuple[DaemonKind, ...] = ("agent", "flanneld", "registrar", "none")
+OPTIONS: tuple[DaemonKind, ...] = ("agent", "flanneld", "registrar")
+ARTICLES = {"agent": "an agent", "flanneld": "flanneld", "registrar": "a registrar"}
+TOGETHER: frozenset[DaemonKind] = frozenset(("flanneld", "registrar"))
+"""The daemons that run side by side on a host."""
+KEYS = ("daemon", *OPTIONS)
 """What both the top of the file and a host may say."""
+VARIABLES = sorted(registrar.VARIABLES - {"DOCKER_HOST", "WEFT_SOCKET"})
+"""A registrar's, but for those that a lab's host is found by."""
 PREFIX = "/coreos.com/network"
 """flannel's own default."""
 CLIENTS, PEERS = 2379, 2380
@@ -26,39 +33,57 @@ Cluster = tuple[tuple[str, IPAddress], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
-    """What a host runs: one of the two, or neither."""
+class Daemons:
+    """What a host runs: one of them, none, or two that go together."""
 
     agent: tuple[tuple[str, str], ...] | None = None
     flanneld: Flanneld | None = None
+    registrar: tuple[tuple[str, str], ...] | None = None
 
 
-def read(raw: Mapping[str, object], top: Mapping[str, object], where: str, cluster: Cluster) -> Daemon:
-    """The daemon of the host that says `raw`, in a file whose top says `top`. TopologyError for what can't be."""
-    kind = _kind(raw, top, where)
-    for other in ("agent", "flanneld"):
-        if kind != other and isinstance(raw.get(other), Mapping):
-            raise TopologyError(f"{where}.{other}: this host's daemon is {kind!r}; keep one of the two")
-    if kind == "agent":
-        return Daemon(agent=_agent(raw.get("agent"), top.get("agent"), f"{where}.agent"))
-    if kind == "flanneld":
-        return Daemon(flanneld=_flanneld(raw.get("flanneld"), top.get("flanneld"), f"{where}.flanneld", cluster))
-    return Daemon()
+def read(raw: Mapping[str, object], top: Mapping[str, object], where: str, cluster: Cluster) -> Daemons:
+    """The daemons of the host that says `raw`, in a file whose top says `top`. TopologyError for what can't be."""
+    kinds = _kinds(raw, top, where)
+    for other in OPTIONS:
+        if other not in kinds and isinstance(raw.get(other), Mapping):
+            found = " and ".join(sorted(kinds))
+            raise TopologyError(f"{where}.{other}: this host's daemon is {found!r}; keep one of the two")
+
+    def said(kind: DaemonKind) -> tuple[object, object, str]:
+        return raw.get(kind), top.get(kind), f"{where}.{kind}"
+
+    return Daemons(
+        _agent(*said("agent")) if "agent" in kinds else None,
+        _flanneld(*said("flanneld"), cluster) if "flanneld" in kinds else None,
+        _registrar(*said("registrar"), cluster) if "registrar" in kinds else None,
+    )
 
 
-def _kind(raw: Mapping[str, object], top: Mapping[str, object], where: str) -> DaemonKind:
-    """What the host says, else what the top of the file says; options for one daemon are a word for it."""
-    for said, place in ((raw, f"{where}.daemon"), (top, "daemon")):
-        if said.get("daemon") is not None:
-            return cast(DaemonKind, fields.choice(said["daemon"], place, KINDS))
-        named = [kind for kind in ("agent", "flanneld") if isinstance(said.get(kind), Mapping)] if said is raw else []
-        if len(named) == 2:
-            raise TopologyError(f"{place}: options for an agent and for flanneld; say which it is ({', '.join(KINDS)})")
-        if named:
-            return cast(DaemonKind, named[0])
-        if isinstance(said.get("agent"), bool):
-            return "agent" if said["agent"] else "none"
-    return "agent"
+def _kinds(raw: Mapping[str, object], top: Mapping[str, object], where: str) -> frozenset[DaemonKind]:
+    """What the host says, else what the top of the file says. A host's options for a daemon are a word for it, unless
+    the file has it run there anyway."""
+    options = frozenset(kind for kind in OPTIONS if isinstance(raw.get(kind), Mapping))
+    if raw.get("daemon") is not None:
+        return _listed(raw["daemon"], f"{where}.daemon")
+    if len(options) > 1 and options != TOGETHER:
+        named = " and for ".join(ARTICLES[kind] for kind in OPTIONS if kind in options)
+        raise TopologyError(f"{where}.daemon: options for {named}; say which it is ({', '.join(KINDS)})")
+    general = _listed(top["daemon"], "daemon") if top.get("daemon") is not None else None
+    if options:
+        return general if general is not None and options <= general else options
+    if isinstance(raw.get("agent"), bool):
+        return frozenset(("agent",)) if raw["agent"] else frozenset(("none",))
+    if general is not None:
+        return general
+    return frozenset(("none",)) if top.get("agent") is False else frozenset(("agent",))
+
+
+def _listed(value: object, where: str) -> frozenset[DaemonKind]:
+    """`flanneld`, or `[flanneld, registrar]`."""
+    given = [cast(DaemonKind, fields.choice(item, where, KINDS)) for item in fields.listing(value, where)]
+    if not given or (len(given) > 1 and frozenset(given) != TOGETHER):
+        raise TopologyError(f"{where}: {given!r}: name one daemon, or these two: {', '.join(sorted(TOGETHER))}")
+    return frozenset(given)
 
 
 def _agent(value: object, default: object, where: str) -> tuple[tuple[str, str], ...]:
@@ -102,6 +127,27 @@ def _words(flag: str, value: object) -> Iterator[str]:
     """`-iface=eth0`; a list is the flag said several times, if it is one that may be."""
     for item in value if isinstance(value, list) and flag in flanneld.LISTS else [value]:
         yield f"-{flag}={fields.text(item)}"
+
+
+# -- the registrar -------------------------------------------------------------------------------------------------
+
+
+def _registrar(value: object, default: object, where: str, cluster: Cluster) -> tuple[tuple[str, str], ...]:
+    """The registrar's variables: the host's over those of the top of the file; the lab's own etcd is asked unless they
+    name another one."""
+    given: dict[str, str] = {}
+    for source in (default, value):
+        told = fields.mapping(source, where, VARIABLES)
+        given |= {key: fields.text(item) for key, item in told.items()}
+    if not given.keys() & set(registrar.ENDPOINTS):
+        if not cluster:
+            raise TopologyError(f"{where}: it needs an etcd: `etcd: {{}}` on a host of the lab, or `ETCD_ENDPOINTS`")
+        given["ETCD_ENDPOINTS"] = ",".join(url(address, CLIENTS) for _, address in cluster)
+    try:
+        registrar.load(given)
+    except SettingsError as error:
+        raise TopologyError(f"{where}: {error}") from error
+    return tuple(sorted(given.items()))
 
 
 # -- etcd ----------------------------------------------------------------------------------------------------------

@@ -85,6 +85,10 @@ class LabHost:
         return self.folder / "agent.sock"
 
     @property
+    def registrar_socket(self) -> Path:
+        return self.folder / "registrar.sock"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a person's command in this host finds set: ours without weft's and Docker's variables, and its own."""
         return self._settled({k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "DOCKER_"))})
@@ -96,12 +100,18 @@ class LabHost:
         return self._settled(kept)
 
     def _settled(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        flanneld = self.host.flanneld
-        own = {"WEFT_SOCKET": flanneld.socket if flanneld else str(self.agent_socket), "HOSTNAME": self.name}
+        own = {"WEFT_SOCKET": self._socket, "HOSTNAME": self.name}
         if self.host.engine == "docker":
             own["DOCKER_HOST"] = f"unix://{self.docker_socket}"
         here = str(Path(sys.executable).parent)
         return {**inherited, **own, "PATH": f"{here}:{inherited.get('PATH', os.defpath)}"}
+
+    @property
+    def _socket(self) -> str:
+        """Where `weft show` is answered; of two daemons by the registrar."""
+        if self.host.registrar is not None:
+            return str(self.registrar_socket)
+        return self.host.flanneld.socket if self.host.flanneld else str(self.agent_socket)
 
     def init(self) -> Mark:
         """Its init, verified to be the process that we started. LabError if it is gone."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.errors import LabError
-from weft.lab import etcd, fields, leases, netns, removal, schema, servers, services, shell, state, wiring
+from weft.lab import etcd, fields, leases, netns, removal, schema, servers, services, shell, state, tunnels, wiring
 from weft.lab.host import LabHost
-from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, Topology
+from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, Topology, Tunnel
 
-ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "agent")
+ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "registrar", "agent")
 TITLES = {"docker": "Docker Engine"}
 Progress = Callable[[str], None]
 """Is told, in a few words, what happens now."""
@@ -41,6 +41,7 @@ class Lab:
 
         If that fails or is cancelled, what was built is removed again before the error goes on."""
         topology = schema.read(document, name)
+        tunnels.check(topology)
         state.create(topology, document, file)
         try:
             await _build(topology, progress)
@@ -84,29 +85,43 @@ class Lab:
 
     async def cut(self, member: str, segment: str, keep_carrier: bool = False) -> None:
         """Pull a cable: the member's interface loses its carrier. With `keep_carrier` frames vanish and the interface
-        does not notice, as behind a broken switch."""
+        does not notice, as behind a broken switch. In place of the segment a tunnel may be named: its end goes down."""
+        if tunnel := self._tunnel(member, segment):
+            if keep_carrier:
+                raise LabError(f"{segment} is a tunnel and has no carrier to keep: cut what it runs over in its place")
+            return await tunnels.cut(self.host(member), tunnel)
         end = self._cable(member, segment)
         change = f"link set {end} nomaster" if keep_carrier else f"link set {end} down"
         await shell.ip([change], wiring.fabric(self.name))
 
     async def heal(self, member: str, segment: str) -> None:
-        """Plug a cable in again, however it was cut."""
+        """Plug a cable in again, however it was cut; a tunnel's end goes up."""
+        if tunnel := self._tunnel(member, segment):
+            return await tunnels.heal(self.host(member), tunnel)
         end = self._cable(member, segment)
         master = wiring.bridge(self.topology, segment)
         await shell.ip([f"link set {end} master {master} up"], wiring.fabric(self.name))
 
     async def cables_cut(self) -> set[tuple[str, str]]:
-        """(host or router, segment) of every cable that is cut now, as the kernel says."""
+        """(host or router, segment or tunnel) of every cable that is cut now, as the kernel says."""
         found = json.loads(await shell.run(["ip", "-n", wiring.fabric(self.name), "-json", "link", "show"]))
         whole = {link["ifname"] for link in found if "UP" in link["flags"] and "master" in link}
         plugs = {(m.name, port.segment.name) for m in self.topology.members for port in m.ports}
-        return {plug for plug in plugs if wiring.cable(self.topology, *plug) not in whole}
+        ends = [(host, tunnel) for host in self.hosts for tunnel in host.host.tunnels]
+        down = {(host.name, tunnel.device) for host, tunnel in ends if await tunnels.is_cut(host, tunnel)}
+        return {plug for plug in plugs if wiring.cable(self.topology, *plug) not in whole} | down
+
+    def _tunnel(self, member: str, name: str) -> Tunnel | None:
+        found = self.topology.host(member)
+        return next((tunnel for tunnel in found.tunnels if tunnel.device == name), None) if found else None
 
     def _cable(self, member: str, segment: str) -> str:
         try:
             return wiring.cable(self.topology, member, segment)
         except KeyError as error:
             known = {m.name: [port.segment.name for port in m.ports] for m in self.topology.members}
+            for host in self.topology.hosts:
+                known[host.name] += [tunnel.device for tunnel in host.tunnels]
             if member not in known:
                 hint = f"there is no host or router {member!r}; {fields.nearest(member, known)}"
             else:
@@ -154,14 +169,18 @@ async def _build(topology: Topology, progress: Progress) -> None:
         if host.engine == "none":
             batches += wiring.networks(topology.name, host)
     await netns.build(batches)
-    hosts = [LabHost(topology.name, host) for host in topology.hosts]
+    hosts = tuple(LabHost(topology.name, host) for host in topology.hosts)
+    await tunnels.make_keys(hosts)
     await shell.together(*(_boot(host, progress) for host in hosts))
     await shell.together(*(_furnish(host, progress) for host in hosts))
 
 
 async def _boot(host: LabHost, progress: Progress) -> None:
-    """A host's init, and the store that daemons on every host may ask as soon as they begin."""
+    """A host's init, firewall and tunnels, and the store that daemons on every host may ask as soon as they begin."""
     await host.boot()
+    for command in host.host.firewall:
+        await shell.run(host.inside(command))
+    await tunnels.start(host)
     if host.host.etcd is not None:
         progress(f"{host.name}: etcd")
         await services.start(host, "etcd")

@@ -72,7 +72,8 @@ def pairs(topology: Topology) -> tuple[Pair, ...]:
     """All that should work: within a network, and across hosts between networks that weft may tell others about.
 
     Two networks of one host are left out, since Docker keeps them apart on purpose and weft leaves that to it; so are
-    networks that are private (`weft.expose=false`) or internal, except within themselves."""
+    networks that are private (`weft.expose=false`) or internal, except within themselves, and networks of two groups
+    (`weft.group`)."""
     ends = [(host, *end) for host in topology.hosts for end in host.containers()]
     return tuple(
         Pair(label(host, container), label(far_host, far), address.ip)
@@ -87,7 +88,8 @@ def pairs(topology: Topology) -> tuple[Pair, ...]:
 def _expected(host: Host, network: ContainerNetwork, far_host: Host, far: ContainerNetwork) -> bool:
     if host is far_host:
         return network is far
-    return all(h.exposes(n) and not n.internal for h, n in ((host, network), (far_host, far)))
+    groups = {dict(n.labels).get("weft.group") for n in (network, far)} - {None}
+    return len(groups) < 2 and all(h.exposes(n) and not n.internal for h, n in ((host, network), (far_host, far)))
 
 
 async def ping(lab: Lab, count: int = 3, interval: float = 0.2, timeout: float = 1.0) -> list[Tally]:

@@ -15,7 +15,7 @@ from weft.lab import matrix, state
 from weft.lab.host import LabHost
 from weft.lab.lab import Lab
 from weft.lab.matrix import Tally
-from weft.lab.topology import SERVICES, ServiceName, Topology
+from weft.lab.topology import SERVICES, ServiceName, Topology, Tunnel
 
 
 def tallies_json(tallies: Sequence[Tally]) -> dict[str, Any]:
@@ -99,6 +99,8 @@ async def status(lab: Lab) -> dict[str, Any]:
         ]
         for member in lab.topology.members
     }
+    for host in lab.topology.hosts:
+        plugs[host.name] += [_end(tunnel, (host.name, tunnel.device) in cut) for tunnel in host.tunnels]
     return {
         "lab": lab.name,
         "segments": {
@@ -108,6 +110,12 @@ async def status(lab: Lab) -> dict[str, Any]:
         "routers": {router.name: {"ports": plugs[router.name]} for router in lab.topology.routers},
         "hosts": {host.name: _host(host) | {"ports": plugs[host.name]} for host in lab.hosts},
     }
+
+
+def _end(tunnel: Tunnel, cut: bool) -> dict[str, Any]:
+    """A tunnel's end, as a port is told; the tunnel stands in place of the segment."""
+    addresses = [str(address) for address in tunnel.addresses]
+    return {"segment": tunnel.device, "interface": tunnel.device, "addresses": addresses, "cut": cut}
 
 
 def _host(host: LabHost) -> dict[str, Any]:

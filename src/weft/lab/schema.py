@@ -12,13 +12,15 @@ from itertools import combinations
 from typing import cast
 
 from weft.errors import TopologyError
-from weft.lab import daemons, fields
+from weft.lab import daemons, fields, underlay
 from weft.lab.topology import Container, ContainerNetwork, EngineKind, Host, Port, Router, Segment, Topology, nth
 from weft.model import IPInterface, IPNetwork
 
 ENGINES: tuple[EngineKind, ...] = ("docker", "none")
 FIRST_ROUTER, FIRST_HOST = 1, 11
 """Where automatic numbering starts in a segment: routers at .1, hosts at .11."""
+TOP = ("name", "segments", "hosts", "routers", "tunnels", "engine", *daemons.KEYS)
+HOST = ("segments", "engine", "networks", "etcd", "forward", "routes", "firewall", *daemons.KEYS)
 NETWORK = ("subnet", "subnets", "labels", "internal", "containers", "bridge", "serve")
 LEASED = "flannel"
 """As a network's subnet: the one that flanneld leases for its host."""
@@ -38,7 +40,7 @@ def read(document: object, name: str) -> Topology:
     """The Topology that a parsed file describes; `name` is the lab's unless the file says one.
 
     Raises TopologyError that names the key, the value and the nearest right one."""
-    top = fields.mapping(document, "the file", ("name", "segments", "hosts", "routers", "engine", *daemons.KEYS))
+    top = fields.mapping(document, "the file", TOP)
     lab = fields.name(top.get("name", name), "name")
     segments = _segments(top.get("segments", {"lan": None}))
     hosts = {fields.name(key, "hosts"): _host_fields(key, value) for key, value in _some(top, "hosts").items()}
@@ -52,11 +54,12 @@ def read(document: object, name: str) -> Topology:
     wanted |= {name: _membership(name, "hosts", raw, segments) for name, raw in hosts.items()}
     ports = _ports(segments, wanted, frozenset(routers))
     defaults = Defaults(top, daemons.cluster(hosts, ports))
+    made = [_host(n, name, hosts[name], defaults, ports[name]) for n, name in enumerate(hosts, start=1)]
     topology = Topology(
         lab,
         tuple(segments.values()),
         tuple(Router(name, ports[name]) for name in routers),
-        tuple(_host(n, name, hosts[name], defaults, ports[name]) for n, name in enumerate(hosts, start=1)),
+        underlay.tunnels(top.get("tunnels"), made, segments),
     )
     for router in topology.routers:
         if len(router.ports) < 2:
@@ -167,7 +170,7 @@ def _free(subnet: IPNetwork, first: int, taken: dict[IPInterface, str], member: 
 
 
 def _host_fields(key: str, value: object) -> dict[str, object]:
-    return fields.mapping(value, f"hosts.{key}", ("segments", "engine", "networks", "etcd", *daemons.KEYS))
+    return fields.mapping(value, f"hosts.{key}", HOST)
 
 
 def _host(number: int, name: str, raw: Mapping[str, object], defaults: Defaults, ports: tuple[Port, ...]) -> Host:
@@ -181,7 +184,19 @@ def _host(number: int, name: str, raw: Mapping[str, object], defaults: Defaults,
     )
     daemon = daemons.read(raw, defaults.top, where, defaults.cluster)
     etcd = daemons.etcd(name, raw, defaults.cluster)
-    host = Host(name, ports, engine, networks, daemon.agent, daemon.flanneld, etcd)
+    host = Host(
+        name,
+        ports,
+        engine,
+        networks,
+        daemon.agent,
+        daemon.flanneld,
+        etcd,
+        daemon.registrar,
+        underlay.routes(raw.get("routes"), f"{where}.routes", ports),
+        underlay.firewall(raw.get("firewall"), f"{where}.firewall"),
+        fields.flag(raw.get("forward", False), f"{where}.forward"),
+    )
     _check_networks(host, where)
     _check_leased(host, where)
     return host

@@ -1,4 +1,4 @@
-"""What runs in a lab's host: etcd, a Docker Engine, flanneld and the agent; how each is started and ended.
+"""What runs in a lab's host: etcd, a Docker Engine, flanneld, registrar and agent; how each is started and ended.
 
 `lab.Lab` calls this at `up`; `weft lab kill`, `stop`, `start` and `restart` call it later.
 """
@@ -27,7 +27,8 @@ def _instead(host: LabHost, service: ServiceName) -> str:
         return f"`engine: {host.host.engine}`: there is no Docker Engine"
     if service == "etcd":
         return "no `etcd` in its lab's file: there is none"
-    other = "flanneld" if host.host.flanneld is not None else "agent" if host.host.agent is not None else "none"
+    there = [one for one in host.host.services if one in ("flanneld", "registrar", "agent")]
+    other = f"[{', '.join(there)}]" if len(there) > 1 else there[0] if there else "none"
     said = "`agent: false`" if (service, other) == ("agent", "none") else f"`daemon: {other}`"
     return f"{said} in its lab's file: there is no {service}"
 
@@ -109,6 +110,11 @@ async def _start_agent(host: LabHost) -> None:
     await host.ready("agent", host.agent_socket)
 
 
+async def _start_registrar(host: LabHost) -> None:
+    await host.start("registrar", weft("registrar"), host.service_environment | registrar_environment(host))
+    await host.ready("registrar", host.registrar_socket)
+
+
 async def _start_flanneld(host: LabHost) -> None:
     assert host.host.flanneld is not None
     environment = flanneld_environment(host, host.host.flanneld)
@@ -135,18 +141,34 @@ def flanneld_environment(host: LabHost, options: Flanneld) -> dict[str, str]:
 
 def agent_environment(host: LabHost) -> dict[str, str]:
     """The agent's settings: what the lab knows of the host, and over it what the topology file says."""
-    settings = {"node": host.name, "engine": "docker"}
-    if host.host.engine == "none":
-        exposed = (network for network in host.host.networks if host.host.exposes(network))
-        named = [f"{network.name}={subnet}" for network in exposed for subnet in network.subnets]
-        settings |= {"engine": "static", "networks": ",".join(named)}
-    settings |= dict(host.host.agent or ())
+    settings = {"node": host.name, **_engine(host)} | dict(host.host.agent or ())
     return {f"WEFT_{key.upper()}": value for key, value in settings.items()}
+
+
+def registrar_environment(host: LabHost) -> dict[str, str]:
+    """The registrar's variables: what the lab knows of the host, and over it what the topology file says."""
+    known = {"host_name": host.name, **_engine(host)}
+    return {key.upper(): value for key, value in known.items()} | dict(host.host.registrar or ())
+
+
+def _engine(host: LabHost) -> dict[str, str]:
+    """Who knows the host's networks. Without an engine: their names; flanneld's own is not the operator's to name."""
+    if host.host.engine != "none":
+        return {"engine": "docker"}
+    exposed = (network for network in host.host.networks if host.host.exposes(network) and not network.leased)
+    named = [f"{network.name}={subnet}" for network in exposed for subnet in network.subnets]
+    return {"engine": "static", "networks": ",".join(named)}
+
+
+def daemon_environment(host: LabHost) -> dict[str, str]:
+    """What a person's command in this host finds set of its daemon's settings."""
+    return registrar_environment(host) if host.host.registrar is not None else agent_environment(host)
 
 
 STARTS: dict[ServiceName, Callable[[LabHost], Awaitable[None]]] = {
     "etcd": _start_etcd,
     "docker": _start_docker,
     "flanneld": _start_flanneld,
+    "registrar": _start_registrar,
     "agent": _start_agent,
 }

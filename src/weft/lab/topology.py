@@ -13,9 +13,9 @@ from typing import Literal
 from weft.model import IPAddress, IPInterface, IPNetwork
 
 EngineKind = Literal["docker", "none"]
-ServiceName = Literal["etcd", "docker", "flanneld", "agent"]
-SERVICES: tuple[ServiceName, ...] = ("etcd", "docker", "flanneld", "agent")
-"""What can run in a host, in the order in which it is started."""
+ServiceName = Literal["etcd", "docker", "flanneld", "registrar", "agent"]
+SERVICES: tuple[ServiceName, ...] = ("etcd", "docker", "flanneld", "registrar", "agent")
+"""What can run in a host, the daemons last."""
 
 EVERYWHERE: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 """Destination of a default route, by IP version."""
@@ -118,9 +118,39 @@ class Flanneld:
 
 
 @dataclass(frozen=True, slots=True)
+class TunnelPeer:
+    """A host at the other end of a tunnel. `allowed`: its address and what is behind it. `endpoint`: where it listens,
+    None: it is not called, it calls. `keepalive`: seconds, 0 for none."""
+
+    host: str
+    allowed: tuple[IPNetwork, ...]
+    endpoint: tuple[IPAddress, int] | None
+    keepalive: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A host's end of a WireGuard tunnel, carried by a process of its own. `device`: the tunnel's name too."""
+
+    device: str
+    addresses: tuple[IPInterface, ...]
+    mtu: int
+    port: int
+    peers: tuple[TunnelPeer, ...]
+
+    @property
+    def hops(self) -> tuple[Hop, ...]:
+        """Routes into it: what is behind the others. Their own addresses are on the link."""
+        behind = (subnet for peer in self.peers for subnet in peer.allowed if subnet.prefixlen < subnet.max_prefixlen)
+        return tuple(Hop(subnet, self.device, None) for subnet in behind)
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """A machine of the lab. `agent`: settings of its `weft agent` (name as in the settings file, value as text), or
-    None: it runs none. `flanneld`, `etcd`: None where it runs none."""
+    None: it runs none. `flanneld`, `etcd`: None where it runs none. `registrar`: variables of its `weft registrar`, or
+    None. `routes`: over those that follow from the routers. `firewall`: commands of iptables. `forwards`: from the
+    beginning, not only when a daemon makes it."""
 
     name: str
     ports: tuple[Port, ...]
@@ -129,16 +159,22 @@ class Host:
     agent: tuple[tuple[str, str], ...] | None
     flanneld: Flanneld | None = None
     etcd: Etcd | None = None
+    registrar: tuple[tuple[str, str], ...] | None = None
+    routes: tuple[Hop, ...] = ()
+    firewall: tuple[tuple[str, ...], ...] = ()
+    forwards: bool = False
+    tunnels: tuple[Tunnel, ...] = ()
 
     def runs(self, service: ServiceName) -> bool:
         """Whether this service is part of the host."""
         if service == "docker":
             return self.engine == "docker"
-        return {"etcd": self.etcd, "flanneld": self.flanneld, "agent": self.agent}[service] is not None
+        found = {"etcd": self.etcd, "flanneld": self.flanneld, "registrar": self.registrar, "agent": self.agent}
+        return found[service] is not None
 
     @property
     def services(self) -> tuple[ServiceName, ...]:
-        """Every service of the host, the daemon last."""
+        """Every service of the host, the daemons last."""
         return tuple(service for service in SERVICES if self.runs(service))
 
     def leasing(self, subnets: tuple[IPNetwork, ...], mtu: int = 0) -> Host:
@@ -154,8 +190,9 @@ class Host:
                 yield network, container
 
     def exposes(self, network: ContainerNetwork) -> bool:
-        """Whether the agent here tells the other hosts about this network."""
-        return network.exposed(by_default=dict(self.agent or ()).get("expose", "all") != "labelled")
+        """Whether the agent or registrar here tells the other hosts about this network."""
+        told = dict(self.agent or ()).get("expose") or dict(self.registrar or ()).get("EXPOSE", "all")
+        return network.exposed(by_default=told != "labelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +222,17 @@ class Topology:
         return next((host for host in self.hosts if host.name == name), None)
 
     def hops(self, member: Host | Router) -> tuple[Hop, ...]:
-        """Underlay routes that this member needs: to every segment that a router leads to, and a default route.
+        """Underlay routes that this member needs: to every segment that a router leads to, and a default route. A route
+        of its own takes the place of the one to the same destination.
 
         A host without a router gets its default route straight out of its first interface, since real machines have
         one and programs look for it."""
         hops = [*far_segments(member, self.routers)]
-        if isinstance(member, Host):
-            hops += default_routes(member, self.routers)
-        return tuple(hops)
+        if not isinstance(member, Host):
+            return tuple(hops)
+        hops += default_routes(member, self.routers)
+        said = {hop.dst for hop in member.routes}
+        return (*(hop for hop in hops if hop.dst not in said), *member.routes)
 
 
 def nth(subnet: IPNetwork, index: int) -> IPInterface:

@@ -143,7 +143,7 @@ def _member(topology: Topology, member: Host | Router) -> Batch:
     for hop in topology.hops(member):
         via = f"via {hop.via} " if hop.via else ""
         lines.append(f"route add {hop.dst} {via}dev {hop.interface}")
-    forwards = _FORWARDS if isinstance(member, Router) else _FORWARDS_NOT
+    forwards = _FORWARDS if isinstance(member, Router) or member.forwards else _FORWARDS_NOT
     return Batch(namespace(topology.name, member.name), tuple(lines), (*_QUIET, *forwards))
 
 

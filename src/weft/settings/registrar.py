@@ -252,8 +252,6 @@ def _check(settings: RegistrarSettings) -> None:
         raise SettingsError("BFD_KEY and BFD_KEY_FILE are both set; keep one of them")
     if bool(settings.etcd_certfile) != bool(settings.etcd_keyfile):
         raise SettingsError("ETCD_CERTFILE and ETCD_KEYFILE belong together; one of them is missing")
-    if settings.engine == "static" and not settings.networks:
-        raise SettingsError("ENGINE = static needs NETWORKS; e.g. NETWORKS=web=10.1.0.0/24")
     if not re.fullmatch(r"|container|service:[\w@.:-]+", settings.restart_flannel):
         raise SettingsError(
             f"RESTART_FLANNEL = {settings.restart_flannel!r}: container, service:<unit> (service:flanneld.service) or"
