@@ -5,7 +5,9 @@ The verbs of `weft lab` (cli/lab.py), the demo and the lab tests are made of thi
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from weft.lab import etcd, fields, leases, netns, removal, schema, servers, serv
 from weft.lab.host import LabHost
 from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, Topology, Tunnel
 
+STARTING = 2 * (os.cpu_count() or 1)
+"""How many services start side by side. More of them take no less time all together, and longer each."""
 ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "registrar", "agent")
 TITLES = {"docker": "Docker Engine"}
 Progress = Callable[[str], None]
@@ -172,7 +176,8 @@ async def _build(topology: Topology, progress: Progress) -> None:
     hosts = tuple(LabHost(topology.name, host) for host in topology.hosts)
     await tunnels.make_keys(hosts)
     await shell.together(*(_boot(host, progress) for host in hosts))
-    await shell.together(*(_furnish(host, progress) for host in hosts))
+    turns = asyncio.Semaphore(STARTING)
+    await shell.together(*(_furnish(host, progress, turns) for host in hosts))
 
 
 async def _boot(host: LabHost, progress: Progress) -> None:
@@ -187,13 +192,14 @@ async def _boot(host: LabHost, progress: Progress) -> None:
         await etcd.fill(host, host.host.etcd)
 
 
-async def _furnish(host: LabHost, progress: Progress) -> None:
+async def _furnish(host: LabHost, progress: Progress, turns: asyncio.Semaphore) -> None:
     """What else the topology wants in a host: flanneld first, since Docker's own bridge is in its subnet."""
     for service in ORDER:
         if not host.host.runs(service):
             continue
-        progress(f"{host.name}: {TITLES.get(service, service)}")
-        await services.start(host, service)
+        async with turns:
+            progress(f"{host.name}: {TITLES.get(service, service)}")
+            await services.start(host, service)
         if service == "docker":
             await _furnish_engine(host, progress)
     await servers.start(host)
