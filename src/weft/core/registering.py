@@ -1,0 +1,341 @@
+"""What this host must write into etcd so that the others know its networks, and what must go. Pure; called by
+`agent/registration.py`, which does what is decided here, and by `agent/registrar.py` for the backend entries.
+
+Every change is bound to the row that it was decided on (`Write.modified`), and what stands already is not written:
+deciding again on what came of it decides nothing. Nothing of another host's is ever overwritten. docs/registrar-etcd.md
+tells the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from math import isfinite
+
+from weft.core.flannel import inside
+from weft.core.registry import SUBJECT, Announcement, Found, Prefixes, Registry, Row, subnets_of
+from weft.core.tenancy import Held, address_of, name
+from weft.errors import WireError
+from weft.model import IPAddress, IPNetwork, Network, Problem
+from weft.wire.flannel import NAMES, HostGwBackend, Lease, Vtep, VxlanBackend, lease_key, lease_value
+from weft.wire.registrar import (
+    NetworkKey,
+    Note,
+    NoteKey,
+    Status,
+    StatusKey,
+    is_nowhere,
+    key_text,
+    note_value,
+    status_value,
+    subnet_value,
+)
+
+ALIVE = 900
+"""Seconds for which a status without an etcd lease says that its host lives: flannel-registrar writes one each five
+minutes or more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One change of a row that was last modified at revision `modified` (0: there is none). `value` None: it goes.
+    `lease` None: it hangs on this host's etcd lease from now on; else on that one, on which it hung."""
+
+    key: str
+    value: bytes | None
+    modified: int = 0
+    lease: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`rival`: another host has this one's name, so nothing may be written."""
+
+    writes: tuple[Write, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    rival: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """`lease`: this host's etcd lease, 0 while it has none. `now`: seconds since 1970. `beat`: the heartbeat is due.
+    `seen`: this run's own note stood in the store already."""
+
+    lease: int
+    now: float
+    beat: bool = False
+    seen: bool = False
+
+
+def complete(announcement: Announcement, machine: str, instance: str) -> Announcement:
+    """With what follows from the rest: whose it is, and what the note says of the networks that are told."""
+    shown = tuple(network for network in announcement.networks if network.exposed)
+    own = replace(
+        announcement.note,
+        machine=machine,
+        instance=instance,
+        since=tuple(sorted((network.name, network.since) for network in shown if isfinite(network.since))),
+        groups=tuple(sorted((network.name, network.group) for network in shown if network.group)),
+    )
+    return replace(announcement, networks=shown, note=own)
+
+
+def registrations(
+    announcement: Announcement, rows: Sequence[tuple[Row, Found]], prefixes: Prefixes, moment: Moment
+) -> Decision:
+    """What must change below the registrar's prefix, the note first: by it the others know since when a network is.
+    `announcement`: a `complete` one."""
+    host = announcement.host
+    flaw = _flaw(announcement) or _rival(announcement, rows, moment)
+    if flaw:
+        return Decision(problems=(Problem(host, flaw),), rival=True)
+    wanted, problems = _wanted(announcement, prefixes, int(moment.now))
+    there = {row.key: (row, found) for row, found in rows}
+    writes = []
+    for key, value in wanted.items():
+        row, found = there.get(key, (None, None))
+        if row is None:
+            writes.append(Write(key, value))
+        elif row.lease != moment.lease or not _says(found, row.value, value, announcement.status, moment.beat):
+            writes.append(Write(key, value, row.modified))
+    told = {(network.name, subnet) for network in announcement.networks for subnet in network.subnets}
+    writes.extend(
+        Write(row.key, None, row.modified)
+        for row, found in rows
+        if row.key not in wanted and _left_over(row, found, host, told, moment.lease)
+    )
+    return Decision(tuple(writes), problems)
+
+
+def _wanted(announcement: Announcement, prefixes: Prefixes, now: int) -> tuple[dict[str, bytes], tuple[Problem, ...]]:
+    """Key → value. A name that no key can hold is a problem of that network."""
+    host, wanted, problems = announcement.host, {}, []
+    wanted[f"{prefixes.config}/{key_text(NoteKey(host))}"] = note_value(announcement.note)
+    if announcement.status is not None:
+        status = replace(announcement.status, host=host, timestamp=now)
+        wanted[f"{prefixes.config}/{key_text(StatusKey(host))}"] = status_value(status)
+    for network in announcement.networks:
+        for ordinal, subnet in enumerate(network.subnets, 1):
+            try:
+                key = key_text(NetworkKey(host, network.name, ordinal))
+            except WireError as error:
+                problems.append(Problem(network.name[:80], f"network {network.name[:80]!r} is told to nobody: {error}"))
+                break
+            wanted[f"{prefixes.config}/{key}"] = subnet_value(subnet)
+    return wanted, tuple(problems)
+
+
+def _says(found: Found | None, value: bytes, wanted: bytes, status: Status | None, beat: bool) -> bool:
+    """Whether a row says already what it is to say; the time in a heartbeat is not worth a write of its own."""
+    if found is not None and found.status is not None and not beat:
+        return found.status == status
+    return value == wanted
+
+
+def _left_over(row: Row, found: Found, host: str, told: set[tuple[str, IPNetwork]], lease: int) -> bool:
+    """A row of this host's that is no longer wanted: written by this run, or under its name by an earlier one or by an
+    older program. A doubled key is kept as long as it is right: hosts with an older program read those."""
+    if row.lease and row.lease == lease:
+        return True
+    key = found.key
+    if not isinstance(key, NetworkKey) or key.host != host:
+        return False
+    return not key.doubled or (key.network, found.subnet) not in told
+
+
+def _flaw(announcement: Announcement) -> str:
+    """Why this can't be announced at all."""
+    try:
+        key_text(NoteKey(announcement.host))
+    except WireError as error:
+        return f"this host can't be registered: {error}; set HOST_NAME"
+    status = announcement.status
+    if status is not None and is_nowhere(status_value(status)):
+        return (
+            f"this host is not registered: its address is told as {status.address}, which leads every other host to"
+            " itself; set FLANNELD_PUBLIC_IP to the address that the others reach it by"
+        )
+    return ""
+
+
+def _rival(announcement: Announcement, rows: Sequence[tuple[Row, Found]], moment: Moment) -> str:
+    """Who else has this host's name and lives; "" if nobody does."""
+    host, me = announcement.host, announcement.note
+    mine = _own_addresses(announcement)
+    of_host = [(row, one) for row, one in rows if one.key is not None and one.key.host == host]
+    note = next(((row, one) for row, one in of_host if isinstance(one.key, NoteKey)), None)
+    told = next((one.status for _, one in of_host if one.status is not None and one.status.address is not None), None)
+    at = f" at {told.address}" if told is not None and told.address not in mine else ""
+    if note is not None and note[0].lease and note[0].lease != moment.lease:
+        theirs = note[1].note
+        if theirs is None:
+            return _two(host, f"somebody whose note can't be read{at}", me)
+        if theirs.machine != me.machine:
+            return _two(host, f"the machine {theirs.machine or 'without an id'}{at}", me)
+        if theirs.instance != me.instance and moment.seen:
+            return _two(host, f"a second registrar on this very machine (run {theirs.instance})", me)
+    if note is None:
+        for row, one in of_host:
+            if (
+                one.status is None
+                or one.nowhere
+                or one.status.address in (None, *mine)
+                or row.lease == moment.lease != 0
+            ):
+                continue
+            if row.lease or moment.now - one.status.timestamp < ALIVE:
+                return _two(host, f"a registrar without weft at {one.status.address}", me)
+    return ""
+
+
+def _own_addresses(announcement: Announcement) -> tuple[IPAddress, ...]:
+    status = announcement.status
+    told = (status.public_ip, status.primary_ip) if status is not None else ()
+    return (*(address for address in told if address is not None), *announcement.note.endpoints)
+
+
+def _two(host: str, rival: str, me: Note) -> str:
+    return (
+        f"two hosts are called {host}: {rival}, and this one (machine {me.machine}); nothing is overwritten, and this"
+        " host's networks are told to nobody. Give one of them another HOST_NAME, or stop the other; when that is gone,"
+        " this one registers itself"
+    )
+
+
+def entries(announcement: Announcement, rows: Sequence[tuple[Row, Found]], prefixes: Prefixes, lease: int) -> Decision:
+    """What must change below flannel's prefix. A row that another host's lease or reservation is, is a problem."""
+    keys = {f"{subnets_of(prefixes)}{lease_key(entry)}": entry for entry in announcement.entries}
+    there = {row.key: (row, found) for row, found in rows}
+    writes: list[Write] = []
+    problems: list[Problem] = []
+    for key, entry in keys.items():
+        row, found = there.get(key, (None, None))
+        if row is None or found is None:
+            writes.append(Write(key, lease_value(entry)))
+        elif row.lease == lease != 0:
+            if row.value != lease_value(entry):
+                writes.append(Write(key, lease_value(entry), row.modified))
+        elif found.held is not None and found.held.address == address_of(entry):
+            writes.append(Write(key, lease_value(entry), row.modified))
+        elif not found.nowhere:
+            problems.append(Problem(name(entry), _taken(entry, found.held, address_of(entry))))
+    gone = [(row, found) for row, found in rows if row.lease == lease != 0 and row.key not in keys]
+    writes.extend(Write(row.key, None, row.modified) for row, _ in gone)
+    writes.extend(_touched(gone, rows, lease))
+    return Decision(tuple(writes), tuple(problems))
+
+
+def _touched(gone: Iterable[tuple[Row, Found]], rows: Sequence[tuple[Row, Found]], lease: int) -> Iterator[Write]:
+    """The flannel lease of the same VTEP, said once more as it is and on the etcd lease that it is on: of a subnet that
+    goes, flannel's vxlan backend forgets the VTEP too, and with it the way to this host's other subnets."""
+    vteps = {(address_of(f.held.lease), f.held.lease.data) for _, f in gone if f.held is not None}
+    for row, found in rows:
+        if found.held is None or row.lease == lease or not isinstance(found.held.lease.data, Vtep):
+            continue
+        vtep = (address_of(found.held.lease), found.held.lease.data)
+        if vtep in vteps:
+            vteps.remove(vtep)
+            yield Write(row.key, row.value, row.modified, row.lease)
+
+
+def nowhere(rows: Iterable[tuple[Row, Found]]) -> Decision:
+    """What must go, whoever wrote it, since it says that a host is at 127.0.0.1 or the like: every other host would
+    send that host's packets to itself, or to nobody."""
+    bad = [row for row, found in rows if found.nowhere]
+    return Decision(
+        tuple(Write(row.key, None, row.modified) for row in bad),
+        tuple(Problem(row.key, _removed(row)) for row in bad),
+    )
+
+
+def _removed(row: Row) -> str:
+    value = row.value[:200].decode(errors="replace")
+    return (
+        f"{row.key} said {value}: an address at which no other host reaches that one; it was removed. Set"
+        " FLANNELD_PUBLIC_IP (flanneld: -public-ip) on the host that writes it"
+    )
+
+
+def backend_entries(
+    networks: Iterable[Network], registry: Registry, own: Lease | None, public_ip: IPAddress, vtep: Vtep | None
+) -> tuple[tuple[Lease, ...], tuple[Problem, ...]]:
+    """The entries that may stand below flannel's prefix for this host's Docker networks, and why others may not.
+
+    `own`: this host's flannel lease. A subnet outside flannel's Network never goes there, nor one that overlaps another
+    key, nor one whose key sorts before `own`: after a restart flanneld adopts the first that names its address."""
+    subnets = [
+        (network, subnet)
+        for network in networks
+        for subnet in network.subnets
+        if network.exposed and isinstance(subnet, IPv4Network) and _in_flannel(subnet, registry)
+    ]
+    if own is not None and own.subnet is not None:
+        subnets = [(network, subnet) for network, subnet in subnets if not subnet.overlaps(own.subnet)]
+    if not subnets or not isinstance(public_ip, IPv4Address):
+        return (), ()
+    why = _no_entries(registry, own, vtep)
+    if why:
+        told = ", ".join(f"{network.name} ({subnet})" for network, subnet in subnets)
+        return (), (Problem(SUBJECT, f"no entry below flannel's prefix for {told}: {why}", wrong=False),)
+    assert registry.config is not None
+    assert own is not None
+    data = vtep if isinstance(registry.config.backend, VxlanBackend) else None
+    made: list[Lease] = []
+    problems: list[Problem] = []
+    for network, subnet in subnets:
+        entry = Lease(subnet, None, public_ip, None, NAMES[type(registry.config.backend)], data)
+        problem = _obstacle(network, entry, own, (*registry.leases, *registry.entries, *made))
+        if problem is None:
+            made.append(entry)
+        else:
+            problems.append(problem)
+    return tuple(made), tuple(problems)
+
+
+def _in_flannel(subnet: IPv4Network, registry: Registry) -> bool:
+    pool = registry.config.ipv4 if registry.config is not None else None
+    return pool is not None and inside(subnet, pool.network)
+
+
+def _no_entries(registry: Registry, own: Lease | None, vtep: Vtep | None) -> str:
+    """Why there can be none at all, "" if there can."""
+    assert registry.config is not None
+    backend = registry.config.backend
+    if not isinstance(backend, VxlanBackend | HostGwBackend):
+        return f"flannel's backend {NAMES[type(backend)]} has one subnet per host"
+    if own is None or own.subnet is None:
+        return "this host holds no flannel lease, and flanneld would take the entry for it"
+    if isinstance(backend, VxlanBackend) and vtep is None:
+        return "flannel's device is not there, so its MAC is not known"
+    return ""
+
+
+def _obstacle(network: Network, entry: Lease, own: Lease, others: Sequence[Lease]) -> Problem | None:
+    """Why this entry may not be written, None if it may."""
+    assert entry.subnet is not None
+    where = f"no entry below flannel's prefix for network {network.name} ({entry.subnet})"
+    if lease_key(entry) < lease_key(own):
+        before = "its key sorts before this host's lease, and flanneld would take it for that after a restart"
+        return Problem(network.name, f"{where}: {before} ({name(own)}); weft's own routes lead there", wrong=False)
+    for other in others:
+        if other.subnet is None or not other.subnet.overlaps(entry.subnet):
+            continue
+        if other.subnet == entry.subnet and address_of(other) == entry.public_ip:
+            continue
+        return Problem(network.name, f"{where}: {_overlap(other, entry)}", wrong=address_of(other) != entry.public_ip)
+    return None
+
+
+def _overlap(other: Lease, entry: Lease) -> str:
+    if address_of(other) == entry.public_ip:
+        return f"it overlaps {name(other)}, which is this host's too"
+    return f"it overlaps {name(other)} of {address_of(other)}; this host is {entry.public_ip}"
+
+
+def _taken(entry: Lease, held: Held | None, mine: IPAddress | None) -> str:
+    owner = held.owner if held is not None else "somebody whose value can't be read"
+    return (
+        f"{name(entry)} of this host ({mine}) is held below flannel's prefix by {owner}: that entry is left alone."
+        " Give one of the two networks another subnet"
+    )
