@@ -87,6 +87,7 @@ def test_networks_from_environment_and_from_yaml_come_to_the_same(tmp_path: Path
         ({"WEFT_KEY": "a", "WEFT_KEY_FILE": "/b"}, "key and key_file are both set"),
         ({"WEFT_NODE": "a\nb"}, r"node = 'a\\nb' can't be an id"),
         ({"WEFT_NODE": "x" * 201}, "can't be an id: printable text of at most 200 octets"),
+        ({"WEFT_METRIC": "8000"}, "metric = 8000: routes get metrics from 8000 to 9023, .* are `weft registrar`'s"),
         ({"WEFT_MTU": "40"}, "mtu = 40 is less than 646"),
         ({"WEFT_ENDPOINT": "127.0.0.1"}, "can't be another host's way to anything"),
         ({"WEFT_PEERS": "ff02::1"}, "can't be another host's way to anything"),

@@ -9,6 +9,8 @@ from typing import Literal
 from zlib import crc32
 
 from weft.model import Host, IPAddress, IPNetwork, Mac, Node, View, WireguardEnd
+from weft.objects import METRIC_CLASSES
+from weft.objects import REGISTRAR_METRICS as REGISTRAR_METRICS
 
 REGISTRAR = "registrar"
 """Of the daemons' roles (`Profile.role`), the one whose routes have `REGISTRAR_METRICS`."""
@@ -23,14 +25,6 @@ NEXT_HOP_BASE = 0x70000000
 NEXT_HOP_LAST = 0x7FFFFFFF
 SLOTS = (NEXT_HOP_LAST - NEXT_HOP_BASE + 1) // 2
 """Each node has two next-hop ids: base + 2 × slot for an IPv4 gateway, one more for an IPv6 gateway."""
-
-METRIC_CLASSES = 1024
-"""Without next-hop objects, routes are spread over this many metrics, because the kernel's fib_info hash leaves the
-gateway out and one bucket would hold them all (measured: 50,000 routes take 28 s with one metric, 0.4 s with many)."""
-
-REGISTRAR_METRICS = range(8624, 8624 + METRIC_CLASSES)
-"""Metrics of the registrar's routes, and of nobody else's: out of a device that it shares with flanneld, one daemon's
-routes are told from the other's by nothing but this. It begins where the classes of the default metric, 7600, end."""
 
 
 def spread(metric: int, subnet: IPNetwork) -> int:

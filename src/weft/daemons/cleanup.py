@@ -17,6 +17,7 @@ from weft.settings import Settings
 from weft.targets import Target
 from weft.targets.firewall import FirewallTarget
 from weft.targets.kernel.owners import owners, wireguard_devices
+from weft.targets.kernel.sharing import REGISTRARS
 from weft.targets.kernel.target import KernelTarget
 from weft.targets.wireguard import WireguardTarget
 from weft.targets.wireguard_tools import HostKey
@@ -34,9 +35,10 @@ class Removal:
 
 
 async def cleanup(settings: Settings, dry_run: bool, subnet_file: Path) -> list[Removal]:
-    """Every device, route, next hop and firewall chain of any weft daemon. Routes go first, devices last. Sysctls stay
-    as they are. `subnet_file`: names the network whose routes out of others' links are ours too (host-gw's). Raises
-    WeftError while a daemon runs here, TargetError if the kernel or the firewall can't be read."""
+    """Every device, route, next hop and firewall chain of any weft daemon. Routes go first, devices last; the
+    registrar's before the others, since they may lead out of flanneld's device. Sysctls stay as they are.
+    `subnet_file`: names the network whose routes out of others' links are ours too (host-gw's). Raises WeftError while
+    a daemon runs here, TargetError if the kernel or the firewall can't be read."""
     if dry_run:
         return await _remove(await _targets(settings, subnet_file), dry_run)
     with claim(ROLE):
@@ -52,8 +54,10 @@ async def _targets(settings: Settings, subnet_file: Path) -> list[Target]:
     except OSError:
         env = SubnetEnv()
     spans = [network for network in (env.network, env.network6) if network is not None]
-    own = mark(settings)
-    kernels: list[Target] = [KernelTarget(owner) for owner in await owners() if owner != own]
+    own, marked = mark(settings), await owners()
+    registrars = [owner for owner in marked if owner.startswith(REGISTRARS)] or [REGISTRARS]  # it may have no device
+    others = [owner for owner in marked if owner != own and owner not in registrars]
+    kernels: list[Target] = [KernelTarget(owner) for owner in (*registrars, *others)]
     kernels.append(
         KernelTarget(
             own,

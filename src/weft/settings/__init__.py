@@ -17,6 +17,7 @@ import msgspec
 
 from weft.errors import SettingsError
 from weft.model import IPAddress, IPNetwork, Network
+from weft.objects import METRIC_CLASSES, REGISTRAR_METRICS
 
 PREFIX = "WEFT_"
 CONFIG_VARIABLE = "WEFT_CONFIG"
@@ -122,6 +123,17 @@ def shared_key(settings: Settings) -> bytes | None:
     return text.encode()
 
 
+def check_metric(origin: str, metric: int) -> None:
+    """`weft registrar` beside another daemon is told from it by its routes' metrics, so nobody else's may come there.
+    Raises SettingsError."""
+    last, ours = metric + METRIC_CLASSES - 1, REGISTRAR_METRICS
+    if metric <= ours[-1] and last >= ours[0]:
+        raise SettingsError(
+            f"{origin} = {metric}: routes get metrics from {metric} to {last}, and {ours[0]} to {ours[-1]} are"
+            f" `weft registrar`'s; {ours[0] - METRIC_CLASSES} or less, or {ours[-1] + 1} or more, keeps out of its way"
+        )
+
+
 def describe() -> list[tuple[str, str, str, str]]:
     """One row per setting: key, environment variable, default as text, what it is."""
     defaults = Settings()
@@ -143,6 +155,7 @@ def _text(value: object) -> str:
 def _check(settings: Settings) -> None:
     _check_times_and_keys(settings)
     _check_addresses(settings)
+    check_metric("metric", settings.metric)
     node = settings.node
     if not node.isprintable() or node != node.strip() or len(node.encode()) > LONGEST_ID:
         raise SettingsError(f"node = {node!r} can't be an id: printable text of at most {LONGEST_ID} octets is")

@@ -19,6 +19,7 @@ import msgspec
 
 from weft.errors import SettingsError
 from weft.model import IPAddress
+from weft.settings import check_metric
 
 PREFIX = "FLANNELD_"
 Doc = msgspec.Meta
@@ -204,6 +205,7 @@ def _check(settings: FlanneldSettings) -> None:
             f"-subnet-lease-renew-margin = {settings.subnet_lease_renew_margin}: a lease lives 24 hours; between 1 and"
             " 1439 minutes are possible, e.g. 60"
         )
+    check_metric("-metric", settings.metric)
     if not 0 <= settings.healthz_port <= 65535:
         raise SettingsError(f"-healthz-port = {settings.healthz_port} is no port; 0 to 65535 are, 0 for none")
     if settings.iptables_resync <= 0:

@@ -23,6 +23,7 @@ from weft.errors import TargetError
 from weft.model import IPNetwork
 from weft.objects import (
     MAIN_TABLE,
+    REGISTRAR_METRICS,
     Address,
     Chain,
     Failure,
@@ -98,15 +99,19 @@ class Faults:
 
 
 class MemoryTarget:
-    """A kernel (and, with `FIREWALL_KINDS`, a firewall) in a dict."""
+    """A kernel (and, with `FIREWALL_KINDS`, a firewall) in a dict. `registrar`: routes may go out of every link, and
+    have metrics of the registrar's band."""
 
-    def __init__(self, kinds: tuple[type[Object], ...] = KERNEL_KINDS, name: str = "memory") -> None:
+    def __init__(
+        self, kinds: tuple[type[Object], ...] = KERNEL_KINDS, name: str = "memory", registrar: bool = False
+    ) -> None:
+        self._registrar = registrar
         self._name = name
         self._kinds = kinds
         self._objects: dict[Key, Object] = {}
         self._foreign: dict[Key, str] = {}
         self._uplinks: dict[str, bool] = {}
-        self._shared: Callable[[IPNetwork], bool] | None = None
+        self._shared: Callable[[IPNetwork], bool] | None = _anywhere if registrar else None
         self._unshared: dict[Key, Object] = {}
         self._refused: dict[Key, str] = {}
         self._touched: set[Key] | None = None
@@ -255,7 +260,8 @@ class MemoryTarget:
     def _may_share(self, thing: Object) -> bool:
         if not isinstance(thing, Route) or self._shared is None:
             return False
-        return thing.table == MAIN_TABLE and self._shared(thing.dst)
+        in_band = (thing.metric in REGISTRAR_METRICS) == self._registrar
+        return in_band and thing.table == MAIN_TABLE and self._shared(thing.dst)
 
     def _put(self, thing: Object) -> None:
         old = self._objects.get(thing.key)
@@ -293,6 +299,10 @@ class MemoryTarget:
     def _call_wake(self) -> None:
         if self._wake is not None:
             self._wake()
+
+
+def _anywhere(destination: IPNetwork) -> bool:
+    return True
 
 
 def _on(thing: Object, device: str) -> bool:

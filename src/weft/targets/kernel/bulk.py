@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 from weft.model import IPAddress, IPNetwork
-from weft.objects import MAIN_TABLE, Fdb, Key, Neighbour, NextHop, Object, Route
+from weft.objects import MAIN_TABLE, REGISTRAR_METRICS, Fdb, Key, Neighbour, NextHop, Object, Route
 from weft.targets.kernel.codec import ATTRIBUTE, u32
 from weft.targets.kernel.constants import (
     AF_BRIDGE,
@@ -99,9 +99,12 @@ class Addresses:
 
 class Bulk:
     """Decodes buffers of one device of ours. Each method puts what it finds into `found`; it raises Unlike, perhaps
-    after it has put some of it there already."""
+    after it has put some of it there already. `registrar`: as of the mirror."""
 
-    def __init__(self, ifindex: int, name: str, addresses: Addresses, found: dict[Key, Object]) -> None:
+    def __init__(
+        self, ifindex: int, name: str, addresses: Addresses, found: dict[Key, Object], registrar: bool = False
+    ) -> None:
+        self._registrar = registrar
         self._name = name
         self._addresses = addresses
         self._found = found
@@ -134,7 +137,7 @@ class Bulk:
                 found["nexthop", hop_id] = NextHop(hop_id, name, get(packed))
 
     def routes(self, version: int, buffer: bytes) -> None:
-        """Routes with a next-hop object in the main table."""
+        """Routes with a next-hop object in the main table; those are left out that aren't ours by their metric."""
         shapes = self._routes_4 if version == 4 else self._routes_6
         length = _HEADER.unpack_from(buffer)[0]
         for (has_mtu, has_src), layout in shapes:
@@ -147,11 +150,14 @@ class Bulk:
         found, name, get = self._found, self._name, self._addresses.get
         network: type[IPv4Network] | type[IPv6Network] = IPv4Network if version == 4 else IPv6Network
         # The order of the attributes: IPv4 metric, MTU, source; IPv6 source, MTU, metric.
+        registrar = self._registrar
         of_metric, of_mtu, of_src = (2, 3, 3 + has_mtu) if version == 4 else (2 + has_src + has_mtu, 2 + has_src, 2)
         for row in rows:
             length, packed = row[0], row[1]
             dst: IPNetwork = network((int.from_bytes(packed, "big"), length))
             metric = row[of_metric]
+            if (metric in REGISTRAR_METRICS) != registrar:
+                continue
             src = get(row[of_src]) if has_src else None
             mtu = row[of_mtu] if has_mtu else 0
             found["route", packed, length, MAIN_TABLE, metric] = Route(

@@ -36,7 +36,16 @@ from weft.targets.kernel.entries import decode_entry
 from weft.targets.kernel.hops import RouteState, decode_hop, decode_route
 from weft.targets.kernel.links import LinkState, decode_address, decode_link
 from weft.targets.kernel.refusals import Refusals
-from weft.targets.kernel.sharing import Left, Shared, is_left_by_flannel, is_left_elsewhere, is_shared
+from weft.targets.kernel.sharing import (
+    REGISTRARS,
+    Left,
+    Shared,
+    anywhere,
+    has_owner,
+    is_left_by_flannel,
+    is_left_elsewhere,
+    is_shared,
+)
 from weft.targets.kernel.sysctl import forwarding_of
 
 MARK = "weft:"
@@ -57,14 +66,16 @@ class Mirror:
         self._dropped_hops: set[int] = set()
         self._objects: dict[Key, Object] = {}
         self._unfiled: deque[Sequence[Op]] = deque()
-        self.shared: Shared | None = None
+        self.registrar = owner.startswith(REGISTRARS)
+        self.shared: Shared | None = anywhere if self.registrar else None
         self.left: Left | None = None
         self.foreign: dict[Key, str] = {}
         self.links: dict[int, LinkState] = {}
         self.names: dict[int, str] = {}
         self.indexes: dict[str, int] = {}
         self.others: dict[int, str] = {}
-        """Links of nobody's that a shared route may go out of: all but the VXLAN devices of weft's daemons."""
+        """Links that a shared route may go out of: all but the VXLAN devices of weft's daemons. The registrar's may go
+        out of other daemons' too."""
         self.carriers: set[str] = set()
         """Names of links that routes of ours may go out of."""
         self.refusals = Refusals()
@@ -134,7 +145,7 @@ class Mirror:
             marked = link.alias.startswith(MARK)
             whose = f"marked {link.alias}" if marked else "without weft's mark"
             self.foreign[key] = f"a {link.kind or 'device'} {whose}"
-            if not (marked and link.kind == "vxlan"):
+            if self.registrar or not (marked and link.kind == "vxlan"):
                 self.others[link.ifindex] = link.name
             return
         name = self._own_name(link)
@@ -159,8 +170,8 @@ class Mirror:
 
     def own_route(self, state: RouteState | None) -> Route | None:
         """The route, if it is ours: it has our protocol number and goes out of a link of ours, or is shared, or flannel
-        left it."""
-        if state is None or state.route is None:
+        left it. And it is in the registrar's band if that is who we are, and else it isn't."""
+        if state is None or state.route is None or not has_owner(state.route, self.registrar):
             return None
         route = state.route
         if route.protocol != PROTOCOL and state.ifindex in self.names:
@@ -320,12 +331,12 @@ class Mirror:
 
     def _watch_carrier(self, old: LinkState | None, new: LinkState | None) -> None:
         """A link changed, came (`old` None) or went (`new` None). If it went, went down or is another's port now, its
-        routes went too."""
+        routes went too; another MAC is a sign that its owner sets it up anew."""
         for link in (old, new):
             if link is not None:
                 self.refusals.retry(link.name)
         if old is not None and old.name in self.carriers:
-            stayed = new is not None and (old.name, old.master) == (new.name, new.master)
+            stayed = new is not None and (old.name, old.master, old.mac) == (new.name, new.master, new.mac)
             self.doubtful |= new is None or not stayed or (old.up and not new.up)
         if old is not None and (new is None or (old.up and not new.up)):
             self.refusals.swept()

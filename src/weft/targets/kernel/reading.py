@@ -74,7 +74,8 @@ class FullReading:
         links = await self._dump(RTM_GETLINK, ALL_LINKS, lambda buffer: [decode_link(m) for m in complete(buffer)])
         old = self._mirror.replace_objects(self._found)
         self._mirror.set_links(link for part in links for link in part)
-        devices = [(i, Bulk(i, name, self._addresses, self._found)) for i, name in self._mirror.names.items()]
+        names, registrar = self._mirror.names, self._mirror.registrar
+        devices = [(i, Bulk(i, name, self._addresses, self._found, registrar)) for i, name in names.items()]
         for ifindex, bulk in devices:
             await self._read_entries(bulk, ifindex)
         for ifindex, bulk in devices:
@@ -96,7 +97,8 @@ class FullReading:
 
     async def _read_routes(self, bulk: Bulk, ifindex: int) -> None:
         """The routes out of one device of ours; next hops are known by now, and may be needed to find the device."""
-        protocol = PROTOCOL if self._mirror.shared is None else 0  # flannel's have others
+        flannels = self._mirror.shared is not None and not self._mirror.registrar
+        protocol = 0 if flannels else PROTOCOL  # flannel's have others
         for version, family in ((4, AF_INET), (6, AF_INET6)):
             routes = self._fast(partial(bulk.routes, version), self._read_route)
             await self._dump(RTM_GETROUTE, routes_of(family, ifindex, protocol), routes, NO_FAMILY[version])

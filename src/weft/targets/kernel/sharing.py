@@ -2,6 +2,9 @@
 
 A daemon that looks after a network of its own (flanneld) has routes to it out of links that aren't its own, and takes
 over what flannel left. All are recognised by the destination: two daemons of one host look after different networks.
+
+The registrar's lead anywhere, out of any link, flanneld's device too. They are recognised by their metric: what is in
+its band is the registrar's, and nothing else is; no other daemon's routes are in it.
 """
 
 from __future__ import annotations
@@ -9,16 +12,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from weft.backends.tunnel import REGISTRAR
 from weft.model import IPNetwork
-from weft.objects import MAIN_TABLE, Route
+from weft.objects import MAIN_TABLE, REGISTRAR_METRICS, Route
 from weft.targets.kernel.constants import RTPROT_BOOT, RTPROT_KERNEL, RTPROT_STATIC
 
 Shared: TypeAlias = Callable[[IPNetwork], bool]
 """Whether a destination is inside the network that this daemon looks after."""
 Left: TypeAlias = Callable[[Route], bool]
 """Whether flannel would have made this very route out of a link that isn't ours, as it looks now: a lease says so."""
+REGISTRARS = f"weft:{REGISTRAR}:"
+"""What the ifalias of the registrar's links begins with."""
 FLANNELS = frozenset({RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC})
 """Protocol numbers that flannel's routes were seen with; nearly always `boot`."""
+
+
+def anywhere(destination: IPNetwork) -> bool:
+    """What the registrar shares: its routes may lead to every network, as far as they are its own by their metric."""
+    return True
+
+
+def has_owner(route: Route, registrar: bool) -> bool:
+    """Whether a route may be of the daemon that asks, by its metric. `registrar`: whether that is the registrar."""
+    return (route.metric in REGISTRAR_METRICS) == registrar
 
 
 def is_shared(route: Route, shared: Shared | None) -> bool:

@@ -60,7 +60,11 @@ KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHo
 class KernelTarget:
     """`owner`: the ifalias of our links, `weft:<role>:<node>`. `mac` and `device`: our VTEP's MAC and name, by which a
     link is recognised whose making was cut short, or that was made before this host was renamed. `netns`: path of a
-    network namespace, None for the current one. `shared`: see `share`. Raises TargetError if that can't be entered."""
+    network namespace, None for the current one. `shared`: see `share`. Raises TargetError if that can't be entered.
+
+    The registrar (`weft:registrar:<host>`) is a case of its own: every route of ours that has a metric of its band
+    (`REGISTRAR_METRICS`) is its own, out of whatever link, and no other is. No other role has any of those, not even
+    out of its own links."""
 
     def __init__(
         self,
@@ -72,7 +76,8 @@ class KernelTarget:
     ) -> None:
         self._netns = netns
         self._mirror = Mirror(owner, {device: mac} if mac is not None else {})
-        self._mirror.shared = shared
+        if shared is not None:
+            self._mirror.shared = shared
         self._sysctls = Sysctls(netns)
         self._requests = NetlinkSocket(netns, ANSWER_BUFFER)
         self._listener = NetlinkSocket(netns, LISTEN_BUFFER, GROUPS)

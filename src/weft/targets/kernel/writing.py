@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
-from weft.objects import Address, Failure, Fdb, Key, Neighbour, NextHop, Object, Op, Route
+from weft.objects import REGISTRAR_METRICS, Address, Failure, Fdb, Key, Neighbour, NextHop, Object, Op, Route
 from weft.targets.kernel.codec import Answer, messages
 from weft.targets.kernel.constants import PROTOCOL, RTM_GETROUTE
 from weft.targets.kernel.entries import encode_fdb, encode_neighbours
@@ -28,7 +28,7 @@ from weft.targets.kernel.hops import (
 from weft.targets.kernel.links import encode_addresses
 from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.refusals import waits
-from weft.targets.kernel.sharing import is_shared
+from weft.targets.kernel.sharing import has_owner, is_shared
 from weft.targets.kernel.socket import NetlinkSocket
 from weft.targets.kernel.words import UNENCODABLE, asked, unencodable
 
@@ -148,6 +148,9 @@ class Batch:
             return None
         if not isinstance(op.object, Route) or self._mirror.shared is None:
             return Failure(f"{asked(op)}: there is no device of ours of this name")
+        if not has_owner(op.object, self._mirror.registrar):
+            band = f"{REGISTRAR_METRICS[0]} to {REGISTRAR_METRICS[-1]}"
+            return Failure(f"{asked(op)}: metrics from {band} are the registrar's, and it has no others")
         if not is_shared(op.object, self._mirror.shared):
             return Failure(f"{asked(op)}: {self._device} isn't ours, and neither are routes to there out of it")
         if self._ifindex is None:
