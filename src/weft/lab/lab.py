@@ -17,7 +17,7 @@ from weft.lab import etcd, fields, leases, netns, removal, schema, servers, serv
 from weft.lab.host import LabHost
 from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, Topology, Tunnel
 
-STARTING = 2 * (os.cpu_count() or 1)
+STARTING = 8 * (os.cpu_count() or 1)
 """How many services start side by side. More of them take no less time all together, and longer each."""
 ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "registrar", "agent")
 TITLES = {"docker": "Docker Engine"}
