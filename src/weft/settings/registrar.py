@@ -166,17 +166,17 @@ def load(environment: Mapping[str, str]) -> tuple[RegistrarSettings, tuple[str, 
     return settings, (*remarks, *_misspelt(environment))
 
 
-def bfd_key(settings: RegistrarSettings) -> bytes | None:
-    """The key's octets, or None. Raises SettingsError for a file that can't be read or is empty."""
+def bfd_key(settings: RegistrarSettings) -> str:
+    """The key, "" for none. Raises SettingsError for a file that can't be read or is empty."""
     if not settings.bfd_key_file:
-        return settings.bfd_key.encode() or None
+        return settings.bfd_key
     try:
         text = Path(settings.bfd_key_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"BFD_KEY_FILE = {settings.bfd_key_file!r} can't be read: {error}") from error
     if not text:
         raise SettingsError(f"BFD_KEY_FILE = {settings.bfd_key_file!r} is empty; put the key in it")
-    return text.encode()
+    return text
 
 
 def describe() -> list[tuple[str, str, str]]:

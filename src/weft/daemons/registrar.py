@@ -1,0 +1,346 @@
+"""`weft registrar`: Docker networks and etcd → etcd, kernel and firewall, beside flannel or alone. Wiring; called by
+`cli/registrar.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from weft import __version__
+from weft.agent.journal import HealthFile, HealthFileOptions, Journal, Scribe
+from weft.agent.liveness import Liveness, LivenessOptions
+from weft.agent.loop import Loop
+from weft.agent.reconcile import Reconciler
+from weft.agent.registrar import Reaches, RegistrarWorld, Wishes
+from weft.agent.registration import Registration, RegistrationOptions, init_config
+from weft.agent.vitals import Pulse
+from weft.backends.tunnel import device_name, vtep_mac
+from weft.core.health import Container, judge
+from weft.core.registrar import ROLE, Options
+from weft.core.registry import Prefixes, Registry
+from weft.core.sight import Course
+from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
+from weft.engines import ENGINES
+from weft.engines.containers import Containers
+from weft.model import Host, IPAddress, Known, Network, Problem, View
+from weft.settings.gateways import parse_extra_routes, parse_gateway_map
+from weft.settings.registrar import RegistrarSettings, bfd_key
+from weft.stores import Store
+from weft.stores.etcd import EtcdOptions, EtcdStore
+from weft.targets.firewall import FirewallTarget
+from weft.targets.kernel.host import HostFacts
+from weft.targets.kernel.target import KernelTarget
+from weft.targets.kernel.ways import Directions, Ways
+from weft.web.api import Api
+from weft.web.health import HealthPage, HealthServer, Pages
+from weft.web.metrics import Metric, Readings, metrics_of
+from weft.web.server import Server
+from weft.wire.health import status_of
+
+log = logging.getLogger("weft")
+
+MOST_NOTED = 50
+"""Objects of one cycle that are noted one by one in the events log."""
+
+
+class Registrar:
+    """The parts, and how they hang together. `etcd`: the addresses of etcd's members."""
+
+    def __init__(self, settings: RegistrarSettings, store: Store, etcd: tuple[IPAddress, ...]) -> None:
+        name = settings.name
+        self.settings = settings
+        prefixes = Prefixes(settings.flannel_config_prefix, settings.flannel_prefix)
+        self.registration = Registration(store, RegistrationOptions(prefixes, settings.interval))
+        self.engine = ENGINES[settings.engine](settings.of_the_engine)
+        self.containers = Containers(settings.flannel_container_name, settings.of_the_engine.docker_host)
+        device = device_name(settings.weft_vni)
+        mac = vtep_mac(name, settings.weft_vni)
+        self.kernel = KernelTarget(f"weft:{ROLE}:{name}", mac, device=device)
+        self.firewall = FirewallTarget(
+            owns=lambda label: label.startswith(f"{ROLE}-") or label == device or label in self.kernel.devices
+        )
+        self.ways = Ways()
+        self.liveness = Liveness(LivenessOptions(settings.bfd_packets, bfd_key(settings)))
+        self.world = RegistrarWorld(
+            _wishes(settings, etcd),
+            clock=time.monotonic,
+            chains=lambda: self.firewall.chains,
+        )
+        self.loop = Loop(self.world, Reconciler((self.kernel, self.firewall)), settings.interval, self._cycled)
+        self.scribe = Scribe()
+        self.journal = Journal(Path(settings.run_dir), self.scribe)
+        every = min(settings.interval, settings.monitoring_interval)
+        self.health = HealthFile(HealthFileOptions(Path(settings.run_dir), name, every), self.scribe, self.journal)
+        self.pulse = Pulse(self.loop, settings.interval)
+        self.settled = asyncio.Event()
+        """A plan was carried out, and etcd has what this host wants to have there."""
+        self._again: asyncio.TimerHandle | None = None
+        self._noted = 0
+        self._courses: dict[str, Course] = {}
+
+    def start(self, probing: bool = True) -> None:
+        """Follow the sources."""
+        follow = self.loop.follow
+        follow("host", HostFacts().hosts, self._keep_host)
+        follow("engine", self.engine.networks, self._keep_engine)
+        follow("etcd", self.registration.registries, self._keep_registry, last_restart=1.0)
+        follow("ways", self.ways.directions, self._keep_ways)
+        if self.settings.engine == "docker":
+            follow("container", self.containers.containers, self._keep_container)
+        if probing:
+            follow("liveness", self.liveness.reaches, self._keep_reaches)
+
+    async def close(self) -> None:
+        await self.liveness.close()
+        await self.registration.close()
+        await self.containers.close()
+        await self.engine.close()
+        for target in self.loop.reconciler.targets:
+            target.close()
+        self.scribe.close()
+
+    def _keep_host(self, host: Host) -> None:
+        self.world.host = host
+
+    def _keep_engine(self, known: Known[Network]) -> None:
+        self.world.engine = known
+
+    def _keep_registry(self, registry: Registry) -> None:
+        self.world.registry = registry
+
+    def _keep_ways(self, directions: Directions) -> None:
+        self.world.ways, self.world.answered = directions, self.ways.answered
+
+    def _keep_reaches(self, reaches: Reaches) -> None:
+        for path, reach in reaches.items():
+            before = self.world.reaches.get(path)
+            if before is not None and before.state != reach.state:
+                node, kind = path
+                self.journal.note("liveness", node, f"{kind} {before.state} → {reach.state}", reach.reason)
+        self.world.reaches = reaches
+
+    def _keep_container(self, container: Container) -> None:
+        before = self.pulse.container
+        if before is not None and before.state != container.state:
+            self.journal.note("container", container.name, f"{before.state} → {container.state}", container.error)
+        self.pulse.container = container
+
+    def _cycled(self, view: View | None) -> None:
+        """After each cycle: tell the others what changed in it, probe who is known, note what was done."""
+        announcement = self.world.announcement()
+        if announcement is not None:
+            self.registration.tell(announcement)
+        self.liveness.probe(self.world.paths())
+        self.ways.ask(self.world.asked())
+        self.world.report("firewall", self.firewall.problem)
+        self.world.report("disk", self.scribe.problem)
+        self._note_courses()
+        self._note_work()
+        self._come_again()
+        self.health.wake()
+        if self.loop.ready.is_set() and self.world.is_registered():
+            self.settled.set()
+
+    def _come_again(self) -> None:
+        """When a course is to be looked at again although nothing happens."""
+        if self._again is not None:
+            self._again.cancel()
+        again = self.world.chart.again
+        if again is not None:
+            loop = asyncio.get_running_loop()
+            self._again = loop.call_later(max(again - self.world.clock(), 0.01), self.loop.wake)
+
+    def _note_courses(self) -> None:
+        now = dict(self.world.chart.courses)
+        for name, course in now.items():
+            before = self._courses.get(name)
+            if before is not None and (before.kind, before.relay) != (course.kind, course.relay):
+                self.journal.note("course", name, f"{_way(before)} → {_way(course)}", course.rule)
+                log.info("%s is reached %s, until now %s: %s", name, _way(course), _way(before), course.rule)
+        self._courses = now
+
+    def _note_work(self) -> None:
+        """What was put right although the plan had not changed is a repair."""
+        account = self.loop.reconciler.account
+        done, self._noted = account.last.done if account.cycles != self._noted else (), account.cycles
+        kind = "change" if self.loop.reconciler.plan.moved else "repair"
+        if kind == "repair":
+            self.pulse.repairs += len(done)
+        self.pulse.cycle_seconds += account.last.seconds if done else 0.0
+        for op in done[:MOST_NOTED]:
+            self.journal.note(kind, self.loop.reconciler.name(op.object.key), op.action, str(op.why))
+        if len(done) > MOST_NOTED:
+            self.journal.note(kind, self.world.device, f"{len(done) - MOST_NOTED} more", "too many to be listed")
+
+    # What is asked over HTTP.
+
+    def last_seen(self) -> dict[str, float]:
+        """Host → when it last said that it is there (seconds since 1970)."""
+        return {name: float(at) for name, at in self.registration.last_seen().items()}
+
+    def counters(self) -> dict[str, int]:
+        """Liveness packets, by what became of them."""
+        return dict(self.liveness.counters())
+
+    def rules(self) -> dict[str, str]:
+        """By node, the rule that decided by which way it is reached."""
+        return dict(self.world.rules())
+
+    def unready(self) -> str:
+        """Why nothing can be relied on yet, "" once the first plan was carried out."""
+        return "" if self.loop.ready.is_set() else "waiting for " + ", ".join(self.world.waiting() or ["the kernel"])
+
+    def page(self) -> HealthPage:
+        """GET /health."""
+        pulse = self.pulse
+        return HealthPage(
+            **msgspec.structs.asdict(status_of(self.health.last, self.settings.name, self.health.judged)),
+            version=pulse.version,
+            uptime=pulse.uptime,
+            peers=dict(pulse.courses()),
+            routes=pulse.routes(),
+            not_done=sum(pulse.undone().values()),
+            etcd_connected=pulse.etcd.reachable,
+        )
+
+    def metrics(self) -> list[Metric]:
+        """GET /metrics."""
+        pulse, account, flow = self.pulse, self.loop.reconciler.account, self.pulse.flow
+        packets = self.liveness.counters()
+        readings = Readings(
+            health=self.health.last.status,
+            etcd_connected=pulse.etcd.reachable,
+            peers=pulse.courses(),
+            routes=pulse.routes(),
+            undone=pulse.undone(),
+            cycles=account.cycles,
+            cycle_seconds=pulse.cycle_seconds,
+            last_cycle_seconds=account.last.seconds,
+            repairs=pulse.repairs,
+            events=self.journal.counts,
+            packets={name: packets.get(name, 0) for name in ("sent", "received")},
+            reaches=tuple(self.world.reaches.values()),
+            relays=pulse.relays(),
+            device=self.world.device,
+            counters=flow.last if flow is not None else None,
+        )
+        return list(metrics_of(readings))
+
+
+def set_up_log(settings: RegistrarSettings) -> None:
+    """DEBUG=true logs everything."""
+    log_to_stderr("debug" if settings.debug else "info")
+
+
+async def run(settings: RegistrarSettings, once: float | None = None) -> int:
+    """Run until SIGTERM or SIGINT; what was set up stays. `once`: register, carry out one plan and end, within so many
+    seconds; 1 if that didn't come to pass. Raises WeftError if it can't start."""
+    spare_the_collector()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(claim(ROLE))
+        store = EtcdStore(_etcd(settings))
+        stack.push_async_callback(store.close)
+        daemon = Registrar(settings, store, await _addresses(settings))
+        stack.push_async_callback(daemon.close)
+        log.info("weft %s registrar, host %s; etcd %s", __version__, settings.name, settings.etcd_endpoints)
+        if once is not None:
+            return await _once(daemon, once)
+        server = Server(Api(daemon.loop, daemon), Path(settings.weft_socket))
+        await server.start()
+        stack.push_async_callback(server.stop)
+        if settings.health_port:
+            pages = Pages(ROLE, daemon.page, daemon.metrics)
+            health = HealthServer(str(settings.health_ip), settings.health_port, daemon.unready, pages)
+            await health.start()
+            stack.push_async_callback(health.stop)
+        judging = asyncio.ensure_future(daemon.health.run(lambda: judge(daemon.pulse.vitals())))
+        stack.callback(judging.cancel)
+        daemon.start()
+        await run_until_signalled(daemon.loop)
+    log.info("stopped; routes stay, registrations for %d s; `weft cleanup` removes them", settings.lease_seconds)
+    return 0
+
+
+async def _once(daemon: Registrar, seconds: float) -> int:
+    """Until this host stands in etcd as it is, and one plan was carried out."""
+    daemon.start(probing=False)
+    running = asyncio.ensure_future(daemon.loop.run())
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await daemon.settled.wait()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    problems = [problem for problem in daemon.world.problems() if problem.wrong]
+    failed = daemon.loop.reconciler.account.statuses
+    if daemon.settled.is_set():
+        return int(bool(failed))
+    reasons = [p.message for p in problems] or [f"waited for {', '.join(daemon.world.waiting()) or 'etcd'} in vain"]
+    log.error("not done within %g s: %s", seconds, "; ".join(reasons))
+    return 1
+
+
+async def write_config(settings: RegistrarSettings, text: str) -> str:
+    """Write flannel's network config, if there is none. Raises StoreError, and WeftError if there is one."""
+    store = EtcdStore(_etcd(settings))
+    try:
+        return await init_config(store, settings.flannel_prefix, text)
+    finally:
+        await store.close()
+
+
+def _wishes(settings: RegistrarSettings, etcd: tuple[IPAddress, ...]) -> Wishes:
+    entries, bad = parse_gateway_map(settings.host_gateway_map)
+    extra, worse = parse_extra_routes(settings.flannel_routes_extra)
+    options = Options(settings.name, settings.weft_vni, settings.flannel_mtu, __version__, settings.groups)
+    return Wishes(
+        options,
+        address=settings.flanneld_public_ip,
+        etcd=etcd,
+        allowed=settings.allowed,
+        entries=entries,
+        mode=settings.host_gateway_mode,
+        extra=extra,
+        remarks=tuple(Problem("settings", p.message) for p in (*bad, *worse)),
+    )
+
+
+async def _addresses(settings: RegistrarSettings) -> tuple[IPAddress, ...]:
+    """Of etcd's members; a name that can't be looked up has none, and one on this host's loopback tells nothing."""
+    found: list[IPAddress] = []
+    for endpoint in settings.endpoints:
+        name = urlsplit(endpoint).hostname or ""
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                found.append(ip_address(name))
+            except ValueError:
+                answers = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+                found.extend(ip_address(answer[4][0]) for answer in answers)
+    return tuple(address for address in dict.fromkeys(found) if not address.is_loopback)
+
+
+def _etcd(settings: RegistrarSettings) -> EtcdOptions:
+    return EtcdOptions(
+        endpoints=settings.endpoints,
+        cafile=settings.etcd_cafile,
+        certfile=settings.etcd_certfile,
+        keyfile=settings.etcd_keyfile,
+        username=settings.etcd_username,
+        password=settings.etcd_password,
+        timeout=settings.etcd_timeout,
+    )
+
+
+def _way(course: Course) -> str:
+    return f"through {course.relay}" if course.relay else {"direct": "directly"}.get(course.kind, course.kind)
