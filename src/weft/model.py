@@ -195,7 +195,8 @@ class Reach:
 @dataclass(frozen=True, slots=True)
 class Host:
     """What this host's kernel and firewall have, as far as a plan depends on it. `refused`: what an administrator
-    forbids in so many words: (4 or 6, a rule of FORWARD or DOCKER-USER that drops or rejects something particular)."""
+    forbids in so many words: (4 or 6, a rule of FORWARD or DOCKER-USER that drops or rejects something particular, or,
+    ending in RETURN, an exception to those behind it)."""
 
     uplinks: tuple[Uplink, ...] = ()
     ipv6: bool = True

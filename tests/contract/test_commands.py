@@ -13,8 +13,8 @@ from tests.support.namespace import Namespace, namespace
 from weft.backends.tunnel import vtep_mac
 from weft.core.commands import lines
 from weft.core.diff import Facts, diff
-from weft.core.firewall import HOOKS
 from weft.core.plan import plan
+from weft.core.ruleset import HOOKS
 from weft.model import Host, View
 from weft.objects import Chain, Jump, Key, Object, Op, Sysctl
 from weft.targets.firewall import FirewallTarget

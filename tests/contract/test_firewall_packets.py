@@ -23,7 +23,7 @@ import pytest
 from tests.support.namespace import Namespace, namespace, veth
 from tests.support.needs import needs_root
 from tests.support.rulesets import DOCKER_20, DOCKER_28, FIREWALLD, UFW
-from weft.core.firewall import wanted
+from weft.core.firewall import Site, wanted
 from weft.objects import Op, Why
 from weft.targets.firewall import FirewallTarget
 
@@ -117,7 +117,7 @@ async def install(wire: Wire) -> None:
     """What the agent on `east` does: again and again until nothing is left to do."""
     target = FirewallTarget(str(wire.east.path), DEV.__eq__)
     have = (await target.read()).objects
-    things = wanted(DEV, EXPOSED, target.chains)
+    things = wanted(Site(DEV, tuple(EXPOSED), target.chains))
     ops = [Op("change" if thing.key in have else "add", thing, WHY) for thing in things]
     assert await target.apply(ops) == [None] * len(ops)
     assert (await target.read(full=True)).objects == {thing.key: thing for thing in things}

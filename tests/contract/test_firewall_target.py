@@ -13,7 +13,8 @@ from tests.support.eventually import soon
 from tests.support.namespace import Namespace, namespace, run
 from tests.support.needs import needs_root
 from tests.support.rulesets import DOCKER_20, DOCKER_28, FIREWALLD, UFW
-from weft.core.firewall import JUMP, parse_save, wanted
+from weft.core.firewall import Site, wanted
+from weft.core.ruleset import JUMP, parse_save
 from weft.errors import FirewallError
 from weft.objects import Chain, Jump, Key, Object, Op, Why
 from weft.targets.firewall import FirewallTarget
@@ -113,7 +114,7 @@ async def converge(target: FirewallTarget, plan: Mapping[Key, Object], full: boo
 
 async def plan_of(target: FirewallTarget, dev: str = DEV) -> Plan:
     await target.read()
-    return {thing.key: thing for thing in wanted(dev, SUBNETS, target.chains)}
+    return {thing.key: thing for thing in wanted(Site(dev, tuple(SUBNETS), target.chains))}
 
 
 async def install(target: FirewallTarget) -> Plan:

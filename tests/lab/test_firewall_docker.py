@@ -12,7 +12,8 @@ from tests.support.docker_engine import DockerEngine, docker_engine
 from tests.support.eventually import soon
 from tests.support.namespace import Namespace, namespace
 from tests.support.needs import needs_docker
-from weft.core.firewall import JUMP, parse_save, wanted
+from weft.core.firewall import Site, wanted
+from weft.core.ruleset import JUMP, parse_save
 from weft.objects import Chain, Jump, Key, Op, Why
 from weft.targets.firewall import FirewallTarget
 
@@ -40,7 +41,8 @@ class Agent:
     async def cycle(self, full: bool = False) -> list[Key]:
         """The keys that had to be mended."""
         have = (await self.target.read(full)).objects
-        plan: Mapping[Key, Chain | Jump] = {thing.key: thing for thing in wanted(DEV, self.subnets, self.target.chains)}
+        site = Site(DEV, tuple(self.subnets), self.target.chains, self.target.refused)
+        plan: Mapping[Key, Chain | Jump] = {thing.key: thing for thing in wanted(site)}
         ops = [Op("change" if key in have else "add", plan[key], WHY) for key in plan if have.get(key) != plan[key]]
         ops.sort(key=lambda op: op.object.rank)
         ops += [Op("remove", have[key], WHY) for key in have if key not in plan]

@@ -10,23 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.rulesets import DOCKER_20, DOCKER_28, FIREWALLD, UFW
-from weft.core.firewall import (
+from weft.core.firewall import Site
+from weft.core.firewall import wanted as wanted_at
+from weft.core.firewall_places import objects, place
+from weft.core.firewall_script import script
+from weft.core.ruleset import (
     HOOKS,
     JUMP,
     Family,
     Parent,
     Ruleset,
-    devices,
     has_docker,
-    objects,
+    labels,
     parents,
     parse_rule,
     parse_save,
-    place,
-    script,
-    wanted,
 )
 from weft.errors import DecodeError
+from weft.model import IPNetwork
 from weft.objects import Chain, Jump, Object, Op, Route, Why
 
 DEV = "vxlan4096"
@@ -41,6 +42,10 @@ MSS = Jump(4, "mangle", "FORWARD", "WEFT-vxlan4096-MSS")
 def hooks(family: Family) -> frozenset[Parent]:
     """Every chain to hook into, as on a host where others use every table."""
     return frozenset((family, table, chain) for table, chain in HOOKS)
+
+
+def wanted(dev: str, subnets: Iterable[IPNetwork], chains: frozenset[Parent]) -> list[Chain | Jump]:
+    return wanted_at(Site(dev, tuple(subnets), chains))
 
 
 def adds(things: Iterable[Object]) -> list[Op]:
@@ -379,5 +384,5 @@ def test_once_put_right_it_stays_and_nothing_else_is_moved(
 
 def test_whose_chains_there_are_and_jumps_to_them() -> None:
     chains = {"INPUT": (f"{JUMP}WEFT-vxlan0-IN",), "WEFT-flannel.1-FWD": (), "DOCKER": ("-j ACCEPT",)}
-    assert devices(Ruleset(4, {"filter": chains, "nat": {"WEFT-flannel.1-NAT": ()}})) == {"vxlan0", "flannel.1"}
-    assert devices(Ruleset(4)) == frozenset()
+    assert labels(Ruleset(4, {"filter": chains, "nat": {"WEFT-flannel.1-NAT": ()}})) == {"vxlan0", "flannel.1"}
+    assert labels(Ruleset(4)) == frozenset()

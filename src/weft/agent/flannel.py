@@ -36,7 +36,7 @@ from weft.wire.subnet_env import SubnetEnv, subnet_env, subnet_env_of
 class FlannelWorld:
     """`host`, `tenancy` are None until their source has spoken. `direct`: addresses on this host's segments → the
     interface to each, as far as the ways to the addresses in `answered` are known. `choice`: asks which interface is
-    wanted, by the IP versions of the overlay. `chains`: see `World`. `published`: asks for the lease that etcd has for
+    wanted, by the IP versions of the overlay. `chains`, `refused`: see `World`. `published`: asks for the lease that etcd has for
     this host already. `previous`: what subnet.env said at the start. `prepared`: what the backend has to publish, where
     something had to be started or read for it: a WireGuard key, what an extension's command printed. `former`: devices
     of a former run's backend."""
@@ -46,6 +46,7 @@ class FlannelWorld:
     published: Callable[[Candidate], Lease | None]
     previous: SubnetEnv = field(default_factory=SubnetEnv)
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
+    refused: Callable[[], tuple[tuple[int, str], ...]] = tuple
     host: Host | None = None
     tenancy: Tenancy | None = None
     direct: Mapping[IPAddress, str] = field(default_factory=dict)
@@ -135,7 +136,7 @@ class FlannelWorld:
         key = self.prepared.key if isinstance(self.prepared, WireguardPeer) else ""
         home = Home(external, lease, self.macs, key)
         views = [self._overlay(config, home, of) for of in flannel.overlays(config)]
-        host = replace(self.host, chains=self.chains())
+        host = replace(self.host, chains=self.chains(), refused=self.refused())
         present = [view for view in views if view is not None]
         if not present:
             return None

@@ -18,8 +18,8 @@ from weft.model import Host, IPAddress, IPNetwork, Known, Network, Node, Problem
 @dataclass(slots=True)
 class World:
     """`engine`, `peers` and `host` are None until their source has answered for the first time. `chains`: asks the
-    firewall which foreign chains it had at its last reading (`model.Host.chains`). `broken`: what is wrong with
-    a source or a target, by its name."""
+    firewall which foreign chains it had at its last reading (`model.Host.chains`), `refused`: what an administrator
+    forbids there. `broken`: what is wrong with a source or a target, by its name."""
 
     identity: Identity
     profile: Profile
@@ -28,6 +28,7 @@ class World:
     peers: Known[Node] | None = None
     host: Host | None = None
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
+    refused: Callable[[], tuple[tuple[int, str], ...]] = tuple
     broken: dict[str, Problem] = field(default_factory=dict)
     _accepted: Accepted | None = field(default=None)
     _endpoints: tuple[IPAddress, ...] = ()
@@ -70,7 +71,7 @@ class World:
             networks=self.engine.items,
             nodes=self._accepted.nodes,
             problems=tuple(self.problems()),
-            host=replace(self.host, chains=self.chains()),
+            host=replace(self.host, chains=self.chains(), refused=self.refused()),
             profile=replace(self.profile, underlay=here.underlay),
             synced=self.peers is not None and self.peers.complete,
         )

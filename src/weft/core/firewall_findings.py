@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from weft.core.firewall import Family
+from weft.core.ruleset import Family
 from weft.model import IPNetwork
 
 Implementation: TypeAlias = Literal["nft", "legacy"]
@@ -36,8 +36,8 @@ class Outputs:
 @dataclass(frozen=True, slots=True)
 class Overlay:
     """What the firewall is to let through. `label`: in the names of weft's chains, `WEFT-<label>-FWD`; "" for the
-    device's name. `own`: this host's exposed subnets. `port`: of the tunnel's UDP packets, 0 if it has none. `underlay`:
-    IP version that they have."""
+    device's name. `own`: this host's exposed subnets. `port`: of the tunnel's UDP packets, 0 if it has none.
+    `underlay`: IP version that they have."""
 
     device: str
     own: tuple[IPNetwork, ...] = ()

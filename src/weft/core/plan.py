@@ -7,19 +7,22 @@ A Plan is made of parts, one for this host and one per peer. A part is made anew
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from weft.backends import BACKENDS, vxlan
 from weft.backends.tunnel import Tunnel, device_of, spread
 from weft.core.edits import altered
+from weft.core.firewall import Diversion, Site, Span, wanted_by_shared, wanted_by_span, wanted_for
 from weft.core.firewall import wanted as firewall
-from weft.core.firewall import wanted_by_span
 from weft.core.layered import Layered
+from weft.core.ruleset import shared_label
 from weft.core.slots import Slots
 from weft.model import Host, IPNetwork, Node, View
 from weft.objects import File, Key, Object, Route, Sysctl, Why
 
+RELAYS = "registrar"
+"""The role of the daemon whose hosts forward for each other."""
 HERE = ""
 """The name of this host's own part: no node has an empty id."""
 
@@ -69,20 +72,22 @@ def plan(view: View, previous: Plan | None = None) -> Plan:
     old = previous if previous is not None else Plan()
     views = (view, *view.beside)
     tunnels = [Tunnel.of(overlay) for overlay in views]
+    devices = tuple(tunnel.device for tunnel in tunnels)
     alike = tunnels == [overlay.tunnel for overlay in old.overlays]
     asked: dict[str, Part | None] = {} if alike else dict.fromkeys(old.parts)
     overlays: list[Overlay] = []
     for one, before in zip(views, old.overlays if alike else map(Overlay.empty, tunnels), strict=True):
         suffix = f"@{before.tunnel.device}" if overlays else ""  # of the overlays behind the first
-        asked[HERE + suffix] = _own_part(one, old.parts.get(HERE + suffix))
+        asked[HERE + suffix] = _own_part(one, devices, old.parts.get(HERE + suffix))
         overlays.append(_add_nodes(asked, one.nodes, before, suffix, old.parts))
     return _with_parts(old, asked, tuple(overlays))
 
 
-def _own_part(view: View, before: Part | None) -> Part:
+def _own_part(view: View, devices: tuple[str, ...], before: Part | None) -> Part:
+    """`devices`: of all overlays, this one's among them."""
     here: tuple[object, ...] = (view.me, view.networks, view.host, view.profile, view.files)
-    here = (*here, view.routes, view.apart, view.diverted)
-    return before if before is not None and before.made_from == here else _part(here, _here(view))
+    here = (*here, view.routes, view.apart, view.diverted, devices)
+    return before if before is not None and before.made_from == here else _part(here, _here(view, devices))
 
 
 def _add_nodes(
@@ -113,7 +118,7 @@ def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) ->
     return Part(made_from, wanted)
 
 
-def _here(view: View) -> Iterator[tuple[Object, Why]]:
+def _here(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:
     """Forwarding, this host's end of the overlay, routes beside those to nodes, the firewall, files for other
     programs."""
     subnets = vxlan.subnets(view.networks)
@@ -125,17 +130,34 @@ def _here(view: View) -> Iterator[tuple[Object, Why]]:
     for route in view.routes:
         metric = spread(view.profile.metric, route.dst)
         yield Route(route.dst, route.dev, via=route.via, metric=metric), Why(route.source, view.me.id, route.rule)
-    for thing in _firewall(view, subnets):
+    for thing in _firewall(view, subnets, devices):
         yield thing, exposed
     for file in view.files:
         yield File(file.path, file.text), Why("settings", view.me.id, "other programs read it")
 
 
-def _firewall(view: View, subnets: list[IPNetwork]) -> Iterable[Object]:
-    device, chains = device_of(view), view.host.chains
-    if view.profile.span:
-        return wanted_by_span(device, view.profile, subnets, chains)
-    return firewall(device, subnets, chains)
+def _firewall(view: View, subnets: list[IPNetwork], devices: tuple[str, ...]) -> Iterator[Object]:
+    """`devices`: of all overlays; what isn't about one of them is said once, with the first."""
+    profile, host, device = view.profile, view.host, device_of(view)
+    site = Site(
+        dev=device,
+        own=tuple(subnets),
+        chains=host.chains,
+        refused=host.refused,
+        apart=view.apart if device == devices[0] else (),
+        transit=devices if profile.role == RELAYS else (),
+        label=shared_label(profile.role, device) if profile.shared else "",
+    )
+    if profile.span:
+        spans = [Span(span, profile.forward, profile.masquerade, profile.clamp) for span in profile.span]
+        yield from wanted_by_span(site, spans)
+    elif profile.shared:
+        told = dict.fromkeys((*subnets, *vxlan.subnets(view.me.networks)))
+        yield from wanted_by_shared(replace(site, own=tuple(told)), profile.underlay)
+    else:
+        yield from firewall(site)
+    moved = (Diversion(endpoint, gateway, view.me.port) for endpoint, gateway in view.diverted)
+    yield from wanted_for(moved, site)
 
 
 def _forwarding(host: Host, versions: set[int]) -> Iterator[Sysctl]:

@@ -70,6 +70,7 @@ class Agent:
             Profile(ROLE, underlay=underlay or 4, learning=settings.learning, metric=settings.metric),
             settings.allowed,
             chains=lambda: self.firewall.chains,
+            refused=lambda: self.firewall.refused,
         )
         self.announcer = Announcer(self._discovery, announcing)
         self.loop = Loop(self.world, Reconciler((self.kernel, self.firewall)), settings.interval, self._cycled)

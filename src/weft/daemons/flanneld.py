@@ -73,6 +73,7 @@ class Flanneld:
             published=self.keeper.existing,
             previous=_previous(settings),
             chains=lambda: self.firewall.chains,
+            refused=lambda: self.firewall.refused,
         )
         targets = (self.kernel, self.firewall, FileTarget((settings.subnet_file,)))
         self.loop = Loop(self.world, Reconciler(targets), max(INTERVAL, settings.iptables_resync), self._cycled)

@@ -12,7 +12,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple, TypeAlias
 
-from weft.core.firewall import Family, Parent, Ruleset, devices, has_docker, objects, parents, script, typed
+from weft.core.firewall_places import is_inner, objects
+from weft.core.firewall_script import script, typed
+from weft.core.refusals import Refusal, refusals
+from weft.core.ruleset import Family, Parent, Ruleset, has_docker, labels, parents
 from weft.errors import FirewallError, TargetError
 from weft.objects import Chain, Failure, Jump, Key, Object, Op
 from weft.targets import Reading
@@ -26,13 +29,14 @@ Held: TypeAlias = dict[Key, Chain | Jump]
 
 
 class Seen(NamedTuple):
-    """What was found in a ruleset when these of its devices were ours: hosts have thousands of rules."""
+    """What was found in a ruleset when these of its labels were ours: hosts have thousands of rules."""
 
     ruleset: Ruleset
-    devices: frozenset[str]
+    labels: frozenset[str]
     owned: frozenset[str]
     objects: Held
     parents: frozenset[Parent]
+    refusals: tuple[Refusal, ...]
 
 
 def _every(device: str) -> bool:
@@ -40,13 +44,15 @@ def _every(device: str) -> bool:
 
 
 class FirewallTarget:
-    """`owns`: whose device's chains are ours; all of them unless it is given, which is what a cleanup wants.
-    `netns`: path of a network namespace, None for the current one."""
+    """`owns`: by the label in their names, which chains are ours; all of them unless it is given, which is what a
+    cleanup wants. `netns`: path of a network namespace, None for the current one."""
 
     def __init__(self, netns: str | None = None, owns: Callable[[str], bool] = _every) -> None:
         self.chains: frozenset[Parent] = frozenset()
         """Foreign chains to hook into, as of the last reading; for `model.Host.chains`. If a reading finds others than
         before, the plan changes."""
+        self.refused: tuple[Refusal, ...] = ()
+        """What an administrator forbids, as of the last reading; for `model.Host.refused`."""
         self.problem = ""
         """What is not installed, as of the last full reading, and what that means; "" if nothing is missing."""
         self._owns = owns
@@ -80,7 +86,7 @@ class FirewallTarget:
             await self._survey()
         else:
             await self._refresh()
-        self.chains = self._foreign()
+        self.chains, self.refused = self._foreign(), self._refused()
         self._objects = now = self._ours()
         if full or before is None:
             return Reading(now)
@@ -217,13 +223,17 @@ class FirewallTarget:
         seen = (self._see(at) for at in self._rulesets if at[0] == self._chosen)
         return frozenset(parent for one in seen for parent in one.parents if parent[:2] not in self._missing)
 
+    def _refused(self) -> tuple[Refusal, ...]:
+        used = sorted((at for at in self._rulesets if at[0] == self._chosen), key=lambda at: at[1])
+        return tuple(one for at in used for one in self._see(at).refusals)
+
     def _see(self, at: At) -> Seen:
         ruleset, seen = self._rulesets[at], self._seen.get(at)
-        if seen is None or seen.ruleset is not ruleset or seen.owned != set(filter(self._owns, seen.devices)):
-            there = devices(ruleset)
+        if seen is None or seen.ruleset is not ruleset or seen.owned != set(filter(self._owns, seen.labels)):
+            there = labels(ruleset)
             owned = frozenset(filter(self._owns, there))
             found = objects(ruleset, owned.__contains__)
-            seen = self._seen[at] = Seen(ruleset, there, owned, found, parents(ruleset))
+            seen = self._seen[at] = Seen(ruleset, there, owned, found, parents(ruleset), refusals(ruleset))
         return seen
 
     def _heard(self, families: frozenset[Family]) -> None:
@@ -284,7 +294,8 @@ class FirewallTarget:
 
     async def _withdraw(self, other: Backend, family: Family, ops: Sequence[Op], answers: list[Failure | None]) -> None:
         """Take what `ops` are about out of the implementation that isn't in use; failures go into `answers`."""
-        for at, op in sorted(enumerate(ops), key=lambda item: -item[1].object.rank):
+        order = sorted(ops, key=lambda op: (-op.object.rank, is_inner(_chain_or_jump(op))))
+        for at, op in sorted(enumerate(ops), key=lambda item: order.index(item[1])):
             removal = Op("remove", op.object, op.why)
             answers[at] = answers[at] or await self._try(other, family, removal)
 

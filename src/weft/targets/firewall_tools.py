@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.core.firewall import FAMILIES, Family, Ruleset, parse_save
+from weft.core.ruleset import FAMILIES, Family, Ruleset, parse_save
 from weft.errors import DecodeError, FirewallError
 from weft.targets.processes import finished
 

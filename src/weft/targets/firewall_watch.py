@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from weft.core.firewall import FAMILIES, Family
+from weft.core.ruleset import FAMILIES, Family
 from weft.targets.kernel.netns import inside
 
 NETLINK_NETFILTER = 12
