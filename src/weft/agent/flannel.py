@@ -36,10 +36,10 @@ from weft.wire.subnet_env import SubnetEnv, subnet_env, subnet_env_of
 class FlannelWorld:
     """`host`, `tenancy` are None until their source has spoken. `direct`: addresses on this host's segments → the
     interface to each, as far as the ways to the addresses in `answered` are known. `choice`: asks which interface is
-    wanted, by the IP versions of the overlay. `chains`, `refused`: see `World`. `published`: asks for the lease that etcd has for
-    this host already. `previous`: what subnet.env said at the start. `prepared`: what the backend has to publish, where
-    something had to be started or read for it: a WireGuard key, what an extension's command printed. `former`: devices
-    of a former run's backend."""
+    wanted, by the IP versions of the overlay. `chains`, `refused`: see `World`. `published`: asks for the lease that
+    etcd has for this host already. `previous`: what subnet.env said at the start. `prepared`: what the backend has to
+    publish, where something had to be started or read for it: a WireGuard key, what an extension's command printed.
+    `former`: devices of a former run's backend."""
 
     options: Options
     choice: Callable[[tuple[Version, ...]], Choice]
