@@ -28,6 +28,7 @@ from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.health import Container, judge
 from weft.core.registrar import ROLE, Options
 from weft.core.registry import Prefixes, Registry
+from weft.core.ruleset import SHARED
 from weft.core.sight import Course
 from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.engines import ENGINES
@@ -67,7 +68,7 @@ class Registrar:
         mac = vtep_mac(name, settings.weft_vni)
         self.kernel = KernelTarget(f"weft:{ROLE}:{name}", mac, device=device)
         self.firewall = FirewallTarget(
-            owns=lambda label: label.startswith(f"{ROLE}-") or label == device or label in self.kernel.devices
+            owns=lambda label: label.startswith(SHARED) or label == device or label in self.kernel.devices
         )
         self.ways = Ways()
         self.liveness = Liveness(LivenessOptions(settings.bfd_packets, bfd_key(settings)))
@@ -75,6 +76,7 @@ class Registrar:
             _wishes(settings, etcd),
             clock=time.monotonic,
             chains=lambda: self.firewall.chains,
+            refused=lambda: self.firewall.refused,
         )
         self.loop = Loop(self.world, Reconciler((self.kernel, self.firewall)), settings.interval, self._cycled)
         self.scribe = Scribe()
