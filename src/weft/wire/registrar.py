@@ -14,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address, ip_interface
-from math import isfinite
+from ipaddress import ip_address, ip_interface
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -241,13 +240,11 @@ def is_nowhere(value: bytes) -> bool:
         fields = go_json.read(value, "")
     except WireError:
         return False
-    four = [fields.value(name) for name in ("PublicIP", "public_ip", "primary_ip")]
-    told = [_place(text) for text in four if isinstance(text, str)]
+    told = [text for name in ("PublicIP", "public_ip", "primary_ip") if isinstance(text := fields.value(name), str)]
+    here = _place(next(filter(None, told), "")) if told else ""
     six = fields.value("PublicIPv6")
-    six_told = _place(six) if isinstance(six, str) else None
-    if "loopback" in told or six_told == "loopback":
-        return True
-    return bool(told) and all(place == "none" for place in told) and six_told in (None, "none")
+    six_here = _place(six) if isinstance(six, str) else "none"
+    return "loopback" in (here, six_here) or (here == "none" and six_here == "none")
 
 
 def _place(text: str) -> str:
@@ -289,8 +286,6 @@ def parse_note(host: str, value: bytes) -> Note:
         read = _notes.decode(value)
         if not (0 <= read.vni <= 0xFFFFFF and 0 <= read.port <= 0xFFFF and 0 <= read.mtu <= 0xFFFFFF):
             raise ValueError("vni, port or mtu is out of bounds")
-        if not all(map(isfinite, read.since.values())):
-            raise ValueError("since must be seconds since 1970")
         return Note(
             machine=read.machine,
             instance=read.instance,
@@ -306,7 +301,7 @@ def parse_note(host: str, value: bytes) -> Note:
             reaches=tuple(read.reaches),
             misses=tuple(read.misses),
             via=_pairs(read.via),
-            segments=tuple(map(ip_interface, read.segments)),
+            segments=tuple(map(_segment, read.segments)),
         )
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise WireError(f"{where} can't be read: {error}") from error
@@ -317,11 +312,18 @@ def _pairs(members: Mapping[str, T]) -> tuple[tuple[str, T], ...]:
 
 
 def _address(text: str) -> IPAddress:
-    """ValueError for what is no host's own address among others."""
-    address = ip_address(text)
-    if not isinstance(address, IPv4Address) and address.scope_id is not None:
+    return ip_address(_without_zone(text))
+
+
+def _segment(text: str) -> IPInterface:
+    return ip_interface(_without_zone(text))
+
+
+def _without_zone(text: str) -> str:
+    """ValueError for an address that means something on one host alone."""
+    if "%" in text:
         raise ValueError(f"{text!r} has a zone, which is nobody else's")
-    return address
+    return text
 
 
 def _lenient(read: Callable[[str], T], text: object) -> T | None:
