@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
 from weft.backends.tunnel import vtep_mac
 from weft.model import DefaultRoute, Host, Known, Mac, Network, Node, Profile, Uplink, View
@@ -10,6 +10,14 @@ from weft.model import DefaultRoute, Host, Known, Mac, Network, Node, Profile, U
 VNI = 4096
 PRIVATE = tuple(ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 CHAINS = frozenset({(4, "filter", "FORWARD"), (4, "nat", "POSTROUTING")})
+
+
+def net4(text: str) -> IPv4Network:
+    return IPv4Network(text)
+
+
+def net6(text: str) -> IPv6Network:
+    return IPv6Network(text)
 
 
 def network(name: str, *subnets: str, since: float = 100.0, exposed: bool = True) -> Network:

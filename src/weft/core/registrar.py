@@ -129,16 +129,16 @@ def uplink_of(address: IPAddress, host: Host) -> Uplink | None:
 
 
 def lease_of(address: IPAddress, leases: Iterable[Lease], registered: frozenset[IPNetwork]) -> Lease | None:
-    """flannel's lease of the host with this address: the oldest one that is no Docker network's own entry."""
+    """flannel's lease of the host with this address, if its backend is vxlan. Of several, the oldest one that isn't
+    registered as a Docker network too: older registrars left such beside it."""
     found = [
         lease
         for lease in leases
         if address in (lease.public_ip, lease.public_ip6)
-        and lease.subnet not in registered
         and lease.backend == "vxlan"
         and isinstance(lease.data or lease.data6, Vtep)
     ]
-    return min(found, key=lambda lease: lease.created, default=None)
+    return min(found, key=lambda lease: (lease.subnet in registered, lease.created), default=None)
 
 
 def cast(registry: Registry, me: str, mine: IPAddress) -> Cast:
@@ -157,10 +157,8 @@ def cast(registry: Registry, me: str, mine: IPAddress) -> Cast:
     known = {party.endpoint for party in parties.values()} | {mine}
     for lease in registry.leases:
         address = lease.public_ip or lease.public_ip6
-        if address is None or address in known or lease.subnet in registered:
-            continue
-        own = lease_of(address, registry.leases, registered)
-        if own is not None:
+        own = lease_of(address, registry.leases, registered) if address is not None and address not in known else None
+        if address is not None and own is not None:
             known.add(address)
             parties[f"flannel host {address}"] = Party(f"flannel host {address}", address, lease=own, registered=False)
     return Cast(parties, tuple(problems))
@@ -300,12 +298,13 @@ def views(scene: Scene) -> list[View]:
 
 def _beside_flannel(scene: Scene, lease: Lease, version: int) -> View:
     data = lease.data6 if version == 6 else lease.data
+    own = node(scene.home.party)
     me = replace(
-        node(scene.home.party),
+        own,
         mtu=scene.home.mtu,
         port=PORT,
         vni=data.vni if isinstance(data, Vtep) else 0,
-        networks=tuple(_of_version(scene.home.party.networks, version)),
+        networks=tuple(_of_version(own.networks, version)),
         overlay=tuple(
             s.network_address for s in (lease.subnet, lease.subnet6) if s is not None and s.version == version
         ),
