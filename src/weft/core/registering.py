@@ -167,10 +167,10 @@ def _rival(announcement: Announcement, rows: Sequence[tuple[Row, Found]], moment
     note = next(((row, one) for row, one in of_host if isinstance(one.key, NoteKey)), None)
     told = next((one.status for _, one in of_host if one.status is not None and one.status.address is not None), None)
     at = f" at {told.address}" if told is not None and told.address not in mine else ""
-    if note is not None and note[0].lease and note[0].lease != moment.lease:
+    if note is not None and note[0].lease:  # without one nobody renews it: it is a leftover
         theirs = note[1].note
         if theirs is None:
-            return _two(host, f"somebody whose note can't be read{at}", me)
+            return _two(host, f"somebody whose note can't be read{at}", me) if note[0].lease != moment.lease else ""
         if theirs.machine != me.machine:
             return _two(host, f"the machine {theirs.machine or 'without an id'}{at}", me)
         if theirs.instance != me.instance and moment.seen:
