@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from weft.errors import KernelError, TargetError
-from weft.targets.kernel.codec import Message, address, attribute, attributes, number, request, text
+from weft.targets.kernel.borrowed import find_link
+from weft.targets.kernel.codec import Message, address, attribute, attributes, number, request
 from weft.targets.kernel.constants import (
     AF_INET,
     AF_INET6,
@@ -29,7 +30,6 @@ from weft.targets.kernel.constants import (
     IFA_F_PERMANENT,
     IFA_FLAGS,
     IFF_UP,
-    IFLA_IFNAME,
     NDA_DST,
     NDA_FLAGS_EXT,
     NDA_IFINDEX,
@@ -61,7 +61,6 @@ from weft.targets.kernel.constants import (
     RTA_VIA,
     RTM_F_CLONED,
     RTM_GETADDR,
-    RTM_GETLINK,
     RTM_GETNEIGH,
     RTM_GETNEXTHOP,
     RTM_GETROUTE,
@@ -122,11 +121,12 @@ def cycle(netns: str | None, device: str) -> Cycled:
     takes over it. Raises TargetError: there is no such link, or the kernel can't be read (nothing was done then), or it
     refused to set the link up."""
     with contextlib.closing(NetlinkSocket(netns, ANSWER_BUFFER)) as socket:
-        index, up = _find(socket, device)
+        index, flags = find_link(socket, device)
+        up = bool(flags & IFF_UP)
         things = _steady(socket, index)
         started = time.monotonic()
         lost = [thing for thing in things if not thing.by_kernel and not thing.kind & FDB]
-        turns = [IFINFO.pack(0, 0, index, flags, IFF_UP) for flags in ((0, IFF_UP) if up else (IFF_UP,))]
+        turns = [IFINFO.pack(0, 0, index, turn, IFF_UP) for turn in ((0, IFF_UP) if up else (IFF_UP,))]
         _send(socket, [_Thing(RTM_NEWLINK, 0, turn, device) for turn in turns] + lost, must=len(turns))
         seconds = time.monotonic() - started
         return Cycled(len(lost), seconds, _mend(socket, index, things))
@@ -162,15 +162,6 @@ def _send(socket: NetlinkSocket, things: Sequence[_Thing], must: int = 0) -> dic
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
-
-
-def _find(socket: NetlinkSocket, device: str) -> tuple[int, bool]:
-    try:
-        found = socket.ask(RTM_GETLINK, IFINFO.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device))
-    except KernelError as error:
-        raise TargetError(f"there is no link {device} to take down and up: {error}") from error
-    _, _, index, flags, _ = IFINFO.unpack_from(found.body)
-    return index, bool(flags & IFF_UP)
 
 
 def _steady(socket: NetlinkSocket, index: int) -> list[_Thing]:
