@@ -20,7 +20,8 @@ from weft.core.sight import Place
 @dataclass(slots=True)
 class Mesh:
     """`places`: all nodes, this one too, sorted by id; `numbers`: id → place in that order. `up`: ids that this host
-    judges up, `doubted`: of these, those whose own word is that they don't reach this host."""
+    judges up, `doubted`: of these, those whose own word is that they don't reach this host. `relays`: who carries all,
+    `hubs`: who carries only to its neighbours (plain flannel). `mapped`: whose gateway map names relays."""
 
     places: tuple[Place, ...]
     numbers: Mapping[str, int]
@@ -29,6 +30,7 @@ class Mesh:
     doubted: frozenset[str]
     relays: int
     hubs: int
+    mapped: frozenset[int]
     _sure: dict[int, int] = field(default_factory=dict)
     _likely: dict[int, int] = field(default_factory=dict)
 
@@ -38,28 +40,50 @@ class Mesh:
         relays = sum(1 << n for n, place in enumerate(everybody) if place.carries == "all")
         hubs = sum(1 << n for n, place in enumerate(everybody) if place.carries == "flannel")
         numbers = {place.id: number for number, place in enumerate(everybody)}
-        return cls(everybody, numbers, numbers[me.id], up, doubted, relays, hubs)
+        mapped = frozenset(number for number, place in enumerate(everybody) if place.via)
+        return cls(everybody, numbers, numbers[me.id], up, doubted, relays, hubs, mapped)
 
-    def next(self, goal: str, *, likely: bool = False) -> str:
-        """The id of the neighbour that this host sends to for `goal`; "" if none leads there but the goal itself."""
-        end, mine = self.numbers[goal], 1 << self.me
+    def next(self, goal: str, *, likely: bool = False, start: str = "") -> str:
+        """The id of the neighbour that this host sends to for `goal` (`start`: that that node sends to, and not through
+        this host); "" if there is none, or it is the goal itself."""
+        end = self.numbers[goal]
         edges = self.likely if likely else self.sure
+        own = edges(self.numbers[start] if start else self.me)
+        if not own:
+            return ""
         waiting, bound = self._bound(goal, likely)
         level = seen = 1 << end
         carriers = level
         while level:
             found = 0
             level &= carriers
-            near = level & edges(self.me)
+            near = level & own
             if near:
                 chosen = self.places[(near & -near).bit_length() - 1].id
                 return "" if chosen == goal else chosen
             for number in _bits(level):
                 found |= edges(number) & ~bound | waiting.get(number, 0)
             carriers = self.relays if seen != 1 << end else self.relays | self.hubs
-            level = found & ~seen & ~mine
+            level = found & ~seen & ~(1 << self.me)
             seen |= level
         return ""
+
+    def bound(self, number: int, goal: str) -> str:
+        """The relay that a node takes for `goal` whatever the distances: by its own map, or because the goal announces
+        to come through that relay. "": none."""
+        return self.places[number].via.get(goal) or self.announced(number, self.places[self.numbers[goal]])
+
+    def announced(self, number: int, goal: Place) -> str:
+        """The relay by which the goal announces to reach a node: so is it reached in turn, unless the node can't, or
+        the relay goes by a map of its own (which could lead back here)."""
+        place = self.places[number]
+        name = goal.via.get(place.id, "")
+        at = self.numbers.get(name, number)
+        relay = self.places[at]
+        fit = at != number and relay is not goal and relay.carries != "none"
+        free = relay.via.get(goal.id, goal.id) == goal.id and goal.via.get(name, name) == name
+        told = place.reaches is not None or number == self.me
+        return name if fit and free and told and self.likely(number) >> at & 1 else ""
 
     def sure(self, number: int) -> int:
         """Neighbours by sure edges."""
@@ -100,11 +124,9 @@ class Mesh:
         """Who goes to `goal` by a relay of a gateway map: relay → its followers, and all of them."""
         waiting: dict[int, int] = {}
         bound = 0
-        announced = self.places[self.numbers[goal]].via
-        for number, place in enumerate(self.places):
-            if number == self.me or place.id == goal:
-                continue
-            relay = place.via.get(goal) or self._answering(number, announced.get(place.id, ""), goal)
+        announced = {self.numbers[name] for name in self.places[self.numbers[goal]].via if name in self.numbers}
+        for number in (self.mapped | announced) - {self.me, self.numbers[goal]}:
+            relay = self.bound(number, goal)
             if relay:
                 bound |= 1 << number
                 at = self.numbers.get(relay)
@@ -112,12 +134,6 @@ class Mesh:
                     waiting[at] = waiting.get(at, 0) | 1 << number
         return waiting, bound
 
-    def _answering(self, number: int, relay: str, goal: str) -> str:
-        """The relay that a node without a word of its own takes, since the goal announces to come through it."""
-        if self.places[number].reaches is None or relay in ("", goal, self.places[number].id):
-            return ""
-        at = self.numbers.get(relay)
-        return relay if at is not None and self.likely(number) >> at & 1 else ""
 
 
 def _bits(mask: int) -> Iterator[int]:

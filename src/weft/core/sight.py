@@ -113,13 +113,15 @@ class Past:
 @dataclass(frozen=True, slots=True)
 class Chart:
     """`courses`: one per place, by id. `routes`: what underlay courses need. `ask`: addresses whose ways are to be
-    asked for. `reaches`, `misses`, `via`: what this host is to publish. `problems`: of map entries that can't work or
-    contradict each other (a course's own problem is in it). `again`: by when (`Sight.now`'s clock) it has to be asked
-    again although nothing changed, None: never. `past`: for the next call."""
+    asked for; `unanswered`: of these, those that a map entry's course waits for: the answer may bring a route, so none
+    is to be deleted before. `reaches`, `misses`, `via`: what this host is to publish. `problems`: the courses' own, and
+    entries of the map that do nothing. `again`: by when (`Sight.now`'s clock) it has to be asked again although nothing
+    changed, None: never. `past`: for the next call."""
 
     courses: Mapping[str, Course]
     routes: tuple[StaticRoute, ...] = ()
     ask: frozenset[IPAddress] = frozenset()
+    unanswered: frozenset[IPAddress] = frozenset()
     reaches: frozenset[str] = frozenset()
     misses: frozenset[str] = frozenset()
     via: Mapping[str, str] = field(default_factory=dict)
