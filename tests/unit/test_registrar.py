@@ -291,6 +291,16 @@ def test_a_relay_on_the_other_device_is_none() -> None:
     assert own.nodes[0].relay is None
 
 
+def test_wefts_own_device_always_has_an_address() -> None:
+    """One without drops everything where rp_filter is on."""
+    (bare,) = views(Registry())
+    assert bare.me.overlay == (A,)
+    web = build.network("web", "10.9.1.0/24")
+    bridge = Uplink("br-web", 1500, (ip_interface("10.9.1.1/24"),))
+    home = registrar.home(Options("a"), A, (web,), here("192.0.2.1/24", bridge), Registry())
+    assert home.overlay == (ip_address("10.9.1.1"),)
+
+
 def test_the_tunnels_mtu_may_be_set() -> None:
     (view,) = views(Registry(), options=Options("a", mtu=1300))
     assert view.me.mtu == 1350
@@ -338,7 +348,9 @@ def test_places() -> None:
 
 def test_this_hosts_own_segments() -> None:
     single = Uplink("lo0", 1500, (ip_interface("203.0.113.1/32"), ip_interface("fe80::1/64")))
-    place = registrar.own_place(Party("a", A), here("192.0.2.1/24", single))
+    bridge = Uplink("br-web", 1500, (ip_interface("10.9.1.1/24"),))
+    web = build.network("web", "10.9.1.0/24")
+    place = registrar.own_place(Party("a", A), here("192.0.2.1/24", single, bridge), (web,))
     assert place.segments == (ip_interface("192.0.2.1/24"),)
 
 

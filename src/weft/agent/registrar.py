@@ -172,7 +172,7 @@ class RegistrarWorld:
     def _sight(self, scene: Scene) -> Sight:
         assert self.host is not None
         return Sight(
-            me=registrar.own_place(scene.home.party, self.host),
+            me=registrar.own_place(scene.home.party, self.host, scene.networks),
             uplinks=self._segments(),
             places=tuple(registrar.place(one, scene.cast.parties[one.id]) for one in scene.nodes),
             reach=tuple(self.reaches.values()),
@@ -235,7 +235,7 @@ class RegistrarWorld:
             reaches=tuple(sorted(self.chart.reaches)),
             misses=tuple(sorted(self.chart.misses)),
             via=tuple(sorted(self.chart.via.items())),
-            segments=registrar.segments(self.host),
+            segments=registrar.segments(self.host, scene.networks),
         )
         primary = next((a.ip for u in self.host.uplinks if u.defaults for a in u.addresses), mine.endpoint)
         status = Status(options.host, registrar.node(mine).mac, primary, mine.endpoint)

@@ -53,7 +53,7 @@ def describe(identity: Identity, host: Host, networks: Sequence[Network], curren
         mac=vtep_mac(identity.id, identity.vni),
         mtu=mtu,
         networks=tuple(n for n in networks if n.exposed and n.subnets),
-        overlay=tuple(_overlay(host, networks)),
+        overlay=tuple(overlay(host, networks)),
         version=identity.version,
         source=identity.source,
     )
@@ -103,7 +103,7 @@ def _is_reachable(address: IPInterface) -> bool:
     return not (address.ip.is_link_local or address.ip.is_loopback)
 
 
-def _overlay(host: Host, networks: Sequence[Network]) -> Iterator[IPAddress]:
+def overlay(host: Host, networks: Sequence[Network]) -> Iterator[IPAddress]:
     """Per family, this host's own address inside its oldest exposed network: what it sends into the overlay itself
     comes from there, so that the answer finds its way back into the overlay (and past a strict rp_filter)."""
     own = [a.ip for uplink in host.uplinks for a in uplink.addresses]

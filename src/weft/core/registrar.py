@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from weft.backends.lease import LEASE
 from weft.backends.tunnel import OVERHEAD, REGISTRAR_METRICS, device_name, vtep_mac
 from weft.core.flannel import inside
+from weft.core.identity import overlay
 from weft.core.registry import Registered, Registry
 from weft.core.sight import Course, Place
 from weft.model import (
@@ -73,10 +74,13 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """This host's place: the address that the others send to, the uplink that has it, and as a party."""
+    """This host's place: the address that the others send to, the uplink that has it, and as a party. `overlay`: what
+    weft's own device has: an address of the underlay's family always, without which a device hears nothing wherever
+    rp_filter is on (fib_frontend.c, __fib_validate_source)."""
 
     party: Party
     uplink: Uplink | None = None
+    overlay: tuple[IPAddress, ...] = ()
 
     @property
     def mtu(self) -> int:
@@ -198,7 +202,10 @@ def home(options: Options, address: IPAddress, networks: Sequence[Network], host
         mtu,
         Note(),
     )
-    return Home(party, uplink)
+    own_addresses = tuple(overlay(host, networks))
+    if not any(a.version == address.version for a in own_addresses):
+        own_addresses = (*own_addresses, address)
+    return Home(party, uplink, own_addresses)
 
 
 def node(party: Party) -> Node:
@@ -337,7 +344,7 @@ def _own(scene: Scene) -> View:
         port=mine.port,
         mtu=mine.mtu,
         networks=mine.networks,
-        overlay=(),
+        overlay=scene.home.overlay,
         backend="vxlan",
     )
     nodes = []
@@ -461,12 +468,15 @@ def place(one: Node, party: Party) -> Place:
     )
 
 
-def own_place(mine: Party, host: Host) -> Place:
+def own_place(mine: Party, host: Host, networks: Sequence[Network]) -> Place:
     """This host."""
-    return Place(mine.id, (mine.endpoint,), segments=segments(host))
+    return Place(mine.id, (mine.endpoint,), segments=segments(host, networks))
 
 
-def segments(host: Host) -> tuple[IPInterface, ...]:
-    """This host's own addresses that lie on a segment with others."""
+def segments(host: Host, networks: Sequence[Network]) -> tuple[IPInterface, ...]:
+    """This host's own addresses that lie on a segment with other hosts; `networks`: its containers'."""
+    inner = [subnet for network in networks for subnet in network.subnets]
     found = (a for u in host.uplinks for a in u.addresses if a.network.num_addresses > 1 and not a.ip.is_link_local)
-    return tuple(sorted(found, key=lambda a: (a.version, a)))
+    return tuple(
+        sorted((a for a in found if not any(inside(a.network, s) for s in inner)), key=lambda a: (a.version, a))
+    )
