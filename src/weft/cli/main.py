@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("weft.cli.agent:plan", "Print what the agent would change now, as ip, bridge and iptables lines."),
     "show": ("weft.cli.show:show", "Show peers, networks, routes, status or events of the running agent."),
     "explain": ("weft.cli.show:explain", "Say why there is (or isn't) a way to an address, a prefix or a node."),
+    "diagnose": ("weft.cli.diagnose:diagnose", "Say what is wrong with this host, and what to do next."),
     "cleanup": ("weft.cli.cleanup:cleanup", "Remove everything of weft's from this host, and nothing else."),
     "leases": ("weft.cli.leases:leases", "List flannel's leases in etcd; release a dead host's, reserve one."),
     "flannel-config": ("weft.cli.flannel_config:flannel_config", "Show, check or set flannel's config in etcd."),

@@ -86,7 +86,7 @@ class Containers:
                     line = line or Line(self._url, _EVENTS)
                     if await self._closed_before(line):
                         return
-                    now = await line.ask(self._look)
+                    now = await line.ask(lambda client: look(client, self._name))
                 except EngineError as error:
                     failures += 1
                     await _hang_up(line)
@@ -121,18 +121,20 @@ class Containers:
                 task.cancel()
             await asyncio.gather(rung, closing, return_exceptions=True)
 
-    async def _look(self, client: Client) -> Container:
-        for filters in ({"name": [self._name]}, {"label": [f"{SERVICE}={self._name}"]}):
-            listed = await client.containers.list(all="1", filters=json.dumps(filters))
-            found = _pick(msgspec.convert([one._container for one in listed], list[_Listed]), self._name)
-            if found is not None:
-                return _told(await client.containers.container(found.id).show())
-        return Container(self._name, "absent")
-
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):  # the pause is over
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
+
+
+async def look(client: Client, name: str) -> Container:
+    """The container of this name, now."""
+    for filters in ({"name": [name]}, {"label": [f"{SERVICE}={name}"]}):
+        listed = await client.containers.list(all="1", filters=json.dumps(filters))
+        found = _pick(msgspec.convert([one._container for one in listed], list[_Listed]), name)
+        if found is not None:
+            return _told(await client.containers.container(found.id).show())
+    return Container(name, "absent")
 
 
 async def _hang_up(line: Line | None) -> None:
