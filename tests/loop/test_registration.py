@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 
@@ -181,7 +182,7 @@ async def world() -> AsyncIterator[World]:
         assert not faults, faults
 
 
-def run(scenario: Callable[[World], object]) -> None:
+def run(scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
     async def inside() -> None:
         async with world() as w:
             await scenario(w)

@@ -7,7 +7,8 @@ heartbeat that tells nothing but the time makes an equal Registry.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from weft.core.edits import Kept
@@ -135,9 +136,13 @@ class Reader:
 
     def read(self, config: Rows, flannel: Rows, complete: bool = True) -> Registry:
         """What these rows say; the same object as before if that is the same."""
+        if self._registry is not None and config is self._config.items and flannel is self._flannel.items:
+            if self._registry.complete is not complete:
+                self._registry = replace(self._registry, complete=complete)
+            return self._registry
         self._config = self._config.after(config, self._found)
         self._flannel = self._flannel.after(flannel, self._found_flannel)
-        self._read_network(next((row for row in flannel if row.key == config_of(self.prefixes)), None))
+        self._read_network(flannel)
         parts = (self._config.made, self._flannel.made, self._network, complete)
         if self._registry is None or parts != self._parts:
             self._parts = parts
@@ -190,15 +195,16 @@ class Reader:
                 return Found(key, row.lease, problem=Problem(key.host, f"{error}; it is ignored"))
         return _lease(row) if "/" not in name else Found()
 
-    def _read_network(self, row: Row | None) -> None:
-        value = row.value if row is not None else b""
+    def _read_network(self, rows: Rows) -> None:
+        key = config_of(self.prefixes)
+        at = bisect_left(rows, key, key=lambda row: row.key)
+        value = rows[at].value if at < len(rows) and rows[at].key == key else b""
         if value == self._network[0]:
             return
         try:
-            self._network = (value, parse_config(value), None)
+            self._network = (value, parse_config(value) if value else None, None)
         except WireError as error:
-            where = config_of(self.prefixes)
-            self._network = (value, None, Problem(SUBJECT, f"the network config in {where} can't be used: {error}"))
+            self._network = (value, None, Problem(SUBJECT, f"the network config in {key} can't be used: {error}"))
 
     def _assembled(self, complete: bool) -> Registry:
         everything = (*self._config.made, *self._flannel.made)
