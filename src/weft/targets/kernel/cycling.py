@@ -69,6 +69,7 @@ from weft.targets.kernel.constants import (
     RTM_NEWNEIGH,
     RTM_NEWNEXTHOP,
     RTM_NEWROUTE,
+    RTN_UNICAST,
     RTNH_F_ONLINK,
     RTPROT_KERNEL,
 )
@@ -270,7 +271,8 @@ def _fdb(message: Message, index: int) -> _Thing | None:
 def _route(message: Message, index: int, hops: set[int]) -> _Thing | None:
     family, length, source, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(message.body)
     found = attributes(message.body, RTMSG.size)
-    if flags & RTM_F_CLONED or not _leaves_by(found, index, hops):
+    of_address = protocol == RTPROT_KERNEL and kind != RTN_UNICAST  # it comes with its address, a moment later
+    if flags & RTM_F_CLONED or of_address or not _leaves_by(found, index, hops):
         return None
     of_hop = RTA_NH_ID in found
     flags = 0 if of_hop else flags & RTNH_F_ONLINK
