@@ -97,9 +97,7 @@ def _with_config(facts: EtcdFacts, entry: Entry | None) -> EtcdFacts:
     pools = tuple(pool.network for pool in (config.ipv4, config.ipv6) if pool is not None)
     backend = config.backend
     vni, port = (backend.vni, backend.port) if isinstance(backend, VxlanBackend) else (0, 0)
-    return msgspec.structs.replace(
-        facts, config=text, network=pools, backend=NAMES[type(backend)], vni=vni, port=port
-    )
+    return msgspec.structs.replace(facts, config=text, network=pools, backend=NAMES[type(backend)], vni=vni, port=port)
 
 
 def _leases(
@@ -158,9 +156,7 @@ def _host(known: HostStatus, key: StatusKey | NoteKey, entry: Entry) -> HostStat
     if isinstance(key, StatusKey):
         status = parse_status(key.host, entry.value)
         address: IPAddress | None = status.address
-        return msgspec.structs.replace(
-            known, address=address, timestamp=status.timestamp, leased=bool(entry.lease)
-        )
+        return msgspec.structs.replace(known, address=address, timestamp=status.timestamp, leased=bool(entry.lease))
     note = parse_note(key.host, entry.value)
     return msgspec.structs.replace(
         known,

@@ -50,9 +50,7 @@ async def run(command: Sequence[str]) -> tuple[int, str, str]:
     """Exit code, stdout, stderr. Raises OSError if it can't be started, TimeoutError if it was killed."""
     pipe = asyncio.subprocess.PIPE
     environment = {**os.environ, "PATH": _path(), "LC_ALL": "C"}
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment
-    )
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     out, said = await finished(process, "", TIMEOUT)
     return process.returncode or 0, out, said
 
