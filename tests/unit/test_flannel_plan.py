@@ -223,6 +223,29 @@ def test_a_lease_outside_the_network_is_refused() -> None:
     assert "outside the allowed networks" in problem.message
 
 
+def test_what_a_registrar_adds_for_a_hosts_docker_networks_is_the_same_host() -> None:
+    added = replace(v4(B), subnet=IPv4Network("10.5.15.0/24"), created=9)
+    found = world(VxlanBackend(), added, replace(v4(B), created=5))
+    assert shown(found)[4:] == [
+        "ip neigh add 10.5.20.0 lladdr 02:00:00:00:00:0b dev flannel.1 nud permanent",
+        "ip neigh add 10.5.15.0 lladdr 02:00:00:00:00:0b dev flannel.1 nud permanent",
+        "bridge fdb add 02:00:00:00:00:0b dev flannel.1 dst 192.0.2.2 self permanent",
+        "ip nexthop add id 2014463594 via 10.5.20.0 dev flannel.1 onlink proto 76",
+        "ip route add 10.5.20.0/24 nhid 2014463594 proto 76 metric 7600",
+        "ip route add 10.5.15.0/24 nhid 2014463594 proto 76 metric 7600",
+    ]
+    assert not list(found.problems())
+    assert found.peers is not None
+    assert [node.id for node in found.peers.items] == ["10.5.20.0/24"]
+
+
+def test_of_such_entries_one_outside_the_network_leaves_nothing_behind() -> None:
+    added = replace(v4(B), subnet=IPv4Network("10.77.0.0/24"), created=9)
+    found = world(VxlanBackend(), added, replace(v4(B), created=5))
+    assert not any("10.77" in line for line in shown(found))
+    assert [problem.subject for problem in found.problems()] == ["10.5.20.0/24"]
+
+
 def test_the_span_is_let_through_and_masqueraded_when_that_is_asked_for() -> None:
     of = rules(world(VxlanBackend(), v4(B), options=Options("/x", masquerade=True)))
     assert of["4 filter WEFT-flannel.1-FWD"] == ("-s 10.5.0.0/16 -j ACCEPT", "-d 10.5.0.0/16 -j ACCEPT")

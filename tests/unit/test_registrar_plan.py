@@ -136,6 +136,15 @@ def test_a_relay_without_an_address_of_the_ip_version_carries_none_of_it() -> No
     assert "network web of node culvert (culvert, told by etcd)" in reasons(beside(both))
 
 
+def test_a_host_that_flannel_reaches_without_a_tunnel_is_routed_to_without_one() -> None:
+    """With DirectRouting, flannel's device has no entries for it."""
+    near = replace(CULVERT, direct="eth0")
+    assert shown(beside(near), Route) == [
+        f"ip route add 10.9.1.0/24 via 172.24.90.1 dev eth0 proto 76 metric {metric('10.9.1.0/24')}"
+    ]
+    assert len(shown(beside(replace(near, relay=relay_of(LAVASH))), Route)) == 4
+
+
 @pytest.mark.parametrize("lease", ["10.5.20.0/31", "10.5.20.0/32"])
 def test_a_lease_too_small_for_halves_keeps_the_probed_address(lease: str) -> None:
     small = leased("culvert", "172.24.90.1", lease, relay=LAVASH)

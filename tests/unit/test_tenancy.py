@@ -22,6 +22,10 @@ ME = Candidate(IPv4Address("192.0.2.1"), None, "vxlan", Vtep(1, Mac(bytes.fromhe
 OTHER = "192.0.2.2"
 
 
+REGISTRARS = 99
+"""The etcd lease of a registrar on this host."""
+
+
 def held(
     subnet: str, ip: str = OTHER, subnet6: str = "", hangs_on: int = 7, at: int = 5, readable: bool = True
 ) -> Held:
@@ -130,6 +134,43 @@ class TestAtTheStart:
         assert taken(acquire(me=me, config=config)) == "fc00:5:0:1::/64"
         own = Held("k", me.lease(None, IPv6Network("fc00:5:0:7::/64")), 5, 5, 7)
         assert acquire(own, me=me, config=config) == Keep(own)
+
+
+class TestBesideARegistrar:
+    """It keeps entries for this host's Docker networks, which say of the host what its lease says."""
+
+    own = held("10.5.7.0/24", "192.0.2.1", at=5)
+    added = held("10.5.3.0/24", "192.0.2.1", hangs_on=REGISTRARS, at=6)
+    misfit = held("10.5.40.0/26", "192.0.2.1", hangs_on=REGISTRARS, at=7)
+
+    def test_its_entries_are_never_adopted_in_place_of_the_lease(self) -> None:
+        assert acquire(self.added, self.own, self.misfit) == Keep(self.own)
+        me = replace(ME, previous=IPv4Network("10.5.7.0/24"))
+        assert acquire(replace(self.added, created=1), self.own, me=me) == Keep(self.own)
+
+    def test_a_lease_that_does_not_fit_goes_without_them(self) -> None:
+        outgrown = held("10.5.7.0/25", "192.0.2.1", at=5)
+        action = acquire(outgrown, self.misfit)
+        assert isinstance(action, Take)
+        assert (taken(action), action.instead) == ("10.5.1.0/24", (outgrown,))
+
+    def test_a_lease_that_was_deleted_comes_back_beside_them(self) -> None:
+        action = decide(book(self.added), CONFIG, ME, mine("10.5.7.0/24"), 0.0)
+        assert action == Take(mine("10.5.7.0/24").lease)
+
+    def test_they_are_not_worth_a_word(self) -> None:
+        lease = self.own.lease
+        assert tenancy.remarks(book(self.own, self.added, self.misfit), CONFIG, ME, lease) == ()
+        stranger = replace(self.added, lease=replace(self.added.lease, data=Vtep(1, Mac(b"\x82\0\0\0\0\x09"))))
+        nameless = Held("k", Lease(IPv4Network("10.5.4.0/24"), None, ME.public_ip), 6, 6, REGISTRARS)
+        for other in (stranger, nameless, replace(self.added, hangs_on=0), replace(self.added, hangs_on=7)):
+            (problem,) = tenancy.remarks(book(self.own, other), CONFIG, ME, lease)
+            assert "this host's public address 192.0.2.1 too" in problem.message
+        (problem,) = tenancy.remarks(book(self.added), CONFIG, ME, lease)
+        assert "10.5.3.0/24 is leased to this host's public address" in problem.message
+
+    def test_they_are_nobody_elses_and_nobody_follows_them_to_this_host(self) -> None:
+        assert Sorted().after(book(self.own, self.added), ME, self.own.lease).others == ()
 
 
 class TestWhileItRuns:
@@ -277,6 +318,8 @@ rows = st.builds(
     held,
     st.sampled_from(["10.5.1.0/24", "10.5.1.128/25", "10.5.2.0/24", "10.5.3.0/24"]),
     st.sampled_from(["192.0.2.1", OTHER, "192.0.2.3"]),
+    hangs_on=st.sampled_from([0, 7, REGISTRARS]),
+    at=st.integers(1, 9),
 )
 books = st.lists(rows, max_size=4, unique_by=lambda h: h.key).map(lambda found: book(*found))
 

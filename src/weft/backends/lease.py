@@ -15,8 +15,10 @@ of first.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 
+from weft.backends import hostgw
 from weft.backends.tunnel import Tunnel, route_mtu, spread
 from weft.model import IPAddress, IPNetwork, Network, Node, View
 from weft.objects import Object, Route, Why
@@ -31,9 +33,14 @@ def here(view: View) -> Iterator[tuple[Object, Why]]:
 
 
 def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]:
-    """A route per subnet, and where there is a lease what `_lease` says.
+    """A route per subnet, and where there is a lease what `_lease` says. To a node that flanneld reaches without a
+    tunnel (DirectRouting), and has no entries for, routes straight there.
 
     A subnet of an IP version that the node has no address of in the overlay can't be routed: nothing for it."""
+    if node.direct and node.relay is None:
+        apart = tuple(network for network in node.networks if network.name != LEASE)
+        yield from hostgw.reach(replace(node, networks=apart), tunnel, slot)
+        return
     for network in node.networks:
         for subnet in network.subnets:
             own = _of_version(node.overlay, subnet.version)

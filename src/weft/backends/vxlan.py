@@ -59,7 +59,8 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
     node that is reached without a tunnel.
 
     Neighbours of all gateways that the node may be, needed or not, where it is probed at them, or may be the relay of
-    another node.
+    another node; and of its addresses in the overlay, one for each lease, for a registrar's routes lead through one of
+    them, whichever this node's own do (lease.py).
 
     The node has an endpoint of the tunnel's family: acceptance saw to it."""
     if node.direct:
@@ -88,6 +89,11 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
                     hop = NextHop(_next_hop_id(slot, gateway), tunnel.device, gateway)
                     yield hop, Why(node.source, node.id, f"tunnel to node {node.id}{through}")
             yield _route(subnet, gateway, tunnel, route_mtu(node, tunnel), slot), asked
+    if tunnel.gateway == "overlay" and len(node.overlay) > len(gateways):
+        routed = {subnet.network_address for network in node.networks for subnet in network.subnets}
+        for address in node.overlay:
+            if address in routed and address not in gateways:
+                yield Neighbour(tunnel.device, address, node.mac), why
 
 
 def _way(node: Node, endpoint: IPAddress) -> tuple[str, Node | Relay, IPAddress | None]:

@@ -7,7 +7,7 @@ a node in each. With the extension backend, and where WireGuard's mode says so, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 from zlib import crc32
@@ -163,6 +163,35 @@ def node(lease: Lease, config: Config, of: Versions) -> Node | None:
         source="etcd",
         key=_key(data),
     )
+
+
+MERGED = frozenset({"vxlan", "host-gw", "wireguard"})
+"""Backends of which two leases with one end are one host's: its own, and those that a registrar added for its Docker
+networks."""
+End: TypeAlias = tuple[object, ...]
+
+
+def end(one: Node) -> End:
+    """What two nodes of one host have in common, made of what is quick to compare: how it is reached."""
+    if one.backend not in MERGED:
+        return (one.id,)
+    return (one.mac, one.key, one.backend, one.vni, one.port, *map(int, one.endpoints))
+
+
+def oldest_first(one: Node) -> tuple[float, str]:
+    """The order of nodes of one `end`, on every host alike."""
+    return one.networks[0].since, one.id
+
+
+def merged(nodes: Sequence[Node]) -> Node:
+    """The one node that several with one `end` are: the oldest, with the others' networks named after their ids.
+
+    `nodes`: the oldest first. The others' addresses stay addresses of its own: a registrar on this host has routes
+    through that of the host's lease, whichever of them is the oldest."""
+    first, *others = nodes
+    more = tuple(replace(network, name=one.id) for one in others for network in one.networks)
+    addresses = tuple(address for one in nodes for address in one.overlay)
+    return replace(first, networks=(*first.networks, *more), overlay=addresses)
 
 
 def me(config: Config, home: Home, of: Versions) -> Node:

@@ -241,10 +241,11 @@ def remarks(book: Book, config: Config, candidate: Candidate, mine: Lease) -> tu
     rivals = disputes(book, candidate, mine)
     if rivals:
         said.append(Problem(SUBJECT, _disputed(mine, rivals, candidate)))
+    own = book.find(mine)
     said.extend(
         Problem(SUBJECT, _double(held, mine, config))
         for held in book.of(candidate.address)
-        if not _same(held.lease, mine)
+        if not _same(held.lease, mine) and not (own is not None and _is_added(held, own))
     )
     for before, now in ((candidate.previous, mine.subnet), (candidate.previous6, mine.subnet6)):
         if before is not None and now is not None and before != now:
@@ -264,9 +265,9 @@ def address_of(lease: Lease) -> IPAddress | None:
 
 def adoptable(book: Book, config: Config, candidate: Candidate) -> Held | None:
     """The key that is this host's already and that the config would give out: that of subnet.env before a reservation,
-    a reservation before a lease."""
+    a reservation before a lease, and of two leases the older one: what a registrar added came later (`_is_added`)."""
     own = (h for h in book.of(candidate.address) if fits(config, h.lease.subnet, h.lease.subnet6))
-    return min(own, key=lambda h: (not _of_the_file(h, candidate), h.hangs_on != 0), default=None)
+    return min(own, key=lambda h: _rank(h, candidate), default=None)
 
 
 def remembering(now: tuple[Lease, ...], former: tuple[Lease, ...], mine: Lease) -> tuple[Lease, ...]:
@@ -282,7 +283,9 @@ def _acquire(book: Book, config: Config, candidate: Candidate, random: float) ->
     held = adoptable(book, config, candidate)
     if held is not None:
         return _as_it_should(held, candidate)
-    return _take(book, config, candidate, tuple(h for h in book.of(candidate.address) if h.hangs_on), random)
+    own = sorted(book.of(candidate.address), key=lambda h: _rank(h, candidate))
+    leases = [h for h in own if h.hangs_on]
+    return _take(book, config, candidate, tuple(h for h in leases if not _is_added(h, leases[0])), random)
 
 
 def _take(book: Book, config: Config, candidate: Candidate, instead: tuple[Held, ...], random: float) -> Take | Full:
@@ -315,6 +318,17 @@ def _as_it_should(held: Held, candidate: Candidate) -> Keep | Write:
 def _ours(held: Held, candidate: Candidate, mine: Lease) -> bool:
     """It names this host's public address, or the one that this host published last."""
     return held.readable and held.address in (candidate.address, address_of(mine))
+
+
+def _rank(held: Held, candidate: Candidate) -> tuple[bool, bool, int, str]:
+    return not _of_the_file(held, candidate), held.hangs_on != 0, held.created, held.key
+
+
+def _is_added(held: Held, own: Held) -> bool:
+    """Whether this is an entry for a Docker network that a registrar on this host keeps beside its lease `own`: it says
+    the same of the host, and hangs on an etcd lease of the registrar's. It is not ours to look after."""
+    alike = (held.lease.backend, held.lease.data) == (own.lease.backend, own.lease.data)
+    return alike and bool(own.lease.backend) and bool(held.hangs_on) and held.hangs_on != own.hangs_on
 
 
 def _same(one: Lease, other: Lease) -> bool:
