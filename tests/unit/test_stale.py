@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 from weft.core import commands
-from weft.core.stale import Wanted, corrections, reason
+from weft.core.stale import Entry, Wanted, corrections, reason
 from weft.model import parse_mac
-from weft.objects import ZERO_MAC, Fdb, Neighbour
+from weft.objects import ZERO_MAC, Fdb, Neighbour, Route
 
 B, C, OLD = (parse_mac(f"02:00:00:00:00:{end}") for end in ("0b", "0c", "99"))
 HOST_B, HOST_C, ELSEWHERE = map(ip_address, ("192.0.2.2", "192.0.2.3", "198.51.100.1"))
 GATE_B, GATE_C = map(ip_address, ("10.5.2.0", "10.5.3.0"))
-WANTED = Wanted("flannel.1", {B: HOST_B, C: HOST_C}, {GATE_B: B, GATE_C: C})
+NET_B, NET_C = map(ip_network, ("10.5.2.0/24", "10.5.3.0/24"))
+WANTED = Wanted("flannel.1", {B: HOST_B, C: HOST_C}, {GATE_B: B, GATE_C: C}, {NET_B: GATE_B, NET_C: GATE_C})
 RIGHT = (
     Fdb("flannel.1", B, HOST_B),
     Fdb("flannel.1", C, HOST_C),
     Neighbour("flannel.1", GATE_B, B),
     Neighbour("flannel.1", GATE_C, C),
+    Route(NET_B, "flannel.1", via=GATE_B, onlink=True, protocol=3),
 )
 
 
-def lines(wanted: Wanted, *found: Fdb | Neighbour) -> list[str]:
+def lines(wanted: Wanted, *found: Entry) -> list[str]:
     return commands.script(corrections(wanted, found))
 
 
@@ -57,8 +60,12 @@ def test_the_former_mac_of_a_host_that_was_rebooted_goes() -> None:
 
 
 def test_what_is_missing_is_made_for_those_who_do_not_answer() -> None:
-    wanted = Wanted(WANTED.device, WANTED.fdb, WANTED.neighbours, frozenset({HOST_B}))
+    wanted = replace(WANTED, lost=frozenset({HOST_B}))
     assert lines(wanted) == [
         "ip neigh add 10.5.2.0 lladdr 02:00:00:00:00:0b dev flannel.1 nud permanent",
         "bridge fdb add 02:00:00:00:00:0b dev flannel.1 dst 192.0.2.2 self permanent",
+        "ip route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink proto 76",
     ]
+    assert lines(wanted, *RIGHT) == []
+    (op,) = corrections(Wanted("flannel.1", routes={NET_B: GATE_B}, lost=frozenset({GATE_B})), ())
+    assert op.why.rule == "no route leads to 10.5.2.0/24, the lease of 10.5.2.0"

@@ -1,35 +1,41 @@
 """Entries of flannel's device that contradict the leases: the ladder's first rung. Pure; called by `agent/healing.py`.
 
 flanneld hears of a lease once and looks at its device never again: what it missed, or what somebody changed, stays
-wrong. Otherwise weft writes nothing on a device of flanneld's (DESIGN, "Ownership").
+wrong, and a route that somebody deleted stays away. Otherwise weft writes nothing on a device of flanneld's (DESIGN,
+"Ownership").
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from weft.core import commands
-from weft.model import IPAddress, Mac, mac_text
-from weft.objects import ZERO_MAC, Fdb, Neighbour, Op, Why
+from weft.model import IPAddress, IPNetwork, Mac, mac_text
+from weft.objects import ZERO_MAC, Fdb, Neighbour, Op, Route, Why
+
+Entry: TypeAlias = Fdb | Neighbour | Route
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the leases ask of `device`. `fdb`: each VTEP's MAC and the address it is at. `neighbours`: each overlay
-    address and its VTEP's MAC. `lost`: the VTEPs (their addresses) whose hosts don't answer: what is missing altogether
-    is made for these alone, since flannel may well do without (DirectRouting)."""
+    address and its VTEP's MAC. `routes`: each lease's subnet and the overlay address that it is behind. `lost`: the
+    VTEPs (their addresses) whose hosts don't answer: what is missing altogether is made for these alone, since flannel
+    may well do without (DirectRouting)."""
 
     device: str
     fdb: Mapping[Mac, IPAddress] = field(default_factory=dict)
     neighbours: Mapping[IPAddress, Mac] = field(default_factory=dict)
+    routes: Mapping[IPNetwork, IPAddress] = field(default_factory=dict)
     lost: frozenset[IPAddress] = frozenset()
 
 
-def corrections(wanted: Wanted, found: Iterable[Fdb | Neighbour]) -> tuple[Op, ...]:
+def corrections(wanted: Wanted, found: Iterable[Entry]) -> tuple[Op, ...]:
     """What is to be changed on the device, each with the reason. Entries that no lease speaks of are left alone."""
     there = [entry for entry in found if entry.dev == wanted.device]
-    return (*_neighbours(wanted, there), *_fdb(wanted, there))
+    return (*_neighbours(wanted, there), *_fdb(wanted, there), *_routes(wanted, there))
 
 
 def reason(op: Op) -> str:
@@ -37,7 +43,7 @@ def reason(op: Op) -> str:
     return f"{op.why.rule}: {commands.lines(op)[0]}"
 
 
-def _fdb(wanted: Wanted, found: list[Fdb | Neighbour]) -> Iterator[Op]:
+def _fdb(wanted: Wanted, found: list[Entry]) -> Iterator[Op]:
     entries = {entry.mac: entry for entry in found if isinstance(entry, Fdb) and entry.mac != ZERO_MAC}
     macs = {address: mac for mac, address in wanted.fdb.items()}
     for mac, entry in sorted(entries.items()):
@@ -55,7 +61,7 @@ def _fdb(wanted: Wanted, found: list[Fdb | Neighbour]) -> Iterator[Op]:
             yield Op("add", Fdb(wanted.device, mac, address), _why(address, rule))
 
 
-def _neighbours(wanted: Wanted, found: list[Fdb | Neighbour]) -> Iterator[Op]:
+def _neighbours(wanted: Wanted, found: list[Entry]) -> Iterator[Op]:
     entries = {entry.address: entry for entry in found if isinstance(entry, Neighbour)}
     for address, mac in sorted(wanted.neighbours.items(), key=lambda item: (item[0].version, int(item[0]))):
         entry, peer = entries.get(address), wanted.fdb.get(mac, address)
@@ -65,6 +71,16 @@ def _neighbours(wanted: Wanted, found: list[Fdb | Neighbour]) -> Iterator[Op]:
             yield Op("change", right, _why(peer, rule), entry)
         elif entry is None and peer in wanted.lost:
             yield Op("add", right, _why(peer, f"nothing says which VTEP {address} is at"))
+
+
+def _routes(wanted: Wanted, found: list[Entry]) -> Iterator[Op]:
+    there = {entry.dst for entry in found if isinstance(entry, Route)}
+    for subnet, gateway in sorted(wanted.routes.items(), key=lambda item: (item[0].version, item[0])):
+        mac = wanted.neighbours.get(gateway)
+        peer = wanted.fdb.get(mac, gateway) if mac is not None else gateway
+        if subnet not in there and peer in wanted.lost:
+            right = Route(subnet, wanted.device, via=gateway, onlink=True)
+            yield Op("add", right, _why(peer, f"no route leads to {subnet}, the lease of {peer}"))
 
 
 def _why(peer: IPAddress, rule: str) -> Why:

@@ -1,4 +1,4 @@
-"""Neighbours and FDB entries of a device that isn't ours: read, and corrected one by one. Called by `agent/healing.py`.
+"""What is on a device that isn't ours: read, and corrected one by one. Called by `agent/healing.py`.
 
 The kernel target never touches such a device; this is for the ladder, which says why for each entry.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from weft.core import commands
 from weft.errors import KernelError, TargetError
-from weft.objects import Failure, Fdb, Neighbour, Op
-from weft.targets.kernel.codec import text
-from weft.targets.kernel.constants import AF_INET, AF_INET6, IFLA_IFNAME, RTM_GETLINK, RTM_GETNEIGH
+from weft.objects import MAIN_TABLE, Failure, Fdb, Neighbour, Op, Route
+from weft.targets.kernel.codec import Message, text
+from weft.targets.kernel.constants import AF_INET, AF_INET6, IFLA_IFNAME, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE
 from weft.targets.kernel.entries import decode_entry, encode_fdb, encode_neighbours, fdb_of, neighbours_of
+from weft.targets.kernel.hops import decode_route, encode_routes, routes_of
 from weft.targets.kernel.links import IFINFO
 from weft.targets.kernel.reading import NO_FAMILY, TRIES
 from weft.targets.kernel.socket import ANSWER_BUFFER, DumpInterrupted, NetlinkSocket, complete
@@ -30,45 +31,68 @@ def find_link(socket: NetlinkSocket, device: str) -> tuple[int, int]:
     return index, flags
 
 
-def read_entries(netns: str | None, device: str) -> tuple[Fdb | Neighbour, ...]:
-    """All permanent ones on it, of the forms that flannel makes. Raises TargetError."""
+def read_entries(netns: str | None, device: str) -> tuple[Fdb | Neighbour | Route, ...]:
+    """Its permanent neighbours and FDB entries, and the main table's routes out of it, of the forms that flannel makes.
+    Raises TargetError."""
     with contextlib.closing(NetlinkSocket(netns, ANSWER_BUFFER)) as socket:
         index, _ = find_link(socket, device)
-        bodies = ((neighbours_of(AF_INET, index), 4), (neighbours_of(AF_INET6, index), 6), (fdb_of(index), 4))
         for _ in range(TRIES):
             with contextlib.suppress(DumpInterrupted):
-                return tuple(
-                    entry for body, v in bodies for entry in _dump(socket, body, NO_FAMILY[v], {index: device})
-                )
+                return (*_entries(socket, {index: device}), *_routes(socket, {index: device}))
     raise TargetError(f"the entries of {device} change faster than they can be read")
 
 
-def _dump(socket: NetlinkSocket, body: bytes, absent: frozenset[int], names: dict[int, str]) -> list[Fdb | Neighbour]:
+def _entries(socket: NetlinkSocket, names: dict[int, str]) -> Iterator[Fdb | Neighbour]:
+    (index,) = names
+    for body, version in ((neighbours_of(AF_INET, index), 4), (neighbours_of(AF_INET6, index), 6), (fdb_of(index), 4)):
+        for message in _dump(socket, RTM_GETNEIGH, body, NO_FAMILY[version]):
+            found = decode_entry(message, names)
+            if found is not None and found[1] is not None:
+                yield found[1]
+
+
+def _routes(socket: NetlinkSocket, names: dict[int, str]) -> Iterator[Route]:
+    (index,) = names
+    for family, version in ((AF_INET, 4), (AF_INET6, 6)):
+        for message in _dump(socket, RTM_GETROUTE, routes_of(family, index, 0), NO_FAMILY[version]):
+            state = decode_route(message, names, {})
+            if state is not None and state.route is not None and state.route.table == MAIN_TABLE:
+                yield state.route
+
+
+def _dump(socket: NetlinkSocket, kind: int, body: bytes, absent: Set[int]) -> Iterator[Message]:
     try:
-        buffers = list(socket.buffers(RTM_GETNEIGH, body))
+        buffers = list(socket.buffers(kind, body))
     except KernelError as error:
         if error.number in absent:
-            return []
+            return
         raise
-    read = [decode_entry(message, names) for buffer in buffers for message in complete(buffer)]
-    return [found[1] for found in read if found is not None and found[1] is not None]
+    for buffer in buffers:
+        yield from complete(buffer)
 
 
 def write_entries(netns: str | None, device: str, ops: Sequence[Op]) -> list[Failure | None]:
     """Carry out corrections; how each went. Raises TargetError if the device is gone."""
-    answers: list[Failure | None] = []
     with contextlib.closing(NetlinkSocket(netns, ANSWER_BUFFER)) as socket:
         index, _ = find_link(socket, device)
-        for op in ops:
-            sequence, thing = socket.number(1), op.object
-            assert isinstance(thing, Fdb | Neighbour), op
-            encoded = (
-                encode_fdb([(op.action, thing)], index, sequence)
-                if isinstance(thing, Fdb)
-                else encode_neighbours([(op.action, thing)], index, sequence)
-            )
-            told = socket.send(encoded, sequence, sequence)
-            gone = op.action == "remove" and told and told[0].number == errno.ENOENT
-            said = "" if not told or gone else f"{errno.errorcode.get(told[0].number, '?')} {told[0].text}".strip()
-            answers.append(Failure(f"{commands.lines(op)[0]}: {said}") if said else None)
-    return answers
+        return [_write(socket, index, op) for op in ops]
+
+
+def _write(socket: NetlinkSocket, index: int, op: Op) -> Failure | None:
+    """What is there already, or gone already, is as it should be."""
+    sequence = socket.number(1)
+    told = socket.send(_encode(op, index, sequence), sequence, sequence)
+    if not told or told[0].number in (errno.ENOENT if op.action == "remove" else errno.EEXIST,):
+        return None
+    said = f"{errno.errorcode.get(told[0].number, told[0].number)} {told[0].text}".strip()
+    return Failure(f"{commands.lines(op)[0]}: {said}")
+
+
+def _encode(op: Op, index: int, sequence: int) -> list[bytes]:
+    thing = op.object
+    if isinstance(thing, Fdb):
+        return encode_fdb([(op.action, thing)], index, sequence)
+    if isinstance(thing, Neighbour):
+        return encode_neighbours([(op.action, thing)], index, sequence)
+    assert isinstance(thing, Route), thing
+    return encode_routes([(op.action, thing)], index, sequence)
