@@ -91,12 +91,20 @@ class GatewayMap:
         if entry in chain:
             circle = ", ".join(e.text for e in chain[chain.index(entry) :])
             return self._fault(chain[0], f"these entries lead in a circle: {circle}. Remove or change one of them")
-        before = self._resolve(entry.gateway, (*chain, entry))
+        onward = self._onward(entry, address)
+        before = self._resolve(onward, (*chain, entry))
         if before is None:
             return self._hop(entry, address, None)
         course = before if before.kind == "none" else self._hop(entry, address, before)
         rule = f"map entry {entry.text}" if course is before else course.rule
-        return replace(course, rule=f"{rule}; {entry.gateway} in turn: {before.rule}")
+        return replace(course, rule=f"{rule}; {onward} in turn: {before.rule}")
+
+    def _onward(self, entry: MapEntry, address: IPAddress) -> IPAddress:
+        """The address of the gateway that another entry may speak of: a relay's endpoint, since tunnels end there."""
+        gateway = self.owners.get(entry.gateway)
+        if gateway is None or self.sight.mode in ("underlay", "fdb") or self._refusal(entry, gateway, address):
+            return entry.gateway
+        return next((e for e in gateway.endpoints if self._entry(e) is not None), entry.gateway)
 
     def _hop(self, entry: MapEntry, address: IPAddress, before: Course | None) -> Course:
         """The first hop by this entry. `before`: that to its gateway, if the map speaks of it, too."""

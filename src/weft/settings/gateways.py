@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TypeVar
 
 from weft.model import IPAddress, IPNetwork, Problem
@@ -80,11 +80,9 @@ def _parse(
 
 
 def _items(text: str) -> Iterator[str]:
-    """Entries stand between commas; line breaks, semicolons and quotes of a Compose file do no harm."""
-    for item in re.split(r"[,;\n]", text.strip().strip("\"'")):
-        stripped = "".join(item.split())
-        if stripped:
-            yield stripped
+    """Entries stand between commas; spaces, line breaks, semicolons and quotes of a Compose file do no harm."""
+    together = re.sub(r"\s*([:=@/])\s*", r"\1", text.strip().strip("\"'"))
+    yield from filter(None, re.split(r"[,;\s]+", together))
 
 
 def _map_entry(item: str) -> MapEntry:
@@ -94,6 +92,8 @@ def _map_entry(item: str) -> MapEntry:
     prefix, gateway = _prefix(parts[0], MAP_FORM), _gateway(parts[1])
     if gateway.version != prefix.version:
         raise ValueError(f"{prefix} is IPv{prefix.version}, its gateway {gateway} is not; name one of the same family")
+    if gateway.is_link_local:
+        raise ValueError(f"{gateway} is another host's on each link; name the gateway's other address")
     if prefix.num_addresses == 1 and gateway == prefix.network_address:
         raise ValueError(f"{gateway} would be its own gateway; name the address of the host that forwards to it")
     return MapEntry(prefix, gateway, item)
@@ -112,6 +112,8 @@ def _extra_route(item: str) -> ExtraRoute:
     interface = _interface(parts[2]) if len(parts) == 3 else ""
     if gateway.version != dst.version:
         raise ValueError(f"{dst} is IPv{dst.version}, its gateway {gateway} is not; name one of the same family")
+    if gateway.is_link_local and not interface:
+        raise ValueError(f"{gateway} is another host's on each link; name the interface behind it")
     if gateway in dst:
         raise ValueError(f"the gateway {gateway} lies inside of {dst} itself, so nothing would lead to it")
     return ExtraRoute(dst, gateway, interface, item)
@@ -158,6 +160,8 @@ def _gateway(text: str) -> IPAddress:
         gateway = ip_address(text)
     except ValueError as error:
         raise ValueError(f"its gateway {text!r} is no IP address; host names are not looked up here") from error
+    if isinstance(gateway, IPv6Address) and gateway.scope_id:
+        raise ValueError(f"its gateway {text!r} holds an interface; an extra route has a part of its own for that")
     _usable(gateway, f"its gateway {gateway} is")
     return gateway
 
