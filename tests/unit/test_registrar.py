@@ -8,8 +8,10 @@ from typing import Any
 from tests import build
 from weft.backends.lease import LEASE
 from weft.core import registrar
-from weft.core.registrar import Options, Party, Scene
+from weft.core import scene as scenes
+from weft.core.registrar import Options, Party
 from weft.core.registry import Registered, Registry
+from weft.core.scene import Scene
 from weft.core.sight import Course
 from weft.model import DefaultRoute, Host, IPAddress, Network, Relay, Uplink, View, Way, parse_mac
 from weft.wire.flannel import ExtensionData, Lease, Vtep
@@ -62,7 +64,7 @@ def scene(
 
 
 def views(*arguments: Any, **more: Any) -> list[View]:
-    return registrar.views(scene(*arguments, **more))
+    return scenes.views(scene(*arguments, **more))
 
 
 # ---- this host's address ----
@@ -195,7 +197,7 @@ def test_beside_flannel() -> None:
     assert b.backend == "lease"
     assert b.overlay == (ip_address("10.5.2.0"),)
     assert [n.name for n in b.networks] == ["web", LEASE]
-    (path,) = registrar.paths(scene(registry, more))
+    (path,) = scenes.paths(scene(registry, more))
     assert (path.device, str(path.local), str(path.remote), path.mtu) == ("flannel.1", "10.5.1.0", "10.5.2.0", 1350)
 
 
@@ -211,7 +213,7 @@ def test_without_flannel_on_wefts_own_device() -> None:
     )
     (b,) = view.nodes
     assert (b.backend, b.mac, b.port) == ("vxlan", note(B).mac, 8472)
-    (path,) = registrar.paths(scene(registry))
+    (path,) = scenes.paths(scene(registry))
     assert (path.device, path.local, path.remote) == ("vxlan7600", A, B)
 
 
@@ -248,15 +250,15 @@ def test_who_runs_nothing_of_weft_is_not_probed() -> None:
     registry = Registry(
         hosts=(host("b", B),), leases=(lease("10.5.1.0/24", A), lease("10.5.2.0/24", B), lease("10.5.3.0/24", C))
     )
-    assert list(registrar.paths(scene(registry))) == []
+    assert list(scenes.paths(scene(registry))) == []
 
 
 def test_a_lease_of_another_ip_version_has_no_path() -> None:
     six = Lease(None, build.net6("fd00:5:2::/64"), public_ip6=None, public_ip=IPv4Address(str(B)), backend="vxlan")
     six = Lease(None, six.subnet6, six.public_ip, None, "vxlan", None, Vtep(1, parse_mac("02:00:00:00:00:02")))
     registry = Registry(hosts=(host("b", B, note=note(B)),), leases=(lease("10.5.1.0/24", A), six))
-    assert list(registrar.paths(scene(registry))) == []
-    assert registrar.device_of(Lease(build.net4("10.5.1.0/24")), 4) == "flannel.1"
+    assert list(scenes.paths(scene(registry))) == []
+    assert scenes.device_of(Lease(build.net4("10.5.1.0/24")), 4) == "flannel.1"
 
 
 def test_courses_beside_flannel() -> None:
@@ -329,6 +331,34 @@ def test_two_groups_on_one_host() -> None:
     assert view.apart == ((ip_network("10.9.1.0/24"), ip_network("10.9.2.0/24")),)
 
 
+# ---- for the ladder ----
+
+
+def test_the_entries_that_flannels_device_must_hold() -> None:
+    six = Lease(
+        None,
+        build.net6("fd00:5:3::/64"),
+        IPv4Address(str(C)),
+        None,
+        "vxlan",
+        None,
+        Vtep(1, parse_mac("02:00:00:00:00:03")),
+    )
+    registry = Registry(
+        hosts=(host("b", B, note=note(B)), host("c", C, note=note(C))),
+        leases=(lease("10.5.1.0/24", A), lease("10.5.2.0/24", B), six),
+    )
+    wanted = scenes.leased_entries(scene(registry), frozenset("b"))
+    vtep = parse_mac("02:00:00:00:00:02")
+    assert (wanted.device, wanted.fdb, wanted.neighbours) == ("flannel.1", {vtep: B}, {ip_address("10.5.2.0"): vtep})
+    assert wanted.lost == {B}
+
+
+def test_on_wefts_own_device_the_loop_itself_holds_the_entries() -> None:
+    wanted = scenes.leased_entries(scene(Registry(hosts=(host("b", B, note=note(B)),))), frozenset())
+    assert (wanted.device, wanted.fdb) == ("vxlan7600", {})
+
+
 # ---- for the topology ----
 
 
@@ -338,24 +368,24 @@ def test_places() -> None:
         leases=(lease("10.5.3.0/24", C),),
     )
     cast = registrar.cast(registry, "a", A)
-    b, c = (registrar.place(registrar.node(cast.parties[name]), cast.parties[name]) for name in "bc")
+    b, c = (scenes.place(registrar.node(cast.parties[name]), cast.parties[name]) for name in "bc")
     assert (b.carries, b.reaches, b.misses) == ("all", frozenset("a"), frozenset("c"))
     assert b.via == {"c": "b"}
     assert (c.carries, c.reaches, c.segments) == ("flannel", None, ())
     nobody = Party("x", C)
-    assert registrar.place(registrar.node(nobody), nobody).carries == "none"
+    assert scenes.place(registrar.node(nobody), nobody).carries == "none"
 
 
 def test_this_hosts_own_segments() -> None:
     single = Uplink("lo0", 1500, (ip_interface("203.0.113.1/32"), ip_interface("fe80::1/64")))
     bridge = Uplink("br-web", 1500, (ip_interface("10.9.1.1/24"),))
     web = build.network("web", "10.9.1.0/24")
-    place = registrar.own_place(Party("a", A), here("192.0.2.1/24", single, bridge), (web,))
+    place = scenes.own_place(Party("a", A), here("192.0.2.1/24", single, bridge), (web,))
     assert place.segments == (ip_interface("192.0.2.1/24"),)
 
 
 def test_the_underlay_is_probed_at_the_endpoint() -> None:
     registry = Registry(hosts=(host("b", B, note=note(B)),))
     played = scene(registry)
-    path = registrar.underlay_path(played.nodes[0], played.home.party)
+    path = scenes.underlay_path(played.nodes[0], played.home.party)
     assert (path.kind, path.local, path.remote, path.device) == ("underlay", A, B, "")

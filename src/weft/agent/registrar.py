@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from weft.backends.lease import LEASE
 from weft.backends.tunnel import device_name
 from weft.core import registrar
+from weft.core import scene as scenery
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.registering import backend_entries
-from weft.core.registrar import Cast, Home, Options, Scene
+from weft.core.registrar import Cast, Home, Options
 from weft.core.registry import Announcement, Registry
+from weft.core.scene import Scene
 from weft.core.sight import Chart, Course, Mode, Sight
 from weft.core.topology import chart
 from weft.model import (
@@ -88,7 +90,7 @@ class RegistrarWorld:
     def device(self) -> str:
         """The device that leads to the others: flannel's, or weft's own."""
         lease = self.scene.home.party.lease if self.scene is not None else None
-        return registrar.device_of(lease, 4) if lease is not None else device_name(self.wishes.options.vni)
+        return scenery.device_of(lease, 4) if lease is not None else device_name(self.wishes.options.vni)
 
     @property
     def peers(self) -> Known[Node] | None:
@@ -142,7 +144,7 @@ class RegistrarWorld:
         scene = Scene(self.wishes.options, home, cast, accepted.nodes, networks, {})
         self.chart = chart(self._sight(scene), self.chart.past)
         self.scene = replace(scene, courses=self.chart.courses)
-        first, *rest = (self._whole(view) for view in registrar.views(self.scene))
+        first, *rest = (self._whole(view) for view in scenery.views(self.scene))
         return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()))
 
     def _accept(self, home: Home, cast: Cast, networks: tuple[Network, ...]) -> Accepted:
@@ -172,9 +174,9 @@ class RegistrarWorld:
     def _sight(self, scene: Scene) -> Sight:
         assert self.host is not None
         return Sight(
-            me=registrar.own_place(scene.home.party, self.host, scene.networks),
+            me=scenery.own_place(scene.home.party, self.host, scene.networks),
             uplinks=self._segments(),
-            places=tuple(registrar.place(one, scene.cast.parties[one.id]) for one in scene.nodes),
+            places=tuple(scenery.place(one, scene.cast.parties[one.id]) for one in scene.nodes),
             reach=tuple(self.reaches.values()),
             ways=self.ways,
             answered=self.answered,
@@ -235,7 +237,7 @@ class RegistrarWorld:
             reaches=tuple(sorted(self.chart.reaches)),
             misses=tuple(sorted(self.chart.misses)),
             via=tuple(sorted(self.chart.via.items())),
-            segments=registrar.segments(self.host, scene.networks),
+            segments=scenery.segments(self.host, scene.networks),
         )
         primary = next((a.ip for u in self.host.uplinks if u.defaults for a in u.addresses), mine.endpoint)
         status = Status(options.host, registrar.node(mine).mac, primary, mine.endpoint)
@@ -262,12 +264,17 @@ class RegistrarWorld:
         if scene is None:
             return ()
         lost = {node for (node, kind), reach in self.reaches.items() if kind == "tunnel" and reach.state == "down"}
-        beside = (registrar.underlay_path(n, scene.home.party) for n in scene.nodes if n.id in lost)
-        return (*registrar.paths(scene), *beside)
+        beside = (scenery.underlay_path(n, scene.home.party) for n in scene.nodes if n.id in lost)
+        return (*scenery.paths(scene), *beside)
 
     def asked(self) -> frozenset[IPAddress]:
         """Addresses to which the ways matter."""
         return frozenset((*self.wishes.etcd, *self.chart.ask, *(extra.gateway for extra in self.wishes.extra)))
+
+    def course_kind(self, node: str) -> str:
+        """How a node is reached: `core.sight.Kind`, "" if it isn't known."""
+        course = self.chart.courses.get(node)
+        return course.kind if course is not None else ""
 
     def rules(self) -> Mapping[str, str]:
         """By node, the rule that decided by which way it is reached."""

@@ -19,16 +19,13 @@ from weft.objects import Route
 
 @dataclass(slots=True)
 class Pulse:
-    """`reachable`: etcd answers, `since` when (seconds since 1970). `repairs`: objects that were put right although the
-    plan had not changed."""
+    """`interval`: seconds (INTERVAL). `wall`: seconds since 1970. `container`: flannel's, None if none is watched."""
 
     loop: Loop[RegistrarWorld]
     interval: float
     wall: Callable[[], float] = time.time
     started: float = field(default_factory=time.time)
     container: Container | None = None
-    repairs: int = 0
-    cycle_seconds: float = 0.0
     _etcd: Etcd | None = None
     _flow: Flow | None = None
 

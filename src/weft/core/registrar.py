@@ -1,4 +1,5 @@
-"""The registry and flannel's leases → who takes part, and this host's Views. Pure; called by `agent/registrar.py`.
+"""The registry and flannel's leases → who takes part, of which `scene.py` makes Views. Pure; called by
+`agent/registrar.py`.
 
 Two layouts, by pairs of hosts. Where both have a lease of flannel's (its backend vxlan), flannel's own device leads
 there: routes alone are added. Where one has none, both have weft's own VXLAN device, and that is laid out as `weft
@@ -8,28 +9,22 @@ agent` does it. Every host sees the same registry, so both ends of a pair come t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from weft.backends.lease import LEASE
-from weft.backends.tunnel import OVERHEAD, REGISTRAR_METRICS, device_name, vtep_mac
+from weft.backends.tunnel import OVERHEAD, vtep_mac
 from weft.core.flannel import inside
 from weft.core.identity import overlay
 from weft.core.registry import Registered, Registry
-from weft.core.sight import Course, Place
 from weft.model import (
     Host,
     IPAddress,
-    IPInterface,
     IPNetwork,
     Mac,
     Network,
     Node,
-    Path,
     Problem,
-    Profile,
-    Relay,
     Uplink,
-    View,
     Way,
 )
 from weft.wire.flannel import Lease, Vtep
@@ -39,7 +34,6 @@ ROLE = "registrar"
 PORT = 8472
 """UDP port of VXLAN in flannel's modes, the kernel's default."""
 NO_MAC = Mac(bytes(6))
-DIRECT = Course("direct", "")
 Groups = tuple[tuple[str, tuple[IPNetwork, ...]], ...]
 
 
@@ -252,231 +246,3 @@ def _clashes(network: Network, uplinks: Sequence[Uplink]) -> Iterator[str]:
 
 def _meets(one: IPNetwork, other: IPNetwork) -> bool:
     return inside(one, other) or inside(other, one)
-
-
-# ---- the Views ----
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the Views are made of. `nodes`: accepted ones (`node` made them). `networks`: this host's, all of them."""
-
-    options: Options
-    home: Home
-    cast: Cast
-    nodes: tuple[Node, ...]
-    networks: tuple[Network, ...]
-    courses: Mapping[str, Course]
-
-    @property
-    def leased(self) -> bool:
-        return self.home.party.lease is not None
-
-    def beside_flannel(self, party: Party) -> bool:
-        """Whether flannel's device leads to this party."""
-        return self.leased and party.lease is not None
-
-    @property
-    def own_device(self) -> bool:
-        """Whether weft's own device is needed: somebody who registered has no lease of flannel's."""
-        return not self.leased or any(p.lease is None for p in self.cast.parties.values())
-
-
-def device_of(lease: Lease, version: int) -> str:
-    """The name of flannel's device."""
-    data = lease.data6 if version == 6 else lease.data
-    vni = data.vni if isinstance(data, Vtep) else 1
-    return f"flannel.{vni}" if version == 4 else f"flannel-v6.{vni}"
-
-
-def views(scene: Scene) -> list[View]:
-    """One View for each device, the first of them in front. At least one."""
-    lease = scene.home.party.lease
-    found: list[View] = []
-    if lease is not None:
-        versions = [
-            v for v, subnet, data in ((4, lease.subnet, lease.data), (6, lease.subnet6, lease.data6)) if subnet and data
-        ]
-        found.extend(_beside_flannel(scene, lease, version) for version in versions)
-    if scene.own_device:
-        found.append(_own(scene))
-    return [replace(view, apart=apart(scene)) for view in found]
-
-
-def _beside_flannel(scene: Scene, lease: Lease, version: int) -> View:
-    data = lease.data6 if version == 6 else lease.data
-    own = node(scene.home.party)
-    me = replace(
-        own,
-        mtu=scene.home.mtu,
-        port=PORT,
-        vni=data.vni if isinstance(data, Vtep) else 0,
-        networks=tuple(_of_version(own.networks, version)),
-        overlay=tuple(
-            s.network_address for s in (lease.subnet, lease.subnet6) if s is not None and s.version == version
-        ),
-    )
-    nodes = []
-    for one in scene.nodes:
-        party = scene.cast.parties[one.id]
-        if scene.beside_flannel(party):
-            networks = tuple(_of_version(one.networks, version))
-            overlay = tuple(a for a in one.overlay if a.version == version)
-            nodes.append(replace(one, networks=networks, overlay=overlay, relay=_relay(scene, one, True)))
-    profile = Profile(
-        role=ROLE,
-        mark=scene.options.host,
-        underlay=scene.home.party.endpoint.version,
-        metric=REGISTRAR_METRICS.start,
-        device=device_of(lease, version),
-        gateway="overlay",
-        shared=True,
-    )
-    return View(me=me, networks=tuple(_of_version(scene.networks, version)), nodes=tuple(nodes), profile=profile)
-
-
-def _own(scene: Scene) -> View:
-    mine, options = scene.home.party, scene.options
-    me = replace(
-        node(mine),
-        mac=mine.mac,
-        vni=mine.vni,
-        port=mine.port,
-        mtu=mine.mtu,
-        networks=mine.networks,
-        overlay=scene.home.overlay,
-        backend="vxlan",
-    )
-    nodes = []
-    for one in scene.nodes:
-        party = scene.cast.parties[one.id]
-        if not scene.beside_flannel(party):
-            networks = tuple(n for n in one.networks if n.name != LEASE)
-            course = scene.courses.get(one.id, DIRECT)
-            nodes.append(
-                replace(
-                    one,
-                    mac=party.mac,
-                    vni=party.vni,
-                    port=party.port,
-                    networks=networks,
-                    overlay=(),
-                    backend="vxlan",
-                    relay=_relay(scene, one, False),
-                    outer=course.gateway if course.kind == "fdb" else None,
-                )
-            )
-    profile = Profile(
-        role=ROLE,
-        mark=options.host,
-        underlay=mine.endpoint.version,
-        metric=REGISTRAR_METRICS.start,
-        device=device_name(options.vni),
-    )
-    return View(me=me, networks=scene.networks, nodes=tuple(nodes), profile=profile)
-
-
-def _relay(scene: Scene, one: Node, beside_flannel: bool) -> Relay | None:
-    """The relay's end in this layout; None: none is wanted, or it isn't reached by the same device."""
-    through = scene.courses.get(one.id, DIRECT).relay
-    other = next((n for n in scene.nodes if n.id == through), None)
-    if other is None:
-        return None
-    party = scene.cast.parties[through]
-    if scene.beside_flannel(party) != beside_flannel:
-        return None
-    return Relay(through, other.endpoints, other.mac if beside_flannel else party.mac, other.overlay)
-
-
-def _of_version(networks: Iterable[Network], version: int) -> Iterator[Network]:
-    for network in networks:
-        subnets = tuple(s for s in network.subnets if s.version == version)
-        if subnets:
-            yield network if subnets == network.subnets else replace(network, subnets=subnets)
-
-
-# ---- isolation ----
-
-
-def apart(scene: Scene) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
-    """Pairs of subnets of two different groups, one of them this host's."""
-    groups = scene.options.groups
-    mine = [(s, g) for n in scene.home.party.networks for s in n.subnets if (g := group_of(n, s, groups))]
-    theirs = [(s, g) for one in scene.nodes for n in one.networks for s in n.subnets if (g := group_of(n, s, groups))]
-    pairs = {
-        (own, other)
-        for own, group in mine
-        for other, another in (*mine, *theirs)
-        if group != another and own.version == other.version and own != other
-    }
-    ordered = {tuple(sorted(pair, key=lambda s: (s.version, s.network_address.packed, s.prefixlen))) for pair in pairs}
-    return tuple(
-        sorted(
-            ((a, b) for a, b in ordered), key=lambda pair: tuple((s.network_address.packed, s.prefixlen) for s in pair)
-        )
-    )
-
-
-def group_of(network: Network, subnet: IPNetwork, groups: Groups) -> str:
-    """The group that a label, or else the setting ISOLATE, puts a subnet into; "" for none."""
-    named = (name for name, subnets in groups if any(inside(subnet, of) for of in subnets))
-    return network.group or next(named, "")
-
-
-# ---- liveness ----
-
-
-def paths(scene: Scene) -> Iterator[Path]:
-    """The direct way through the tunnel to every node that answers."""
-    mine, lease = scene.home.party, scene.home.party.lease
-    for one in scene.nodes:
-        party = scene.cast.parties[one.id]
-        if party.note is None:
-            continue
-        mtu = min(mtu for mtu in (mine.mtu, party.mtu) if mtu) - OVERHEAD[mine.endpoint.version]
-        if lease is not None and party.lease is not None:
-            version = 4 if lease.subnet is not None and party.lease.subnet is not None else 6
-            local, remote = (
-                next(
-                    (s.network_address for s in (of.subnet, of.subnet6) if s is not None and s.version == version), None
-                )
-                for of in (lease, party.lease)
-            )
-            if local is not None and remote is not None:
-                yield Path(one.id, "tunnel", device_of(lease, version), local, remote, mtu)
-        else:
-            yield Path(one.id, "tunnel", device_name(mine.vni), mine.endpoint, party.endpoint, mtu)
-
-
-def underlay_path(one: Node, mine: Party) -> Path:
-    """The way to a node's endpoint itself: asked where the tunnel is down, to tell a dead host from a closed port."""
-    return Path(one.id, "underlay", "", mine.endpoint, one.endpoints[0])
-
-
-def place(one: Node, party: Party) -> Place:
-    """A node as the topology sees it."""
-    note = party.note
-    return Place(
-        id=one.id,
-        endpoints=one.endpoints,
-        subnets=tuple(s for n in one.networks for s in n.subnets),
-        carries="all" if note is not None else "flannel" if party.lease is not None else "none",
-        reaches=frozenset(note.reaches) if note is not None else None,
-        misses=frozenset(note.misses) if note is not None else frozenset(),
-        via=dict(note.via) if note is not None else {},
-        segments=note.segments if note is not None else (),
-    )
-
-
-def own_place(mine: Party, host: Host, networks: Sequence[Network]) -> Place:
-    """This host."""
-    return Place(mine.id, (mine.endpoint,), segments=segments(host, networks))
-
-
-def segments(host: Host, networks: Sequence[Network]) -> tuple[IPInterface, ...]:
-    """This host's own addresses that lie on a segment with other hosts; `networks`: its containers'."""
-    inner = [subnet for network in networks for subnet in network.subnets]
-    found = (a for u in host.uplinks for a in u.addresses if a.network.num_addresses > 1 and not a.ip.is_link_local)
-    return tuple(
-        sorted((a for a in found if not any(inside(a.network, s) for s in inner)), key=lambda a: (a.version, a))
-    )

@@ -14,22 +14,24 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
-
 from weft import __version__
+from weft.agent.attempts import FILE, Attempts
+from weft.agent.chronicle import Chronicle
+from weft.agent.healing import Healer, Means
 from weft.agent.journal import HealthFile, HealthFileOptions, Journal, Scribe
 from weft.agent.liveness import Liveness, LivenessOptions
 from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.registrar import Reaches, RegistrarWorld, Wishes
 from weft.agent.registration import Registration, RegistrationOptions, init_config
+from weft.agent.tending import Tending
 from weft.agent.vitals import Pulse
 from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.health import Container, judge
+from weft.core.ladder import LadderOptions
 from weft.core.registrar import ROLE, Options
 from weft.core.registry import Prefixes, Registry
 from weft.core.ruleset import SHARED
-from weft.core.sight import Course
 from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.engines import ENGINES
 from weft.engines.containers import Containers
@@ -43,15 +45,11 @@ from weft.targets.kernel.host import HostFacts
 from weft.targets.kernel.target import KernelTarget
 from weft.targets.kernel.ways import Directions, Ways
 from weft.web.api import Api
-from weft.web.health import HealthPage, HealthServer, Pages
-from weft.web.metrics import Metric, Readings, metrics_of
+from weft.web.health import HealthServer, Pages
+from weft.web.registrar import RegistrarPages
 from weft.web.server import Server
-from weft.wire.health import status_of
 
 log = logging.getLogger("weft")
-
-MOST_NOTED = 50
-"""Objects of one cycle that are noted one by one in the events log."""
 
 
 class Registrar:
@@ -81,14 +79,17 @@ class Registrar:
         self.loop = Loop(self.world, Reconciler((self.kernel, self.firewall)), settings.interval, self._cycled)
         self.scribe = Scribe()
         self.journal = Journal(Path(settings.run_dir), self.scribe)
+        self.chronicle = Chronicle(self.journal)
         every = min(settings.interval, settings.monitoring_interval)
         self.health = HealthFile(HealthFileOptions(Path(settings.run_dir), name, every), self.scribe, self.journal)
         self.pulse = Pulse(self.loop, settings.interval)
         self.settled = asyncio.Event()
         """A plan was carried out, and etcd has what this host wants to have there."""
+        means = Means(settings.docker_host, settings.flannel_container_name, settings.restart_flannel)
+        healer = Healer(means, Attempts(Path(settings.run_dir) / FILE))
+        ladder = LadderOptions(settings.cycle_interface, means.words)
+        self.tending = Tending(self.world, healer, ladder, self.journal, self._is_pending)
         self._again: asyncio.TimerHandle | None = None
-        self._noted = 0
-        self._courses: dict[str, Course] = {}
 
     def start(self, probing: bool = True) -> None:
         """Follow the sources."""
@@ -124,18 +125,12 @@ class Registrar:
         self.world.ways, self.world.answered = directions, self.ways.answered
 
     def _keep_reaches(self, reaches: Reaches) -> None:
-        for path, reach in reaches.items():
-            before = self.world.reaches.get(path)
-            if before is not None and before.state != reach.state:
-                node, kind = path
-                self.journal.note("liveness", node, f"{kind} {before.state} → {reach.state}", reach.reason)
+        self.chronicle.reaches(reaches)
         self.world.reaches = reaches
 
     def _keep_container(self, container: Container) -> None:
-        before = self.pulse.container
-        if before is not None and before.state != container.state:
-            self.journal.note("container", container.name, f"{before.state} → {container.state}", container.error)
-        self.pulse.container = container
+        self.chronicle.container(container)
+        self.pulse.container = self.tending.container = container
 
     def _cycled(self, view: View | None) -> None:
         """After each cycle: tell the others what changed in it, probe who is known, note what was done."""
@@ -146,12 +141,15 @@ class Registrar:
         self.ways.ask(self.world.asked())
         self.world.report("firewall", self.firewall.problem)
         self.world.report("disk", self.scribe.problem)
-        self._note_courses()
-        self._note_work()
+        self.chronicle.courses(self.world.chart.courses)
+        self.chronicle.work(self.loop.reconciler)
         self._come_again()
         self.health.wake()
         if self.loop.ready.is_set() and self.world.is_registered():
             self.settled.set()
+
+    def _is_pending(self) -> bool:
+        return not self.loop.ready.is_set() or bool(self.loop.reconciler.account.statuses)
 
     def _come_again(self) -> None:
         """When a course is to be looked at again although nothing happens."""
@@ -161,28 +159,6 @@ class Registrar:
         if again is not None:
             loop = asyncio.get_running_loop()
             self._again = loop.call_later(max(again - self.world.clock(), 0.01), self.loop.wake)
-
-    def _note_courses(self) -> None:
-        now = dict(self.world.chart.courses)
-        for name, course in now.items():
-            before = self._courses.get(name)
-            if before is not None and (before.kind, before.relay) != (course.kind, course.relay):
-                self.journal.note("course", name, f"{_way(before)} → {_way(course)}", course.rule)
-                log.info("%s is reached %s, until now %s: %s", name, _way(course), _way(before), course.rule)
-        self._courses = now
-
-    def _note_work(self) -> None:
-        """What was put right although the plan had not changed is a repair."""
-        account = self.loop.reconciler.account
-        done, self._noted = account.last.done if account.cycles != self._noted else (), account.cycles
-        kind = "change" if self.loop.reconciler.plan.moved else "repair"
-        if kind == "repair":
-            self.pulse.repairs += len(done)
-        self.pulse.cycle_seconds += account.last.seconds if done else 0.0
-        for op in done[:MOST_NOTED]:
-            self.journal.note(kind, self.loop.reconciler.name(op.object.key), op.action, str(op.why))
-        if len(done) > MOST_NOTED:
-            self.journal.note(kind, self.world.device, f"{len(done) - MOST_NOTED} more", "too many to be listed")
 
     # What is asked over HTTP.
 
@@ -201,42 +177,6 @@ class Registrar:
     def unready(self) -> str:
         """Why nothing can be relied on yet, "" once the first plan was carried out."""
         return "" if self.loop.ready.is_set() else "waiting for " + ", ".join(self.world.waiting() or ["the kernel"])
-
-    def page(self) -> HealthPage:
-        """GET /health."""
-        pulse = self.pulse
-        return HealthPage(
-            **msgspec.structs.asdict(status_of(self.health.last, self.settings.name, self.health.judged)),
-            version=pulse.version,
-            uptime=pulse.uptime,
-            peers=dict(pulse.courses()),
-            routes=pulse.routes(),
-            not_done=sum(pulse.undone().values()),
-            etcd_connected=pulse.etcd.reachable,
-        )
-
-    def metrics(self) -> list[Metric]:
-        """GET /metrics."""
-        pulse, account, flow = self.pulse, self.loop.reconciler.account, self.pulse.flow
-        packets = self.liveness.counters()
-        readings = Readings(
-            health=self.health.last.status,
-            etcd_connected=pulse.etcd.reachable,
-            peers=pulse.courses(),
-            routes=pulse.routes(),
-            undone=pulse.undone(),
-            cycles=account.cycles,
-            cycle_seconds=pulse.cycle_seconds,
-            last_cycle_seconds=account.last.seconds,
-            repairs=pulse.repairs,
-            events=self.journal.counts,
-            packets={name: packets.get(name, 0) for name in ("sent", "received")},
-            reaches=tuple(self.world.reaches.values()),
-            relays=pulse.relays(),
-            device=self.world.device,
-            counters=flow.last if flow is not None else None,
-        )
-        return list(metrics_of(readings))
 
 
 def set_up_log(settings: RegistrarSettings) -> None:
@@ -261,12 +201,17 @@ async def run(settings: RegistrarSettings, once: float | None = None) -> int:
         await server.start()
         stack.push_async_callback(server.stop)
         if settings.health_port:
-            pages = Pages(ROLE, daemon.page, daemon.metrics)
+            answers = RegistrarPages(
+                settings.name, daemon.pulse, daemon.health, daemon.journal, daemon.chronicle, daemon.liveness
+            )
+            pages = Pages(ROLE, answers.page, answers.metrics)
             health = HealthServer(str(settings.health_ip), settings.health_port, daemon.unready, pages)
             await health.start()
             stack.push_async_callback(health.stop)
         judging = asyncio.ensure_future(daemon.health.run(lambda: judge(daemon.pulse.vitals())))
         stack.callback(judging.cancel)
+        tending = asyncio.ensure_future(daemon.tending.run())
+        stack.callback(tending.cancel)
         daemon.start()
         await run_until_signalled(daemon.loop)
     log.info("stopped; routes stay, registrations for %d s; `weft cleanup` removes them", settings.lease_seconds)
@@ -342,7 +287,3 @@ def _etcd(settings: RegistrarSettings) -> EtcdOptions:
         password=settings.etcd_password,
         timeout=settings.etcd_timeout,
     )
-
-
-def _way(course: Course) -> str:
-    return f"through {course.relay}" if course.relay else {"direct": "directly"}.get(course.kind, course.kind)

@@ -1,0 +1,101 @@
+"""Looks whether the ladder has something to do, while the registrar runs: hosts that don't answer through the tunnel
+although the kernel holds all that it should. Started by `daemons/registrar.py`.
+
+`core/ladder.py` decides, `healing.py` does; here is only when, and what is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from weft.agent.healing import Healer
+from weft.agent.journal import Journal
+from weft.agent.registrar import RegistrarWorld
+from weft.core.health import Container
+from weft.core.ladder import Decision, LadderOptions, Symptoms, decide
+from weft.core.scene import Scene, leased_entries
+from weft.core.stale import Wanted, reason
+from weft.errors import TargetError
+from weft.model import Problem
+
+log = logging.getLogger("weft")
+
+LOOK = 2.0
+"""Seconds between two looks; they cost nothing while everybody answers."""
+
+
+class Tending:
+    """`pending`: the plan is not carried out. `container`: flannel's, as far as it is known. `held`: what is not done,
+    and why: told to the world as problems."""
+
+    def __init__(
+        self,
+        world: RegistrarWorld,
+        healer: Healer,
+        options: LadderOptions,
+        journal: Journal,
+        pending: Callable[[], bool],
+    ) -> None:
+        self.container: Container | None = None
+        self.held: tuple[Problem, ...] = ()
+        self._world = world
+        self._healer = healer
+        self._options = options
+        self._journal = journal
+        self._pending = pending
+        self._wall = time.time
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK)
+            scene = self._world.scene
+            self.held = () if scene is None else (await self.look(scene)).held
+            self._world.report("ladder", "; ".join(problem.message for problem in self.held))
+
+    async def look(self, scene: Scene) -> Decision:
+        """Decide once, and do what was decided."""
+        symptoms = self._symptoms(scene)
+        if not symptoms.lost and not symptoms.stopped:
+            return Decision()
+        wanted = leased_entries(scene, frozenset(symptoms.lost))
+        try:
+            ops = await self._healer.stale(wanted) if wanted.fdb else ()
+        except TargetError:
+            ops = ()  # no such device: the loop says so
+        symptoms = self._symptoms(scene, tuple(map(reason, ops)))
+        history, _ = self._healer.history()
+        decision = decide(symptoms, history, self._wall(), self._options)
+        for step in decision.steps:
+            log.warning("%s: %s", step.rung, step.reason)
+            done = await self._healer.take(step, wanted if wanted.fdb else Wanted(step.device))
+            for line in done.lines:
+                log.warning("%s: done: %s", step.rung, line)
+                self._journal.note("ladder", step.device, f"{step.rung}: {line}", step.reason)
+            for failure in done.failures:
+                log.error("%s: %s", step.rung, failure)
+                self._journal.note("ladder", step.device, f"{step.rung} failed: {failure}", step.reason)
+        return decision
+
+    def _symptoms(self, scene: Scene, stale: tuple[str, ...] = ()) -> Symptoms:
+        """Who is reached through a relay on purpose is not lost."""
+        world = self._world
+        direct = {n.id for n in scene.nodes if world.course_kind(n.id) not in ("relay", "fdb")}
+        tunnels = {r.path.node: r for r in world.reaches.values() if r.path.kind == "tunnel"}
+        beside = {r.path.node for r in world.reaches.values() if r.path.kind == "underlay" and r.state == "up"}
+        return Symptoms(
+            device=world.device,
+            reached=frozenset(name for name, reach in tunnels.items() if reach.state == "up"),
+            lost={name: reach.since for name, reach in tunnels.items() if reach.state == "down" and name in direct},
+            beside=frozenset(beside),
+            stale=stale,
+            pending=self._pending(),
+            stopped=self._stopped() if scene.leased else "",
+        )
+
+    def _stopped(self) -> str:
+        one = self.container
+        return f"container {one.name} has stopped" if one is not None and one.state == "stopped" else ""
