@@ -351,6 +351,7 @@ def test_the_entries_that_flannels_device_must_hold() -> None:
     wanted = scenes.leased_entries(scene(registry), frozenset("b"))
     vtep = parse_mac("02:00:00:00:00:02")
     assert (wanted.device, wanted.fdb, wanted.neighbours) == ("flannel.1", {vtep: B}, {ip_address("10.5.2.0"): vtep})
+    assert wanted.routes == {ip_network("10.5.2.0/24"): ip_address("10.5.2.0")}
     assert wanted.lost == {B}
 
 

@@ -14,7 +14,7 @@ from weft.errors import WeftError
 VERBS: dict[str, tuple[str, str]] = {
     "agent": ("weft.cli.agent:agent", "Run on a host: connect its container networks with the other hosts'."),
     "flanneld": ("weft.cli.flanneld:flanneld", "Run flannel's daemon, on etcd: its flags, its leases, its subnet.env."),
-    "registrar": ("weft.cli.registrar:registrar", "Register Docker networks in etcd, route to the others'; with flannel."),
+    "registrar": ("weft.cli.registrar:registrar", "Register Docker networks in etcd and route to the others'."),
     "docker-opts": ("weft.cli.docker_opts:docker_opts", "Turn flannel's subnet.env into options for dockerd."),
     "plan": ("weft.cli.agent:plan", "Print what the agent would change now, as ip, bridge and iptables lines."),
     "show": ("weft.cli.show:show", "Show peers, networks, routes, status or events of the running agent."),

@@ -175,14 +175,16 @@ def leased_entries(scene: Scene, lost: frozenset[str]) -> Wanted:
     lease = scene.home.party.lease
     fdb: dict[Mac, IPAddress] = {}
     neighbours: dict[IPAddress, Mac] = {}
+    routes: dict[IPNetwork, IPAddress] = {}
     silent = {scene.cast.parties[one.id].endpoint for one in scene.nodes if one.id in lost}
     for one in scene.nodes if lease is not None else ():
         theirs = scene.cast.parties[one.id].lease
         if theirs is not None and theirs.subnet is not None and isinstance(theirs.data, Vtep):
             fdb[theirs.data.mac] = one.endpoints[0]
             neighbours[theirs.subnet.network_address] = theirs.data.mac
+            routes[theirs.subnet] = theirs.subnet.network_address
     device = device_of(lease, 4) if lease is not None else device_name(scene.options.vni)
-    return Wanted(device, fdb, neighbours, lost=frozenset(silent))
+    return Wanted(device, fdb, neighbours, routes, frozenset(silent))
 
 
 # ---- isolation ----
