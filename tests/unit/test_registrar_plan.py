@@ -77,19 +77,23 @@ def test_beside_flanneld_networks_are_routed_through_the_lease_and_nothing_else_
     ]
 
 
-def test_through_a_relay_the_lease_goes_there_as_two_halves_and_the_probed_address_stays_direct() -> None:
+def test_through_a_relay_all_goes_there_as_two_halves_and_the_probed_address_stays_direct() -> None:
+    """Networks too: flanneld routes those for which a registrar has made an entry beside the leases, directly."""
     relayed = beside(replace(CULVERT, relay=relay_of(LAVASH)), LAVASH)
     assert shown(relayed, Route) == [
         f"ip route add 10.5.20.0/32 via 10.5.20.0 dev flannel.1 onlink proto 76 metric {metric('10.5.20.0/32')}",
         f"ip route add 10.5.20.0/25 via 10.5.30.0 dev flannel.1 onlink proto 76 metric {metric('10.5.20.0/25')}",
         f"ip route add 10.5.20.128/25 via 10.5.30.0 dev flannel.1 onlink proto 76 metric {metric('10.5.20.128/25')}",
         f"ip route add 10.9.1.0/24 via 10.5.30.0 dev flannel.1 onlink proto 76 metric {metric('10.9.1.0/24')}",
+        f"ip route add 10.9.1.0/25 via 10.5.30.0 dev flannel.1 onlink proto 76 metric {metric('10.9.1.0/25')}",
+        f"ip route add 10.9.1.128/25 via 10.5.30.0 dev flannel.1 onlink proto 76 metric {metric('10.9.1.128/25')}",
         f"ip route add 10.5.30.0/32 via 10.5.30.0 dev flannel.1 onlink proto 76 metric {metric('10.5.30.0/32')}",
     ]
-    assert reasons(relayed)[1:4] == [
+    assert reasons(relayed)[1:5] == [
         "half of the lease of node culvert, through node lavash (culvert, told by etcd)",
         "half of the lease of node culvert, through node lavash (culvert, told by etcd)",
         "network web of node culvert, through node lavash (culvert, told by etcd)",
+        "half of network web of node culvert, through node lavash (culvert, told by etcd)",
     ]
 
 
@@ -116,6 +120,8 @@ def test_beside_flanneld_of_two_ip_versions() -> None:
         ["fc00:5:0:20::/65", "via", "fc00:5:0:30::"],
         ["fc00:5:0:20:8000::/65", "via", "fc00:5:0:30::"],
         ["fd00:9::/64", "via", "fc00:5:0:30::"],
+        ["fd00:9::/65", "via", "fc00:5:0:30::"],
+        ["fd00:9:0:0:8000::/65", "via", "fc00:5:0:30::"],
     ]
 
 
@@ -142,7 +148,7 @@ def test_a_host_that_flannel_reaches_without_a_tunnel_is_routed_to_without_one()
     assert shown(beside(near), Route) == [
         f"ip route add 10.9.1.0/24 via 172.24.90.1 dev eth0 proto 76 metric {metric('10.9.1.0/24')}"
     ]
-    assert len(shown(beside(replace(near, relay=relay_of(LAVASH))), Route)) == 4
+    assert len(shown(beside(replace(near, relay=relay_of(LAVASH))), Route)) == 6
 
 
 @pytest.mark.parametrize("lease", ["10.5.20.0/31", "10.5.20.0/32"])

@@ -51,6 +51,8 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
                 yield from _lease(node, subnet, own, gateway, tunnel)
             else:
                 yield _route(subnet, gateway or own, node, tunnel), _why(node, network, gateway)
+                if gateway is not None:
+                    yield from _halves(node, network, subnet, gateway, tunnel)
 
 
 def _lease(
@@ -62,6 +64,17 @@ def _lease(
     yield _route(ip_network(own), own, node, tunnel), probe
     if gateway is not None and subnet.prefixlen < subnet.max_prefixlen - 1:
         asked = Why(node.source, node.id, f"half of the lease of node {node.id}{_through(node)}")
+        for half in subnet.subnets():
+            yield _route(half, gateway, node, tunnel), asked
+
+
+def _halves(
+    node: Node, network: Network, subnet: IPNetwork, gateway: IPAddress, tunnel: Tunnel
+) -> Iterator[tuple[Object, Why]]:
+    """Relayed, a network needs more specific routes as a lease does: flanneld takes the entry that a registrar has made
+    for it beside the leases for a lease, and its own route leads directly."""
+    if subnet.prefixlen < subnet.max_prefixlen:
+        asked = Why(node.source, node.id, f"half of network {network.name} of node {node.id}{_through(node)}")
         for half in subnet.subnets():
             yield _route(half, gateway, node, tunnel), asked
 
