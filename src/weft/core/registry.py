@@ -8,14 +8,15 @@ heartbeat that tells nothing but the time makes an equal Registry.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from weft.core.edits import Kept
 from weft.core.tenancy import Held
 from weft.errors import WireError
-from weft.model import IPNetwork, Network, Problem
-from weft.wire.flannel import Config, Lease, parse_lease
+from weft.model import IPAddress, IPNetwork, Mac, Network, Problem
+from weft.wire.flannel import Config, Lease, Vtep, parse_lease
 from weft.wire.flannel import parse_key as parse_lease_key
 from weft.wire.flannel_config import parse_config
 from weft.wire.registrar import (
@@ -65,9 +66,10 @@ class Prefixes:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """One host, as it registered itself. `networks`: sorted by name. `note` None: it runs something older, or tells
-    nothing. `leased`: its keys go by themselves when it is gone; else what is here may be years old, and `status` tells
-    when it was last seen, if it tells anything."""
+    """One host, as it registered itself. `networks`: sorted by name. `status`: with the public address, wherever older
+    ones let it be found. `note` None: it runs something older, or tells nothing. `leased`: its keys go by themselves
+    when it is gone; else what is here may be years old, and `status` tells when it was last seen, if it tells anything.
+    """
 
     host: str
     networks: tuple[Network, ...] = ()
@@ -80,8 +82,8 @@ class Registered:
 class Registry:
     """A full set. `hosts`: sorted by name, this one too. `leases`: flannel's, by key, this host's and reservations too;
     `entries`: what registrars that run added below flannel's prefix for Docker networks, by key; they hang on the same
-    etcd lease as the host's heartbeat. `config`: flannel's, None if there is none that
-    can be read. `complete`: what is not in it is gone."""
+    etcd lease as the host's heartbeat. `config`: flannel's, None if there is none that can be read. `complete`: what is
+    not in it is gone."""
 
     hosts: tuple[Registered, ...] = ()
     leases: tuple[Lease, ...] = ()
@@ -212,9 +214,10 @@ class Reader:
         for found in everything:
             if found.key is not None and not found.nowhere and found.problem is None:
                 hosts.setdefault(found.key.host, []).append(found)
-        registered = tuple(_registered(name, hosts[name]) for name in sorted(hosts))
         beats = {f.hangs_on for f in self._config.made if f.status is not None or f.note is not None} - {0}
         held = [found.held for found in self._flannel.made if found.held is not None]
+        vteps = {h.lease.data.mac: h.address for h in reversed(held) if isinstance(h.lease.data, Vtep)}
+        registered = tuple(_registered(name, hosts[name], vteps) for name in sorted(hosts))
         problems = [found.problem for found in everything if found.problem is not None]
         _, network, problem = self._network
         return Registry(
@@ -253,14 +256,18 @@ def _lease(row: Row) -> Found:
     return Found(hangs_on=row.lease, held=Held(row.key, lease, row.created, row.modified, row.lease))
 
 
-def _registered(host: str, found: list[Found]) -> Registered:
-    """One host. Where weft runs, what an older program left there without an etcd lease says nothing any more."""
+def _registered(host: str, found: list[Found], vteps: Mapping[Mac, IPAddress | None]) -> Registered:
+    """One host. Where weft runs, what an older program left there without an etcd lease says nothing any more. Older
+    statuses tell the first address alone, or none: then it is that of the lease with the same VTEP in `vteps`."""
     notes = [one.note for one in found if one.note is not None]
     note = notes[0] if notes else None
     if note is not None:
         found = [one for one in found if one.hangs_on] or found
     statuses = [one.status for one in found if one.status is not None]
     status = max(statuses, key=lambda one: one.timestamp, default=None)
+    if status is not None and status.public_ip is None:
+        known = vteps.get(status.mac) if status.mac is not None else None
+        status = replace(status, public_ip=status.primary_ip or known)
     leased = any(one.hangs_on for one in found if one.subnet is None)
     return Registered(host, _networks(found, note or Note()), status, note, leased)
 
