@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from weft.agent.journal import Journal
 from weft.agent.reconcile import Reconciler
+from weft.core.commands import text
 from weft.core.health import Container
 from weft.core.sight import Course
 from weft.model import Reach
@@ -67,7 +68,7 @@ class Chronicle:
         self.repairs += len(done) if kind == "repair" else 0
         self.seconds += account.last.seconds
         for op in done[:MOST]:
-            self._journal.note(kind, reconciler.name(op.object.key), op.action, str(op.why))
+            self._journal.note(kind, text(op.object), op.action, str(op.why))
         if len(done) > MOST:
             self._journal.note(kind, "", f"{len(done) - MOST} more", "too many to be listed")
 

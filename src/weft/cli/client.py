@@ -44,18 +44,23 @@ socket_option = click.option(
 
 def ask(what: str, config: Path | None = None, path: str = "", **query: str) -> Any:
     """A daemon's JSON answer to GET /v1/<what>, on the socket at `path`; without one, on that which is set in the
-    environment or the file `config`, or the only one beside it.
+    environment or the file `config`, or one beside it (`running`).
 
     Raises AgentUnreachable, or WeftError with what it answered."""
     return ask_at(path or running(load(os.environ, file=config).socket), what, **query)
 
 
+PREFERRED = ("registrar.sock", "flanneld.sock")
+"""Of daemons that run beside each other, who knows more is asked."""
+
+
 def running(path: str) -> str:
-    """`path`, or where nothing is there the only other daemon's socket in its folder."""
+    """`path`, or where nothing is there another daemon's socket in its folder: the only one, or a preferred one."""
     if not Path(path).exists():
-        others = list(Path(path).parent.glob("*.sock"))
-        if len(others) == 1:
-            return str(others[0])
+        others = sorted(Path(path).parent.glob("*.sock"))
+        known = [other for name in PREFERRED for other in others if other.name == name]
+        if len(others) == 1 or known:
+            return str((known or others)[0])
     return path
 
 
