@@ -25,6 +25,7 @@ from weft.wire.registrar import Note, Status
 
 CFG = "/flannel/network/subnets"
 FLANNEL = "/coreos.com/network"
+PREFIXES = Prefixes(CFG, FLANNEL)
 TTL = 180
 WALL = 1.8e9
 GONE = StoreUnreachable("memory: nobody answers")
@@ -141,11 +142,12 @@ class World:
         host: str = "babka",
         machine: str = "",
         interval: float = 60.0,
+        prefixes: Prefixes = PREFIXES,
     ) -> Host:
         """A daemon starts, and is told what it is."""
         me = Owner(machine or f"machine-{ip}", host, f"run-{len(self.hosts)}")
         store = MemoryStore(self.server)
-        options = RegistrationOptions(Prefixes(CFG, FLANNEL), interval, me)
+        options = RegistrationOptions(prefixes, interval, me)
         made = Host(store, Registration(store, options, self.wall), announcement(ip, *networks, host=host))
         made.registration.tell(made.announcement)
         made.task = asyncio.ensure_future(made.follow())
@@ -680,6 +682,42 @@ def test_an_entry_that_the_old_program_left_gets_our_lease() -> None:
         host.entries(ENTRY)
         await reached(lambda: w.server.entries[key].lease, "a lease below it")
         assert w.server.entries[key].lease == w.server.entries[f"{CFG}/babka/web"].lease
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "config", [f"{FLANNEL}/subnets", f"{FLANNEL}/subnets/", f"{FLANNEL}//docker", "/flannel/network"]
+)
+def test_one_prefix_may_lie_in_the_other(config: str) -> None:
+    async def scenario(w: World) -> None:
+        w.flannel()
+        host = w.host(WEB, prefixes=Prefixes(config, f"/{FLANNEL}/"))
+        host.entries(ENTRY)
+        await reached(lambda: host.now.entries == (ENTRY,), "the entry")
+        await reached(lambda: (me := host.knows("babka")) and me.networks == (WEB,), "the networks")
+        commits = len(w.server.commits)
+        await asyncio.sleep(50)
+        assert len(w.server.commits) == commits
+        assert host.now.problems == ()
+        host.entries()
+        await reached(lambda: host.now.entries == (), "it to go")
+        assert (me := host.knows("babka"))
+        assert me.networks == (WEB,)
+
+    run(scenario)
+
+
+def test_a_lost_race_is_tried_again_at_once_on_what_came_meanwhile() -> None:
+    async def scenario(w: World) -> None:
+        loop = asyncio.get_running_loop()
+        host = await w.settled(WEB)
+        start = loop.time()
+        w.server.before_commit(lambda: w.server.put(f"{CFG}/babka/db-1.x", "10.99.0.0/16"))
+        host.tell(DB)
+        await reached(lambda: set(w.server.networks().values()) == {"10.7.0.0/16"}, "the change")
+        assert not w.server.outstanding
+        assert loop.time() - start < 0.2
 
     run(scenario)
 

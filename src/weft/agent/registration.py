@@ -59,10 +59,12 @@ class RegistrationOptions:
 
 @dataclass(slots=True)
 class _Side:
-    """One watched prefix. `owed`: the revision that the watch must show before anything is decided on it, or until."""
+    """One watched prefix. `read`: the revision of what is decided on. `owed`: the one that the watch must show before
+    anything more is decided, or `until` when."""
 
     prefix: str
     snapshot: Snapshot | None = None
+    read: int = 0
     owed: int = 0
     until: float = 0.0
     highest: int = 0
@@ -218,6 +220,7 @@ class Registration:
         assert self._own.snapshot is not None
         assert self._flannel.snapshot is not None
         now = _now()
+        self._own.read, self._flannel.read = self._own.snapshot.revision, self._flannel.snapshot.revision
         own, flannel = self._own.snapshot.entries.rows, self._flannel.snapshot.entries.rows
         registry = self._reader.read(own, flannel, now >= self._forgetful_until)
         self._removed = {problem: until for problem, until in self._removed.items() if until > now}
@@ -290,12 +293,11 @@ class Registration:
 
     async def _commit(self, side: _Side, writes: tuple[Write, ...]) -> bool:
         """Whether all was written. Until the watch shows that, or what was there instead, nothing is decided."""
-        assert side.snapshot is not None
         for start in range(0, len(writes), AT_ONCE):
             some = writes[start : start + AT_ONCE]
             guards = [Guard(write.key, write.modified) for write in some]
             revision = await self._store.commit([self._change(write) for write in some], guards)
-            side.owed = revision if revision is not None else side.snapshot.revision + 1
+            side.owed = revision if revision is not None else side.read + 1
             side.until = _now() + PATIENCE
             if revision is None:
                 return False

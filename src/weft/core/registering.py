@@ -136,9 +136,9 @@ def _says(found: Found | None, value: bytes, wanted: bytes, status: Status | Non
 def _left_over(row: Row, found: Found, host: str, told: set[tuple[str, IPNetwork]], lease: int) -> bool:
     """A row of this host's that is no longer wanted: written by this run, or under its name by an earlier one or by an
     older program. A doubled key is kept as long as it is right: hosts with an older program read those."""
-    if row.lease and row.lease == lease:
-        return True
     key = found.key
+    if key is not None and row.lease == lease != 0:
+        return True
     if not isinstance(key, NetworkKey) or key.host != host:
         return False
     return not key.doubled or (key.network, found.subnet) not in told
@@ -220,7 +220,12 @@ def entries(announcement: Announcement, rows: Sequence[tuple[Row, Found]], prefi
             writes.append(Write(key, lease_value(entry), row.modified))
         elif not found.nowhere:
             problems.append(Problem(name(entry), _taken(entry, found.held, address_of(entry))))
-    gone = [(row, found) for row, found in rows if row.lease == lease != 0 and row.key not in keys]
+    below = subnets_of(prefixes)
+    gone = [
+        (row, found)
+        for row, found in rows
+        if row.lease == lease != 0 and row.key not in keys and row.key.rpartition("/")[0] == below[:-1]
+    ]
     writes.extend(Write(row.key, None, row.modified) for row, _ in gone)
     writes.extend(_touched(gone, rows, lease))
     return Decision(tuple(writes), tuple(problems))
