@@ -1,0 +1,252 @@
+"""What the registrar makes of its sources: when it plans, what it tells and probes, and what it says of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+from tests import build
+from weft.agent.registrar import RegistrarWorld, Wishes
+from weft.core.plan import plan
+from weft.core.registrar import Options
+from weft.core.registry import Registered, Registry
+from weft.model import DefaultRoute, Host, Known, Network, Path, Reach, Uplink, View, Way, parse_mac
+from weft.objects import Route
+from weft.settings.gateways import parse_extra_routes, parse_gateway_map
+from weft.wire.flannel import Lease, Vtep
+from weft.wire.flannel_config import parse_config
+from weft.wire.registrar import Note, Status
+
+A, B, C = (ip_address(f"192.0.2.{n}") for n in (1, 2, 3))
+ETCD = ip_address("192.0.2.9")
+CONFIG = parse_config(b'{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}')
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def world(clock: Clock | None = None, **wishes: Any) -> RegistrarWorld:
+    return RegistrarWorld(Wishes(Options("a"), etcd=(ETCD,), allowed=build.PRIVATE, **wishes), clock or Clock())
+
+
+def host(*addresses: str) -> Host:
+    given = tuple(ip_interface(a) for a in addresses or ("192.0.2.1/24",))
+    return Host((Uplink("eth0", 1500, given, (DefaultRoute(4),)),))
+
+
+def peer(name: str, number: int, subnet: str, **note: Any) -> Registered:
+    address = ip_address(f"192.0.2.{number}")
+    mac = parse_mac(f"06:00:00:00:00:{number:02x}")
+    told = Note(endpoints=(address,), mac=mac, vni=7600, port=8472, mtu=1500, **note)
+    return Registered(name, (build.network("web", subnet),), Status(name, public_ip=address), told, leased=True)
+
+
+def lease(number: int) -> Lease:
+    from ipaddress import IPv4Address
+
+    mac = parse_mac(f"02:00:00:00:00:{number:02x}")
+    return Lease(
+        build.net4(f"10.5.{number}.0/24"), None, IPv4Address(f"192.0.2.{number}"), None, "vxlan", Vtep(1, mac), None
+    )
+
+
+def ready(one: RegistrarWorld, registry: Registry, *networks: Network) -> View:
+    """With every source's word."""
+    one.host, one.registry = host(), registry
+    one.engine = Known(networks, complete=True)
+    one.ways, one.answered = {ETCD: Way("eth0", source=A)}, frozenset((ETCD, *one.asked()))
+    found = one.view()
+    assert found is not None
+    return found
+
+
+def down(node: str, remote: str = "192.0.2.2", state: str = "down") -> dict[tuple[str, str], Reach]:
+    path = Path(node, "tunnel", "vxlan7600", A, ip_address(remote))
+    return {(node, "tunnel"): Reach(path, state, 1.0, reason="nothing is heard")}  # type: ignore[arg-type]
+
+
+def routes(view: View) -> dict[str, str]:
+    """Destination → gateway."""
+    wanted = plan(view).wanted
+    found = {}
+    for want in wanted.values():
+        if isinstance(want.object, Route):
+            hop = wanted.get(("nexthop", want.object.nexthop))
+            via = getattr(hop.object, "via", None) if hop is not None else want.object.via
+            found[str(want.object.dst)] = str(via)
+    return found
+
+
+def test_nothing_is_planned_before_every_source_has_spoken() -> None:
+    one = world()
+    assert one.view() is None
+    assert one.waiting() == ["host", "engine", "etcd"]
+    one.host = host()
+    assert "address" in one.waiting()
+    one.engine = Known((), complete=True)
+    one.registry = Registry(complete=True)
+    assert one.view() is None, "the way to etcd is not known yet"
+    one.ways, one.answered = {ETCD: Way("eth0", source=A)}, frozenset({ETCD})
+    assert one.view() is not None
+    assert one.waiting() == []
+
+
+def test_no_docker_networks_is_a_normal_state() -> None:
+    one = world()
+    ready(one, Registry(complete=True))
+    told = one.announcement()
+    assert told is not None
+    assert told.networks == ()
+    assert list(one.problems()) == []
+
+
+def test_the_address_stays_for_as_long_as_this_host_has_it() -> None:
+    one = world()
+    ready(one, Registry(complete=True))
+    one.host = host("192.0.2.1/24", "192.0.2.77/24")
+    one.ways = {ETCD: Way("eth0", source=ip_address("192.0.2.77"))}
+    assert one.address() == A
+    one.host = host("192.0.2.77/24")
+    assert one.address() == ip_address("192.0.2.77")
+
+
+def test_without_any_address_it_says_what_to_set() -> None:
+    one = world()
+    one.host = Host((Uplink("eth0", 1500, (ip_interface("192.0.2.1/24"),)),))
+    one.answered = frozenset({ETCD})
+    assert one.address() is None
+    assert "set FLANNELD_PUBLIC_IP" in "".join(p.message for p in one.problems())
+
+
+def test_what_is_told_is_what_it_routes_by() -> None:
+    web = build.network("web", "10.9.1.0/24")
+    one = world()
+    ready(one, Registry((peer("b", 2, "10.9.2.0/24"),), complete=True), web)
+    told = one.announcement()
+    assert told is not None
+    assert (told.host, told.networks, told.note.reaches) == ("a", (web,), ("b",))
+    assert told.status is not None
+    assert (told.status.public_ip, told.status.primary_ip) == (A, A)
+    assert [str(s) for s in told.note.segments] == ["192.0.2.1/24"]
+    assert not one.is_registered()
+    mine = Registered("a", (web,), told.status, told.note, leased=True)
+    one.registry = Registry((mine, peer("b", 2, "10.9.2.0/24")), complete=True)
+    assert one.is_registered()
+
+
+def test_a_network_inside_flannels_gets_an_entry() -> None:
+    inside = build.network("shop", "10.5.40.0/24")
+    one = world()
+    ready(one, Registry(leases=(lease(1), lease(2)), config=CONFIG, complete=True), inside)
+    told = one.announcement()
+    assert told is not None
+    (entry,) = told.entries
+    assert (str(entry.subnet), entry.data) == ("10.5.40.0/24", lease(1).data)
+
+
+def test_two_hosts_with_one_subnet_are_named_and_the_older_holds() -> None:
+    one = world()
+    later = replace(peer("c", 3, "10.9.2.0/24"), networks=(build.network("web", "10.9.2.0/24", since=200.0),))
+    view = ready(one, Registry((peer("b", 2, "10.9.2.0/24"), later), complete=True))
+    assert routes(view) == {"10.9.2.0/24": "192.0.2.2"}
+    (problem,) = one.conflicts()
+    assert "b" in problem.message
+    assert "c" in problem.message
+
+
+def test_a_network_of_ours_that_another_host_has_too() -> None:
+    one = world()
+    view = ready(one, Registry((peer("b", 2, "10.9.1.0/24"),), complete=True), build.network("web", "10.9.1.0/24"))
+    assert routes(view) == {}
+    (problem,) = one.conflicts()
+    assert "node b's network web 10.9.1.0/24 is refused" in problem.message
+    assert "this host (a)" in problem.message
+
+
+def test_a_network_over_the_underlay_is_neither_told_nor_routed() -> None:
+    one = world()
+    bad = Network("lan", (ip_network("192.0.2.0/25"),), bridge="br-lan")
+    ready(one, Registry(complete=True), bad)
+    told = one.announcement()
+    assert told is not None
+    assert told.networks == ()
+    assert "is not registered: 192.0.2.0/25 overlaps" in "".join(p.message for p in one.problems())
+
+
+def test_a_peer_that_is_lost_is_reached_through_another_and_back_after_a_while() -> None:
+    clock = Clock()
+    one = world(clock)
+    both = Registry(
+        (peer("b", 2, "10.9.2.0/24", reaches=("c",)), peer("c", 3, "10.9.3.0/24", reaches=("a", "b"))), complete=True
+    )
+    one.reaches = down("b", state="up") | down("c", "192.0.2.3", "up")
+    assert routes(ready(one, both)) == {"10.9.2.0/24": "192.0.2.2", "10.9.3.0/24": "192.0.2.3"}
+    one.reaches = down("b") | down("c", "192.0.2.3", "up")
+    assert routes(ready(one, both))["10.9.2.0/24"] == "192.0.2.3"
+    assert one.rules()["b"].startswith("detection:")
+    assert {(p.node, p.kind) for p in one.paths()} == {("b", "tunnel"), ("c", "tunnel"), ("b", "underlay")}
+    told = one.announcement()
+    assert told is not None
+    assert (told.note.reaches, told.note.misses) == (("c",), ("b",))
+    back = down("b", state="up")
+    one.reaches = {key: replace(reach, since=2.0) for key, reach in back.items()} | down("c", "192.0.2.3", "up")
+    assert routes(ready(one, both))["10.9.2.0/24"] == "192.0.2.3", "it must be up for a while first"
+    assert one.chart.again is not None
+    clock.now = one.chart.again
+    ready(one, both)
+    clock.now += 1
+    healed = Registry((peer("b", 2, "10.9.2.0/24", reaches=("a", "c")), both.hosts[1]), complete=True)
+    assert routes(ready(one, healed))["10.9.2.0/24"] == "192.0.2.2"
+
+
+def test_extra_routes_go_over_the_gateways_interface_and_bad_ones_are_named() -> None:
+    extra, _ = parse_extra_routes("10.8.1.0/24:192.0.2.5,10.8.2.0/24:198.51.100.1,10.8.3.0/24:192.0.2.6:eth7")
+    one = world(extra=extra)
+    one.host = host()
+    ready(one, Registry(complete=True))
+    one.ways = {
+        ETCD: Way("eth0", source=A),
+        ip_address("192.0.2.5"): Way("eth0", source=A),
+        ip_address("198.51.100.1"): Way("eth0", ip_address("192.0.2.254")),
+    }
+    one.answered = frozenset(one.asked())
+    view = one.view()
+    assert view is not None
+    assert {str(r.dst): r.dev for r in view.routes} == {"10.8.1.0/24": "eth0", "10.8.3.0/24": "eth7"}
+    told = "\n".join(p.message for p in one.problems())
+    assert "198.51.100.1 is on no segment of this host's; packets for it go to 192.0.2.254 on eth0" in told
+    assert "there is no interface eth7" in told
+
+
+def test_a_map_entry_is_followed_and_explained() -> None:
+    entries, _ = parse_gateway_map("192.0.2.2:192.0.2.3")
+    one = world(entries=entries)
+    both = Registry((peer("b", 2, "10.9.2.0/24"), peer("c", 3, "10.9.3.0/24")), complete=True)
+    assert routes(ready(one, both))["10.9.2.0/24"] == "192.0.2.3"
+    assert "192.0.2.2:192.0.2.3" in one.rules()["b"]
+    told = one.announcement()
+    assert told is not None
+    assert told.note.via == (("b", "c"),)
+
+
+def test_fdb_mode_beside_flannel_diverts_the_tunnels_packets() -> None:
+    entries, _ = parse_gateway_map("192.0.2.2:192.0.2.254")
+    one = world(entries=entries, mode="fdb")
+    registry = Registry((peer("b", 2, "10.9.2.0/24"),), (lease(1), lease(2)), config=CONFIG, complete=True)
+    view = ready(one, registry)
+    assert view.diverted == ((B, ip_address("192.0.2.254")),)
+    assert one.device == "flannel.1"
+
+
+def test_peers_are_everybody_who_registered() -> None:
+    one = world()
+    assert one.peers is None
+    ready(one, Registry((peer("b", 2, "10.9.2.0/24"),), complete=True))
+    assert one.peers is not None
+    assert [n.id for n in one.peers.items] == ["b"]
+    assert one.others() == {"b"}
