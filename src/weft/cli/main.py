@@ -20,6 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "show": ("weft.cli.show:show", "Show peers, networks, routes, status or events of the running agent."),
     "explain": ("weft.cli.show:explain", "Say why there is (or isn't) a way to an address, a prefix or a node."),
     "diagnose": ("weft.cli.diagnose:diagnose", "Say what is wrong with this host, and what to do next."),
+    "boot": ("weft.cli.boot:boot", "At a host's start: wait for what is needed, let the registrar do its work once."),
+    "recover": ("weft.cli.recover:recover", "Find out why hosts don't reach each other, and mend it step by step."),
     "cleanup": ("weft.cli.cleanup:cleanup", "Remove everything of weft's from this host, and nothing else."),
     "leases": ("weft.cli.leases:leases", "List flannel's leases in etcd; release a dead host's, reserve one."),
     "flannel-config": ("weft.cli.flannel_config:flannel_config", "Show, check or set flannel's config in etcd."),
