@@ -783,6 +783,69 @@ def test_withdrawing() -> None:
     run(scenario)
 
 
+def test_withdrawing_while_others_write() -> None:
+    async def scenario(w: World) -> None:
+        w.flannel()
+        host = await w.settled(WEB)
+        host.entries(ENTRY)
+        key = f"{FLANNEL}/subnets/10.5.40.0-24"
+        await reached(lambda: key in w.server.entries, "the entry")
+        ours = w.server.entries[key].lease
+        assert host.task is not None
+        host.task.cancel()
+        for _ in range(5):
+            w.server.before_commit(lambda: w.server.put(key, lease_value(ENTRY), ours))
+        with pytest.raises(WeftError, match="change too fast"):
+            await host.registration.withdraw()
+        assert not w.server.outstanding
+        w.server.before_commit(lambda: w.server.put(key, lease_value(ENTRY), ours))
+        await host.registration.withdraw()
+        assert list(w.server.entries) == [f"{FLANNEL}/subnets/{LEASED}"]
+
+    run(scenario)
+
+
+def test_withdrawing_when_the_note_was_just_deleted() -> None:
+    async def scenario(w: World) -> None:
+        host = await w.settled(WEB)
+        assert host.task is not None
+        host.task.cancel()
+        w.server.change(Delete(f"{CFG}/_weft/babka"))
+        await host.registration.withdraw()
+        assert w.server.below() == {}
+
+    run(scenario)
+
+
+def test_while_another_host_has_the_name_no_lease_is_held_for_nothing() -> None:
+    async def scenario(w: World) -> None:
+        host = await w.settled(WEB)
+        (held,) = w.server.leases
+        w.server.fail(GONE)  # for longer than the lease lives
+        await asyncio.sleep(2 * TTL)
+        other = w.server.grant(86400)
+        w.server.put(f"{CFG}/_weft/babka", '{"machine":"another"}', other)
+        w.server.fail(None)
+        await reached(lambda: host.says("two hosts are called babka: the machine another"), "the conflict")
+        await asyncio.sleep(3 * TTL)
+        assert set(w.server.leases) == {other}
+        assert held not in w.server.leases
+        w.server.end_lease(other)
+        await reached(lambda: "babka/web" in w.server.below(), "its own again")
+
+    run(scenario)
+
+
+def test_many_bad_addresses_are_removed_one_after_the_other() -> None:
+    async def scenario(w: World) -> None:
+        await w.settled(WEB)
+        keys = [f"{FLANNEL}/subnets/10.5.{n}.0-24" for n in range(60)]
+        w.server.change(*(Put(key, b'{"PublicIP":"127.0.0.1"}') for key in keys))
+        await reached(lambda: not any(key in w.server.entries for key in keys), "all to go", within=120)
+
+    run(scenario)
+
+
 def test_a_store_that_forgot_is_believed_after_a_leases_life() -> None:
     async def scenario(w: World) -> None:
         host = await w.settled(WEB)

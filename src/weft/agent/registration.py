@@ -178,7 +178,8 @@ class Registration:
             for side in (self._own, self._flannel):
                 side.snapshot = await self._store.range(side.prefix)
             self._read()
-            if self._seen and not self._is_ours(host):
+            note, _ = self._note(host)
+            if self._seen and note is not None and note.instance != self._options.me.instance:
                 return await self.close()  # a second run on this machine goes on with the lease
             if not self._lease.id:
                 await self._adopt(host)
