@@ -118,7 +118,7 @@ class _Prober:
         self._lab = lab
         self._sockets: dict[tuple[str, int], socket.socket] = {}
         """(`host/container`, IP version) → a raw socket there."""
-        self._identifier = int.from_bytes(os.urandom(2), "big")
+        self._identifier = 0
         self._sequence = 0
         self._waiting: dict[tuple[str, int, int], tuple[Tally, int]] = {}
         """(source, IP version, sequence) → whose it is, and when it was sent (nanoseconds since 1970)."""
@@ -152,6 +152,8 @@ class _Prober:
             sock.close()
 
     async def measure(self, wanted: tuple[Pair, ...], count: int, interval: float, timeout: float) -> list[Tally]:
+        # A flow of its own each time: a firewall treats all of one as it did its first packet (NAT).
+        self._identifier = int.from_bytes(os.urandom(2), "big")
         tallies = [Tally(pair) for pair in wanted]
         for round_number in range(count):
             if round_number:
