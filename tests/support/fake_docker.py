@@ -65,6 +65,19 @@ def builtin() -> list[dict[str, Json]]:
     ]
 
 
+def contained(name: str, state: str = "running", *, service: str = "", health: str = "") -> dict[str, Json]:
+    """One container as GET /containers/ID/json shows it. `service`: of Compose's."""
+    labels = {"com.docker.compose.service": service} if service else {}
+    check: dict[str, Json] = {"Health": {"Status": health, "FailingStreak": 0, "Log": []}} if health else {}
+    return {
+        "Id": f"{next(_serial):012x}" + "1" * 52,
+        "Name": f"/{name}",
+        "Created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "483Z",
+        "State": {"Status": state, "StartedAt": "2024-01-02T03:04:05.678901234Z", "Pid": 1, **check},
+        "Config": {"Image": "flannel:v0.22", "Env": ["SECRET=x"], "Labels": labels},
+    }
+
+
 class FakeDocker:
     """The engine's state, and the ways in which it can misbehave.
 
@@ -75,6 +88,7 @@ class FakeDocker:
 
     def __init__(self) -> None:
         self.networks = builtin()
+        self.containers: list[dict[str, Json]] = []
         self.mute = False
         self.hung = False
         self.refuse: set[str] = set()
@@ -94,6 +108,11 @@ class FakeDocker:
         self.networks.remove(gone)
         self._tell("destroy", gone)
 
+    def has(self, *containers: dict[str, Json], event: str = "start") -> None:
+        """From now on these are the containers; one event tells of it."""
+        self.containers = list(containers)
+        self._ring({"Type": "container", "Action": event, "Actor": {"ID": "1", "Attributes": {}}, "time": 1})
+
     def end_streams(self) -> None:
         """End every event stream in good order, as a proxy's idle limit does."""
         for queue in self._listeners:
@@ -104,10 +123,12 @@ class FakeDocker:
         return len(self._listeners)
 
     def _tell(self, action: str, network: Mapping[str, Json]) -> None:
+        actor = {"ID": network["Id"], "Attributes": {"name": network["Name"], "type": network["Driver"]}}
+        self._ring({"Type": "network", "Action": action, "Actor": actor, "scope": "local", "time": 1, "timeNano": 1})
+
+    def _ring(self, event: Mapping[str, Json]) -> None:
         if self.mute:
             return
-        actor = {"ID": network["Id"], "Attributes": {"name": network["Name"], "type": network["Driver"]}}
-        event = {"Type": "network", "Action": action, "Actor": actor, "scope": "local", "time": 1, "timeNano": 1}
         line = json.dumps(event).encode() + b"\n"
         self._remembered = [*self._remembered, line][-256:]
         for queue in self._listeners:
@@ -127,7 +148,25 @@ class FakeDocker:
             case "/events":
                 self.streams += 1
                 return await self._stream(request)
+            case "/containers/json":
+                return _json(self._listed(json.loads(request.query.get("filters", "{}"))))
+            case path if path.startswith("/containers/"):
+                found = [one for one in self.containers if one["Id"] == path.split("/")[2]]
+                return _json(found[0]) if found else _json({"message": "No such container"}, status=404)
         return _json({"message": "page not found"}, status=404)
+
+    def _listed(self, filters: Mapping[str, list[str]]) -> list[Json]:
+        """As GET /containers/json?all=1 lists them: a name filter is a part of the name."""
+        rows: list[Json] = []
+        for one in self.containers:
+            name, config, state = str(one["Name"]), one["Config"], one["State"]
+            assert isinstance(config, dict)
+            assert isinstance(state, dict)
+            labels = [f"{key}={value}" for key, value in config["Labels"].items()]
+            if all(text in name for text in filters.get("name", ())) and set(filters.get("label", ())) <= set(labels):
+                row = {"Id": one["Id"], "Names": [name], "Created": 1, "State": state["Status"]}
+                rows.append({**row, "Labels": config["Labels"]})
+        return rows
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()

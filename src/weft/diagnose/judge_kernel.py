@@ -159,7 +159,10 @@ def _neighbours(link: LinkFacts, leases: tuple[LeaseFacts, ...], facts: Facts) -
 def _missing(link: LinkFacts, leases: tuple[LeaseFacts, ...], facts: Facts) -> Iterator[Finding]:
     macs = {entry.mac.lower() for entry in facts.kernel.fdb if entry.dev == link.name}
     known = {entry.address for entry in facts.kernel.neighbours if entry.dev == link.name}
+    straight = {(route.dst, route.via) for route in facts.kernel.routes}
     for lease in leases:
+        if (lease.subnet, lease.public_ip) in straight:
+            continue  # DirectRouting: no tunnel leads there
         gateway, who = lease.subnet.network_address, owner_of(lease.public_ip, facts)
         if lease.mac.lower() not in macs:
             hand = f"bridge fdb append {lease.mac} dev {link.name} dst {lease.public_ip} self permanent"
@@ -187,6 +190,7 @@ def _wanted(facts: Facts, own: Own, tunnels: set[str]) -> Iterator[Finding]:
     by_subnet: dict[IPNetwork, list[RouteFacts]] = {}
     for route in facts.kernel.routes:
         by_subnet.setdefault(route.dst, []).append(route)
+    places = {lease.public_ip for lease in facts.etcd.leases} | {one.address for one in facts.etcd.hosts}
     for subnet, what, by_hand in _destinations(facts, own):
         if any(overlap(subnet, one) for one in mine):
             continue  # a conflict, told as such
@@ -195,7 +199,7 @@ def _wanted(facts: Facts, own: Own, tunnels: set[str]) -> Iterator[Finding]:
             start = "start `weft registrar`" if facts.daemon.error else f"`weft explain {subnet}` tells why"
             text = f"there is no route to {subnet} ({what})"
             yield Finding("critical", "routes", text, f"{start}; by hand: `{by_hand}`", Root.ROUTES)
-        elif not _good(first, tunnels):
+        elif not _good(first, tunnels) and (first.via is None or first.via not in places):
             yield _foreign(first, what)
 
 

@@ -116,7 +116,8 @@ def _links(own: Own) -> Iterator[str]:
 
 def _routes(facts: Facts, own: Own) -> Iterator[str]:
     tunnels = {link.name for link in own.tunnels}
-    shown = [r for r in facts.kernel.routes if r.dev in tunnels or r.protocol == "76" or not r.dst.prefixlen]
+    every = [r for r in facts.kernel.routes if not r.dst.is_link_local]
+    shown = [r for r in every if r.dev in tunnels or r.protocol == "76" or not r.dst.prefixlen]
     rows = [
         [str(r.dst), str(r.via or "-"), r.dev or r.kind, r.protocol or "-", str(r.metric)]
         for r in sorted(shown, key=lambda r: (r.dst.version, r.dst.network_address.packed, r.metric))
@@ -127,7 +128,7 @@ def _routes(facts: Facts, own: Own) -> Iterator[str]:
 def _tables(facts: Facts, own: Own) -> Iterator[str]:
     tunnels = {link.name for link in own.tunnels}
     rows = [[f.dev, f.mac, "→", str(f.dst)] for f in facts.kernel.fdb if f.dev in tunnels]
-    rows += [[n.dev, str(n.address), "is", n.mac] for n in facts.kernel.neighbours if n.dev in tunnels]
+    rows += [[n.dev, str(n.address), "is", n.mac] for n in facts.kernel.neighbours if n.dev in tunnels and n.permanent]
     yield from _table(["DEVICE", "WHAT", "", "WHERE"], rows)
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from weft.diagnose.facts import Facts, ProbeFacts
+from weft.diagnose.facts import Facts, LinkFacts, ProbeFacts
 from weft.diagnose.finding import Own, others, owner_of
-from weft.diagnose.judge_kernel import OVERHEAD
+from weft.diagnose.judge_kernel import OVERHEAD, underlay_of
 from weft.lab.icmp import answer, request
 from weft.model import IPAddress
 
@@ -54,9 +54,9 @@ def _targets(facts: Facts, own: Own) -> Iterator[ProbeFacts]:
         for lease in others(facts, own):
             if lease.subnet.version == 4 and lease.public_ip not in leased:
                 leased.add(lease.public_ip)
-                name, mtu = owner_of(lease.public_ip, facts), own.flannel.mtu
-                yield ProbeFacts(name, "tunnel", lease.subnet.network_address, own.flannel.name, mtu)
-                yield ProbeFacts(name, "underlay", lease.public_ip, "", mtu + OVERHEAD[lease.public_ip.version])
+                name, link = owner_of(lease.public_ip, facts), own.flannel
+                yield ProbeFacts(name, "tunnel", lease.subnet.network_address, link.name, link.mtu)
+                yield ProbeFacts(name, "underlay", lease.public_ip, "", _outer(link, lease.public_ip, facts, own))
     if own.tunnel is None:
         return
     for one in facts.etcd.hosts:
@@ -65,7 +65,15 @@ def _targets(facts: Facts, own: Own) -> Iterator[ProbeFacts]:
         for inner in one.overlay[:1]:
             yield ProbeFacts(one.host, "tunnel", inner, "", own.tunnel.mtu)
         for place in one.endpoints[:1]:
-            yield ProbeFacts(one.host, "underlay", place, "", own.tunnel.mtu + OVERHEAD[place.version])
+            yield ProbeFacts(one.host, "underlay", place, "", _outer(own.tunnel, place, facts, own))
+
+
+def _outer(link: LinkFacts, place: IPAddress, facts: Facts, own: Own) -> int:
+    """Octets of the largest packet of the tunnel's, on the underlay. What the underlay's own device doesn't take is
+    another fault than one on the way."""
+    under = underlay_of(link, facts, own)
+    outer = link.mtu + OVERHEAD[place.version]
+    return min(outer, under.mtu) if under is not None else outer
 
 
 async def probe(asked: Sequence[ProbeFacts]) -> tuple[ProbeFacts, ...]:

@@ -129,12 +129,14 @@ class Containers:
 
 async def look(client: Client, name: str) -> Container:
     """The container of this name, now."""
+    listed: list[_Listed] = []
     for filters in ({"name": [name]}, {"label": [f"{SERVICE}={name}"]}):
-        listed = await client.containers.list(all="1", filters=json.dumps(filters))
-        found = _pick(msgspec.convert([one._container for one in listed], list[_Listed]), name)
-        if found is not None:
-            return _told(await client.containers.container(found.id).show())
-    return Container(name, "absent")
+        found = await client.containers.list(all="1", filters=json.dumps(filters))
+        listed += msgspec.convert([one._container for one in found], list[_Listed])
+    best = _pick(listed, name)
+    if best is None:
+        return Container(name, "absent")
+    return _told(await client.containers.container(best.id).show())
 
 
 async def _hang_up(line: Line | None) -> None:
