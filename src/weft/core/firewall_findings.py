@@ -6,11 +6,12 @@ It judges by what the tools printed and not by what weft remembers, so that it s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from weft.core.ruleset import Family
+from weft.core.firewall_walk import STOPS, TRANSLATES, Packets, Verdict, walk
+from weft.core.ruleset import JUMP, PREFIX, Family, Ruleset, device_in, parse_save
 from weft.model import IPNetwork
 
 Implementation: TypeAlias = Literal["nft", "legacy"]
@@ -35,13 +36,11 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What the firewall is to let through. `label`: in the names of weft's chains, `WEFT-<label>-FWD`; "" for the
-    device's name. `own`: this host's exposed subnets. `port`: of the tunnel's UDP packets, 0 if it has none.
-    `underlay`: IP version that they have."""
+    """What the firewall is to let through: packets of the tunnel's `device` from and to `own`, this host's exposed
+    subnets. `port`: of the tunnel's own UDP packets, 0 if it has none. `underlay`: IP version that they have."""
 
     device: str
     own: tuple[IPNetwork, ...] = ()
-    label: str = ""
     port: int = 8472
     underlay: Family = 4
 
@@ -60,15 +59,31 @@ class Finding:
 def findings(outputs: Outputs, overlays: Sequence[Overlay]) -> tuple[Finding, ...]:
     """Everything that stands between this host's `overlays` and their packets, the worst first. DecodeError if one of
     the outputs isn't what iptables-save prints."""
-    found = [*_nftables_backend(outputs)]
-    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+    firewalls = [Firewall(name, parse_save(family, text)) for (name, family), text in sorted(outputs.saves.items())]
+    found = [
+        *_tables_of_their_own(outputs.tables),
+        *_two_firewalls(firewalls, outputs.default),
+        *(one for overlay in overlays for firewall in firewalls for one in _judge(firewall, overlay)),
+    ]
+    return tuple(sorted(dict.fromkeys(found), key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def _nftables_backend(outputs: Outputs) -> list[Finding]:
-    """Docker 29 with `--firewall-backend=nftables` keeps its rules in tables of their own."""
-    tables = sorted(set(outputs.tables.splitlines()) & {"table ip docker-bridges", "table ip6 docker-bridges"})
-    return [
-        Finding(
+class Firewall(NamedTuple):
+    """One implementation's rules, of one family."""
+
+    name: Implementation
+    ruleset: Ruleset
+
+    @property
+    def tool(self) -> str:
+        return f"ip{'6' if self.ruleset.family == 6 else ''}tables-{self.name}"
+
+
+def _tables_of_their_own(tables: str) -> Iterator[Finding]:
+    """nftables' tables that iptables can't come before."""
+    there = set(tables.splitlines())
+    for table in sorted(there & {"table ip docker-bridges", "table ip6 docker-bridges"}):
+        yield Finding(
             "critical",
             "docker-nftables",
             f"Docker's rules are nftables' own ({table.removeprefix('table ')}): neither its drops nor its "
@@ -76,5 +91,121 @@ def _nftables_backend(outputs: Outputs) -> list[Finding]:
             "start dockerd without --firewall-backend=nftables, or with --bridge-accept-fwmark=0x4c/0x4c as "
             "docs/firewall.md describes",
         )
-        for table in tables
-    ]
+    if "table inet firewalld" in there:
+        yield Finding(
+            "note",
+            "firewalld-nftables",
+            "firewalld's rules are nftables' own (inet firewalld): what they refuse, iptables can't overrule",
+            "firewall-cmd --permanent --zone=trusted --add-interface=DEVICE for the tunnel's device, then --reload",
+        )
+
+
+def _two_firewalls(firewalls: Sequence[Firewall], default: Implementation) -> Iterator[Finding]:
+    """Both implementations have rules of others than weft: both apply."""
+    used = {firewall.name for firewall in firewalls if _has_rules(firewall.ruleset)}
+    if len(used) > 1:
+        other = "legacy" if default == "nft" else "nft"
+        yield Finding(
+            "warning",
+            "two-firewalls",
+            f"iptables-nft and iptables-legacy both have rules here, and both apply; plain iptables shows those of "
+            f"iptables-{default} alone",
+            f"move the rules of one into the other: `iptables-{other}-save` shows what is hidden",
+        )
+
+
+def _has_rules(ruleset: Ruleset) -> bool:
+    return any(
+        not name.startswith(PREFIX) and any(not rule.startswith(JUMP + PREFIX) for rule in rules)
+        for chains in ruleset.tables.values()
+        for name, rules in chains.items()
+    )
+
+
+def _judge(firewall: Firewall, overlay: Overlay) -> Iterator[Finding]:
+    family = firewall.ruleset.family
+    if overlay.port and family == overlay.underlay:
+        yield from _tunnel(firewall, overlay)
+    for subnet in overlay.own:
+        if subnet.version == family:
+            into = Packets(target=subnet, into=overlay.device)
+            out = Packets(source=subnet, out=overlay.device)
+            yield from _raw(firewall, overlay, into)
+            yield from _forward(firewall, overlay, into, f"comes in for {subnet} from {overlay.device}")
+            yield from _forward(firewall, overlay, out, f"leaves {subnet} by {overlay.device}")
+            yield from _translated(firewall, overlay, out)
+
+
+def _tunnel(firewall: Firewall, overlay: Overlay) -> Iterator[Finding]:
+    verdict = walk(firewall.ruleset, "filter", "INPUT", Packets(port=overlay.port))
+    if verdict.target in STOPS and not verdict.maybe_accepted:
+        yield Finding(
+            "critical",
+            "tunnel-port",
+            f"the tunnel's packets (UDP {overlay.port}) are refused: {firewall.tool}, {_words(verdict)}",
+            f"{firewall.tool} -I INPUT -p udp --dport {overlay.port} -s HOSTS -j ACCEPT for the other hosts' addresses "
+            f"(ufw: `ufw allow proto udp from HOSTS to any port {overlay.port}`; firewalld: "
+            f"`firewall-cmd --permanent --add-port={overlay.port}/udp`, then --reload)",
+        )
+
+
+def _raw(firewall: Firewall, overlay: Overlay, packets: Packets) -> Iterator[Finding]:
+    verdict = walk(firewall.ruleset, "raw", "PREROUTING", packets)
+    if verdict.target in STOPS and not verdict.maybe_accepted:
+        yield Finding(
+            "critical",
+            "docker-raw",
+            f"packets from other hosts to {packets.target} are dropped before anything can accept them, as Docker 28 "
+            f"and later do: {firewall.tool} -t raw, {_words(verdict)}",
+            f"{_mending(firewall, overlay)} By hand: {firewall.tool} -t raw -I PREROUTING -i {overlay.device} "
+            f"-d {packets.target} -j ACCEPT, or create the network with "
+            f"-o com.docker.network.bridge.trusted_host_interfaces={overlay.device}",
+        )
+
+
+def _forward(firewall: Firewall, overlay: Overlay, packets: Packets, what: str) -> Iterator[Finding]:
+    for table in ("mangle", "filter"):
+        verdict = walk(firewall.ruleset, table, "FORWARD", packets)
+        if verdict.target not in STOPS or verdict.maybe_accepted:
+            continue
+        side = (
+            f"-i {overlay.device} -d {packets.target}" if packets.into else f"-o {overlay.device} -s {packets.source}"
+        )
+        behind = " (weft's accepts stand behind it)" if verdict.rule and _chains(firewall, overlay) else ""
+        yield Finding(
+            "critical",
+            "forward-blocked" if verdict.rule else "forward-policy",
+            f"what {what} is not forwarded: {firewall.tool}, {_words(verdict)}{behind}",
+            f"{_mending(firewall, overlay)} By hand: {firewall.tool} -I FORWARD {side} -j ACCEPT",
+        )
+
+
+def _translated(firewall: Firewall, overlay: Overlay, packets: Packets) -> Iterator[Finding]:
+    verdict = walk(firewall.ruleset, "nat", "POSTROUTING", packets)
+    if verdict.target in TRANSLATES and not verdict.maybe_accepted:
+        yield Finding(
+            "critical",
+            "masquerade",
+            f"what leaves {packets.source} by {overlay.device} gets another source address, so peers can't answer or "
+            f"see the wrong sender: {firewall.tool} -t nat, {_words(verdict)}",
+            f"{_mending(firewall, overlay)} By hand: {firewall.tool} -t nat -I POSTROUTING -s {packets.source} "
+            f"-o {overlay.device} -j ACCEPT",
+        )
+
+
+def _words(verdict: Verdict) -> str:
+    if not verdict.rule:
+        return f"the policy of {verdict.chain} is {verdict.target} and nothing accepts them before"
+    return f"`-A {verdict.chain} {verdict.rule}`"
+
+
+def _chains(firewall: Firewall, overlay: Overlay) -> bool:
+    """Whether weft has chains for this device here."""
+    names = (name for chains in firewall.ruleset.tables.values() for name in chains if name.startswith(PREFIX))
+    return any(device_in(name) == overlay.device for name in names)
+
+
+def _mending(firewall: Firewall, overlay: Overlay) -> str:
+    if _chains(firewall, overlay):
+        return "weft's daemon mends this at its next look; if it doesn't, see its log and `weft show status`."
+    return "weft's daemon sets what is needed: is it running, and does it expose the network?"
