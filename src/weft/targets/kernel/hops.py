@@ -14,6 +14,7 @@ from weft.model import IPAddress, IPNetwork
 from weft.objects import Key, NextHop, Route, route_key
 from weft.targets.kernel.codec import (
     ATTRIBUTE,
+    U32,
     Message,
     address,
     attribute,
@@ -126,6 +127,14 @@ def outgoing(body: bytes) -> bytes:
     """Where a dumped route of one path has its RTA_OIF, whole: fib_dump_info() puts it last; rt6_fill_node() puts
     RTA_CACHEINFO and RTA_PREF behind it. In a route of another form, something else."""
     return body[-8:] if body[:1] == b"\x02" else body[-52:-44]
+
+
+def metric_of(body: bytes) -> int | None:
+    """The metric of a dumped route, where that stands in the usual place: behind the table and the destination, unless
+    an IPv6 route has a preferred source or an MTU. None: it must be looked for."""
+    start = 28 if body[:1] == b"\x02" else 40
+    metric: int | None = U32.unpack_from(body, start + 4)[0] if body[start : start + 4] == _PRIORITY_HEAD else None
+    return metric
 
 
 def hop_of(hop_id: int) -> tuple[int, bytes]:

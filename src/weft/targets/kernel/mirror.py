@@ -98,7 +98,7 @@ class Mirror:
         by_mac = link.mac in self.vteps.values()
         if link.alias.startswith(self._role):
             return by_mac or link.name in self.vteps
-        return by_mac and not link.alias
+        return by_mac and not link.alias and not self.registrar  # beside flannel, whose device has no mark either
 
     def set_links(self, links: Iterable[LinkState]) -> None:
         """All links there are, as a full reading found them."""

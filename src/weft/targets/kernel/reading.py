@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from weft.errors import KernelError, TargetError
-from weft.objects import Address, Key, NextHop, Object, Route
+from weft.objects import REGISTRAR_METRICS, Address, Key, NextHop, Object, Route
 from weft.targets.kernel.bulk import Addresses, Bulk, Unlike
 from weft.targets.kernel.codec import Message, u32
 from weft.targets.kernel.constants import (
@@ -30,7 +30,7 @@ from weft.targets.kernel.constants import (
     RTPROT_BOOT,
 )
 from weft.targets.kernel.entries import decode_entry, fdb_of, neighbours_of
-from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, outgoing, routes_of
+from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, metric_of, outgoing, routes_of
 from weft.targets.kernel.links import ALL_ADDRESSES, ALL_LINKS, decode_address, decode_link
 from weft.targets.kernel.mirror import Mirror, is_kernels_own
 from weft.targets.kernel.socket import DUMP_BUFFER, DumpInterrupted, NetlinkSocket, complete
@@ -104,12 +104,17 @@ class FullReading:
             await self._dump(RTM_GETROUTE, routes_of(family, ifindex, protocol), routes, NO_FAMILY[version])
 
     async def _read_shared_routes(self) -> None:
-        """The routes out of links that aren't ours; the mass of those that were read by device is not even decoded."""
+        """The routes out of links that aren't ours; the mass of those that were read by device is not even decoded, nor
+        that of another daemon's."""
         read = {u32(RTA_OIF, ifindex) for ifindex in self._mirror.names}
+        registrar = self._mirror.registrar
 
         def read_buffer(buffer: bytes) -> None:
             for message in complete(buffer):
-                if outgoing(message.body) not in read:
+                if outgoing(message.body) in read:
+                    continue
+                metric = metric_of(message.body)
+                if metric is None or (metric in REGISTRAR_METRICS) == registrar:
                     self._read_route(message)
 
         protocols = (PROTOCOL,) if self._mirror.left is None else (PROTOCOL, RTPROT_BOOT)
