@@ -173,7 +173,7 @@ def test_a_host_of_plain_flannel_relays_where_no_other_way_is_left() -> None:
     places = flannel(hosts("babka-culvert", "pita-culvert"), "lavash")
     course = look(places, "babka", reach("culvert", "down")).courses["culvert"]
     assert (course.kind, course.relay, course.problem) == ("relay", "lavash", "")
-    assert "nothing is known against lavash, which publishes nothing" in course.rule
+    assert "nothing is known against the way through lavash, nor for it" in course.rule
     assert look(hosts("babka-culvert"), "babka", reach("culvert", "down")).courses["culvert"].relay == "lavash"
     docker = places | {"culvert": replace(places["culvert"], subnets=(ip_network("10.9.1.0/24"),))}
     problem = look(docker, "babka", reach("culvert", "down")).courses["culvert"].problem
@@ -249,6 +249,31 @@ def test_a_gap_of_liveness_changes_nothing() -> None:
     places = hosts("babka-culvert")
     first = chart(seen(places, "babka", reach("culvert", "down", since=1.0), now=1.0))
     assert chart(seen(places, "babka", now=2.0), first.past).courses["culvert"].relay == "lavash"
+    places["culvert"] = replace(places["culvert"], misses=frozenset())
+    rule = chart(seen(places, "babka", now=3.0), first.past).courses["culvert"].rule
+    assert rule == "detection: its tunnel did not answer when that was last known, and lavash reaches it"
+
+
+def test_a_host_whose_registrar_went_is_relayed_to_as_before() -> None:
+    places = hosts("babka-culvert")
+    first = chart(seen(places, "babka", reach("culvert", "down", since=1.0), now=1.0))
+    silent = flannel(places, "culvert")
+    silent["lavash"] = replace(silent["lavash"], reaches=frozenset({"babka", "pita"}))
+    made = chart(seen(silent, "babka", now=2.0), first.past)
+    assert made.courses["culvert"].relay == "lavash"
+    assert "did not answer when that was last known; nothing is known against the way through lavash" in (
+        made.courses["culvert"].rule
+    )
+    assert made.misses == {"culvert"}
+    alone = {name: silent[name] for name in ("babka", "culvert")}
+    assert chart(seen(alone, "babka", now=3.0), made.past).courses["culvert"].kind == "direct"
+    assert not chart(seen(alone, "babka", now=3.0), made.past).past.detours
+    back = chart(seen(silent, "babka", reach("culvert", "up", since=4.0), now=4.0), made.past)
+    assert (
+        chart(seen(silent, "babka", reach("culvert", "up", since=4.0), now=6.0), back.past)
+        .courses["culvert"]
+        .rule.startswith("directly: it publishes nothing")
+    )
 
 
 # announced relays

@@ -34,14 +34,16 @@ class Findings:
 
 
 def find(sight: Sight, past: Past) -> Findings:
-    """A node that publishes no note is not probed by anybody, so it counts as up."""
+    """A node that publishes no note is not probed by anybody, so it counts as up, unless it did before and was down: it
+    is only its registrar that went, and the way is as it was."""
     tunnels = _best(reach for reach in sight.reach if reach.path.kind == "tunnel")
     underlays = _best(reach for reach in sight.reach if reach.path.kind == "underlay")
     edges: dict[str, Edge] = {}
     up: set[str] = set()
     doubted: set[str] = set()
     for place in sight.places:
-        if place.reaches is None:
+        known = past.edges.get(place.id)
+        if place.reaches is None and (known is None or known.up):
             up.add(place.id)
             continue
         edge = edges[place.id] = _edge(place, tunnels.get(place.id), past, sight.now)

@@ -109,7 +109,7 @@ class _Charting:
         relay = "" if up and place.id not in self.found.doubted else self.mesh.next(place.id)
         outside = place.id in self.found.underlays and self.found.underlays[place.id].state == "up"
         trying = before is not None and before.gateway is not None
-        lost = not (up or relay or state == "up") and (trying or not outside)
+        lost = not (up or relay or state == "up") and (trying or not outside) and place.reaches is not None
         detour = self.search.step(place, before, state, lost)
         if relay:
             return self._relayed(place, relay, f"detection: {self._silence(place)}, and {relay} reaches it"), detour
@@ -117,8 +117,10 @@ class _Charting:
             return self._direct(place, detour), detour
         guess = self.mesh.next(place.id, likely=True)
         if guess:
-            rule = f"detection: {self._silence(place)}, and nothing is known against {guess}, which publishes nothing"
+            rule = f"detection: {self._silence(place)}; nothing is known against the way through {guess}, nor for it"
             return self._relayed(place, guess, rule), detour
+        if place.reaches is None:
+            return self._direct(place, detour), detour
         return self._lost(place, detour), detour
 
     def _announced(self, place: Place) -> Course | None:
@@ -173,7 +175,9 @@ class _Charting:
         reach = self.found.tunnels.get(place.id)
         outside = self.found.underlays.get(place.id)
         if reach is None or reach.state == "unknown":
-            return f"{place.id} says that it does not reach this host"
+            if self.sight.me.id in place.misses:
+                return f"{place.id} says that it does not reach this host"
+            return "its tunnel did not answer when that was last known"
         if reach.state == "up":
             return "its tunnel answers again and has to hold for a while"
         reason = f" ({reach.reason})" if reach.reason else ""
