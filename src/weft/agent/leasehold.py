@@ -8,7 +8,6 @@ first (`ensure`): a lease that ran out meanwhile is then replaced before anythin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from weft.errors import StoreError
 from weft.stores import Store
@@ -20,13 +19,12 @@ RETRY = 1.0
 
 
 class Leasehold:
-    """`seconds`: how long it lives without a renewal. `lost`: called when the store does not know it any more."""
+    """`seconds`: how long it lives without a renewal."""
 
-    def __init__(self, store: Store, seconds: int, lost: Callable[[], None]) -> None:
+    def __init__(self, store: Store, seconds: int) -> None:
         self.seconds = seconds
         self.id = 0
         self._store = store
-        self._lost = lost
         self._task: asyncio.Task[None] | None = None
 
     async def ensure(self) -> int:
@@ -67,14 +65,8 @@ class Leasehold:
         delay = self.seconds / SHARE
         while True:
             await asyncio.sleep(delay)
-            delay, lease = self.seconds / SHARE, self.id
-            if not lease:
-                continue
+            delay = self.seconds / SHARE
             try:
-                known = await self._store.keep_alive(lease)
+                await self._store.keep_alive(self.id)  # if it is gone, so are its keys, and the watch tells that
             except StoreError:
-                delay = RETRY  # the watch tells that the store is away; here it is only asked again
-                continue
-            if not known and lease == self.id:
-                self.id = 0
-                self._lost()
+                delay = RETRY

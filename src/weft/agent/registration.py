@@ -108,7 +108,7 @@ class Registration:
         self._wall = wall
         self._prefixes = prefixes
         self._woken = asyncio.Event()
-        self._lease = Leasehold(store, options.ttl, self._woken.set)
+        self._lease = Leasehold(store, options.ttl)
         self._reader = Reader(prefixes)
         self._own = _Side(f"{prefixes.config}/")
         self._flannel = _Side(f"{prefixes.flannel}/")
@@ -209,9 +209,7 @@ class Registration:
         dates = [self._forgetful_until, *self._removed.values(), *(duty.not_before for duty in self._duties)]
         dates.extend(side.until for side in (self._own, self._flannel) if not side.is_current(now))
         dates = [date for date in dates if date > now]
-        if self._rival:  # one without an etcd lease is dead when it has said nothing for long enough
-            dates.append(now + self._options.interval)
-        elif self._announcement is not None and self._registering.not_before <= now and self._own.is_current(now):
+        if self._announcement is not None and self._registering.not_before <= now and self._own.is_current(now):
             dates.append(self._next_beat)
         soonest = min(dates, default=NEVER)
         return max(soonest - now, SHORTEST) if soonest != NEVER else None
