@@ -157,8 +157,7 @@ class _Thread(threading.Thread):
         """When to tick next: as regular, or exactly when a session's silence has lasted too long. None: never."""
         if not self._prober.reaches:
             return None
-        now = time.monotonic()
-        return min(regular_at, now + self._prober.next_deadline(now))
+        return min(regular_at, self._prober.next_deadline())
 
     def _publish(self) -> None:
         self.latest = dict(self._prober.reaches)

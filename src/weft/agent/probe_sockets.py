@@ -10,7 +10,7 @@ import errno
 import random
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from weft.core.probing import Track
 from weft.model import IPAddress
@@ -84,7 +84,7 @@ class Ear:
 
     def _any(self) -> tuple[bytes, str]:
         size, source = self.socket.recvfrom_into(_BUFFER)
-        return bytes(_VIEW[:size]), source[0].partition("%")[0]
+        return bytes(_VIEW[:size]), source[0] if len(source) == 2 else source[0].partition("%")[0]
 
     def _outside(self, tunnels: frozenset[int]) -> tuple[bytes, str] | None:
         size, extra, _, source = self.socket.recvmsg_into([_BUFFER], _PKTINFO_SPACE)
@@ -138,18 +138,17 @@ class Mouth:
                 if error.errno != errno.EADDRINUSE or not left:
                     raise
 
-    def say(self, datagram: bytes, refused: Callable[[], None]) -> None:
+    def say(self, datagram: bytes) -> bool:
         """Send it. OSError if this host can't; a full queue drops it, as any network may. What the kernel still had to
-        tell about earlier ones comes as an error too, so it is tried twice; `refused` is called if it was that nobody
-        listens there."""
+        tell about earlier ones comes as an error too, so it is tried twice. False: it was that nobody listens there."""
         try:
             self.socket.send(datagram)
         except BlockingIOError:
-            return
+            return True
         except OSError as error:
-            if error.errno == errno.ECONNREFUSED:
-                refused()
             self._again(datagram)
+            return error.errno != errno.ECONNREFUSED
+        return True
 
     def _again(self, datagram: bytes) -> None:
         try:

@@ -18,23 +18,26 @@ from weft.core.bfd import Session
 from weft.core.probing import Probe, Track, pace
 from weft.model import Path, Reach
 
-SLOWEST_TICK = 0.2
+SLOWEST_TICK = 0.35
 _EARLY, _LATE = 0.75, 0.97
 """Bounds of the time between two ticks, which is random in between: the jitter of RFC 5880 §6.8.7."""
 _MARGIN = 0.98
 STALL = 0.03
 """Seconds that a tick may be late and nobody mind."""
 _LOOK_AGAIN = 1.0
+_NEVER = float("inf")
+_AT_ONCE = -_NEVER
 _GOODBYES = 3
 
 
 class _Lane:
     """One session with its sockets; several names (node, kind) may go by the same."""
 
-    __slots__ = ("mouth", "paths", "probe", "remote")
+    __slots__ = ("mouth", "paths", "probe", "remote", "session")
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
+        self.session = probe.session
         self.paths: list[Path] = []
         self.mouth: Mouth | None = None
         self.remote = str(probe.track.remote)
@@ -78,7 +81,7 @@ class Prober:
             lane.paths = its
             lane.probe.size(max(path.mtu for path in its))
             lane.probe.period = self._pace.period
-            lane.probe.session.retime(round(self._pace.interval * 1e6))
+            lane.session.retime(round(self._pace.interval * 1e6))
         self._close_unused_ears()
         self._look(now)
         self.reaches = {name: reach for name, reach in self.reaches.items() if name in named}
@@ -99,7 +102,7 @@ class Prober:
 
     def _end(self, lane: _Lane, now: float) -> None:
         """Say goodbye, as often as it takes on a path that loses some."""
-        session = lane.probe.session
+        session = lane.session
         heard = session.remote != 0
         session.close()
         for _ in range(_GOODBYES if heard else 0):
@@ -133,19 +136,20 @@ class Prober:
             self._look(now)
         for place, ear in self._ears.items():
             self._drain(ear, self._by_sender[place], listening)
-        patience = self._longest_rest() * _MARGIN if regular else -self._pace.interval
+        horizon = now + self._longest_rest() * _MARGIN if regular else _AT_ONCE
         changed = False
         for lane in self._lanes.values():
-            if lane.probe.judge(listening):
+            probe, session = lane.probe, lane.session
+            if (listening >= probe.judge_at or listening >= session.deadline) and probe.judge(listening):
                 self._tell(lane)
                 changed = True
-            self._speak(lane, now, patience)
+            if session.answer or session.due_at <= horizon or listening >= probe.large_at:
+                self._speak(lane, now, horizon)
         return changed
 
-    def next_deadline(self, now: float) -> float:
-        """Seconds until the first session's silence has lasted too long; inf if that can't be."""
-        earliest = min((lane.probe.session.deadline for lane in self._lanes.values()), default=float("inf"))
-        return earliest + self._stalled - now
+    def next_deadline(self) -> float:
+        """When the first session's silence has lasted too long; inf if that can't be."""
+        return min((lane.session.deadline for lane in self._lanes.values()), default=_NEVER) + self._stalled
 
     def _drain(self, ear: Ear, senders: Mapping[str, _Lane], listening: float) -> None:
         heard = 0
@@ -161,11 +165,11 @@ class Prober:
                 self.counters[f"refused.{refusal}"] += 1
         self.counters["received"] += heard
 
-    def _speak(self, lane: _Lane, now: float, patience: float) -> None:
-        session = lane.probe.session
+    def _speak(self, lane: _Lane, now: float, horizon: float) -> None:
+        session = lane.session
         if session.answer:
             self._say(lane, session.compose_answer(), now)
-        if session.due(now, patience):
+        if session.due_at <= horizon:
             self._say(lane, session.compose(now), now)
         listening = now - self._stalled
         if lane.probe.large_due(listening):
@@ -178,7 +182,8 @@ class Prober:
             return
         probe = lane.probe
         try:
-            lane.mouth.say(datagram, lambda: probe.refused(now - self._stalled))
+            if not lane.mouth.say(datagram):
+                probe.refused(now - self._stalled)
         except OSError as error:
             self.counters["unsent"] += 1
             if error.errno == errno.EMSGSIZE:

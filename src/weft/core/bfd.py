@@ -16,7 +16,8 @@ _WRAP = 1 << 32
 _NEVER = float("inf")
 
 Refusal = str
-"""Why a datagram was not heeded: "" (it was), `malformed`, `authentication`, `sequence`, `closed`."""
+"""Why a datagram was not heeded: "" (it was), `malformed`, `stranger` (meant for another session),
+`authentication`, `sequence`, `closed`."""
 
 
 class Session:
@@ -37,13 +38,14 @@ class Session:
         "_sent_at",
         "_sequence_in",
         "_sequence_out",
-        "_urgent",
+        "_told",
         "_wanted",
         "answer",
         "answered",
         "deadline",
         "diagnostic",
         "discriminator",
+        "due_at",
         "heard",
         "heard_at",
         "multiplier",
@@ -89,11 +91,14 @@ class Session:
         self._key = key
         self._sequence_out = sequence % _WRAP
         self._sequence_in = 0
+        self._told = False
         self._auth_until = -_NEVER
         self._sent_at = -_NEVER
-        self._urgent = False
         self._composed = b""
         self._heard = b""
+        self.due_at = -_NEVER
+        """When the next packet is to be sent at the latest; -inf: at once. Whoever looks at random moments has the
+        jitter of §6.8.7; it is the caller's to keep packets 75 % of `interval` apart."""
 
     # What the two ends agreed on, in seconds. -------------------------------------------------------------------
 
@@ -123,6 +128,7 @@ class Session:
             self._detection_rx = max(self._detection_rx, interval)
             self._polling = True
             self._composed = b""
+            self._schedule()
         else:
             self._settle()
 
@@ -131,6 +137,7 @@ class Session:
         self._sending_tx = self._desired
         self._detection_rx = self._wanted
         self._composed = b""
+        self._schedule()
 
     @property
     def _desired(self) -> int:
@@ -138,15 +145,21 @@ class Session:
 
     # Hearing. ---------------------------------------------------------------------------------------------------
 
+    def repeated(self, datagram: bytes, now: float) -> bool:
+        """Whether it says nothing but what the last one said; then it is heeded, and nothing else has changed."""
+        if datagram != self._heard:
+            return False
+        self._note(now)
+        return True
+
     def hear(self, datagram: bytes, now: float) -> Refusal:
-        """A datagram for this session has come. One that says the same as the last costs next to nothing."""
-        if datagram == self._heard:
-            self._note(now)
-            return ""
+        """A datagram for this session has come."""
         try:
             packet = decode(datagram)
         except WireError:
             return "malformed"
+        if packet.yours not in (0, self.discriminator):
+            return "stranger"
         if refusal := self._authenticate(datagram, packet, now):
             return refusal
         if self.state == State.ADMIN_DOWN:
@@ -198,6 +211,7 @@ class Session:
             self._polling = False
             self._settle()
         self._step(packet.state)
+        self._schedule()
 
     def _step(self, said: State) -> None:
         """The state machine (§6.2): what the other end's state makes of ours."""
@@ -219,9 +233,9 @@ class Session:
         """A change of state is told at once, and changes how often we send (§6.8.3)."""
         self.state = state
         self.diagnostic = diagnostic
-        self._urgent = True
-        self._settle()
         self._polling = state == State.UP
+        self._told = False
+        self._settle()
 
     def expire(self, now: float) -> None:
         """Heed the time: after too long a silence the session is Down (§6.8.4) and the other end forgotten. Nothing may
@@ -235,24 +249,23 @@ class Session:
         self._remote_required = 1
         self._heard = b""
         self._composed = b""
+        self._schedule()
         if self.state in (State.INIT, State.UP):
             self._become(State.DOWN, Diagnostic.TIME_EXPIRED)
 
     # Sending. ---------------------------------------------------------------------------------------------------
 
-    def due(self, now: float, patience: float = 0.0) -> bool:
-        """Whether a packet is to be sent now, since asking again `patience` seconds later may be too late. Whoever asks
-        at random moments has the jitter of §6.8.7; it is the caller's to keep packets 75 % of `interval` apart."""
-        if self._urgent:
-            return True
+    def _schedule(self) -> None:
+        """A change of state is told at once (§6.8.7). No periodic packets while the other end asks for none."""
         demanded = self._remote_demand and self.state == self.remote_state == State.UP and not self._polling
         latest = self.interval * (0.9 if self.multiplier == 1 else 1.0)
-        return not demanded and self._sent_at + latest <= now + patience
+        self.due_at = -_NEVER if not self._told else _NEVER if demanded else self._sent_at + latest
 
     def compose(self, now: float) -> bytes:
         """The periodic packet, which counts as sent now."""
         self._sent_at = now
-        self._urgent = False
+        self._told = True
+        self._schedule()
         if not self._composed or self._key:
             self._composed = self._packet(poll=self._polling)
         return self._composed
