@@ -78,6 +78,12 @@ PLAIN = listed("blue", ["10.1.0.0/24"])
 PLUGIN = listed("blue", ["10.1.0.0/24"], driver="weave")
 
 
+@pytest.mark.parametrize(("label", "group"), [("shop", "shop"), (" shop ", "shop"), ("", ""), ("a\nb", "a?b")])
+def test_a_group_is_what_its_label_says(label: str, group: str) -> None:
+    assert only({**PLAIN, "Labels": {"weft.group": label}}).group == group
+    assert only(PLAIN).group == ""
+
+
 @pytest.mark.parametrize("expose", ["all", "labelled"])
 @pytest.mark.parametrize("network", [PLAIN, PLUGIN], ids=["bridge", "plug-in"])
 @pytest.mark.parametrize("label", ["true", "TRUE", " True ", "false", "False"])
@@ -118,6 +124,7 @@ FORGED = "x\n2026-11-20 weft: forged\u2028line"
     [
         {**PLAIN, "Labels": {"weft.expose": FORGED}},
         {**PLAIN, "Name": FORGED, "Labels": {"weft.expose": "maybe"}},
+        {**PLAIN, "Labels": {"weft.group": FORGED}},
         {**PLUGIN, "Driver": FORGED},
         listed("blue", [f"10.1.0.0/24{FORGED}", "10.2.0.0/24"]),
         listed("blue", ["fd00::%forged\n/64"]),
@@ -126,7 +133,7 @@ FORGED = "x\n2026-11-20 weft: forged\u2028line"
 )
 def test_nothing_that_docker_says_forges_a_line_of_the_log(network: dict[str, Json]) -> None:
     (one,), problems = read(network)
-    said = [one.name, one.bridge, one.note, *map(str, one.subnets)]
+    said = [one.name, one.bridge, one.note, one.group, *map(str, one.subnets)]
     assert all(text.isprintable() for text in said)
     assert all(text.isprintable() for problem in problems for text in (problem.subject, problem.message))
 

@@ -20,6 +20,8 @@ Expose: TypeAlias = Literal["all", "labelled"]
 """all: a network is exposed unless its label says false; labelled: only if its label says true."""
 
 LABEL = "weft.expose"
+GROUP = "weft.group"
+"""Networks of two different groups don't talk with each other; one without this label talks with all."""
 _BRIDGE_NAME = "com.docker.network.bridge.name"
 _DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 _SWARM_BRIDGE = "docker_gwbridge"
@@ -75,6 +77,7 @@ def _network(listed: _Listed, expose: Expose, problems: list[Problem]) -> Networ
         since=listed.created.timestamp() if listed.created.year > 1 else float("inf"),  # Go's zero time: not known
         exposed=not note,
         note=note,
+        group=printable((listed.labels or {}).get(GROUP, "").strip()),
     )
 
 
