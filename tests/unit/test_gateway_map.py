@@ -133,6 +133,23 @@ def test_a_gateway_that_nothing_leads_to_is_a_problem_with_the_entry_and_a_remed
     assert "(it has none)" in course(alone).problem
 
 
+def test_a_gateway_among_the_containers_is_refused_in_every_mode() -> None:
+    inside = "172.24.90.1:10.5.20.1,172.24.90.6:10.9.2.1"
+    pita = replace(PITA, subnets=(ip_network("10.9.2.0/24"),))
+    ways = {"10.5.20.1": Way("flannel.1"), "10.9.2.1": Way("flannel.1")}
+    for mode in ("auto", "underlay", "fdb"):
+        made = babka(CULVERT, pita, LAVASH, gateways=inside, ways=ways, mode=mode)
+        assert "10.5.20.1 can't work: it is inside of 10.5.0.0/16, which is itself reached" in course(made).problem
+        assert "inside of 10.9.2.0/24" in course(made, "lavash").problem
+        assert not made.routes
+
+
+def test_an_entry_that_is_wrong_for_many_is_one_problem() -> None:
+    many = [place(f"host-{n}", f"172.24.90.{n}") for n in range(1, 6)]
+    made = babka(*many, gateways="172.24.90.0/24:172.31.0.1", ways={"172.31.0.1": None})
+    assert [(p.subject, p.wrong) for p in made.problems] == [("host-1", True)]
+
+
 # which entry
 
 

@@ -238,6 +238,16 @@ def test_a_tunnel_that_comes_back_is_used_after_its_hold() -> None:
     assert back.again is None
 
 
+def test_the_first_of_several_holds_is_when_to_look_again() -> None:
+    def at(now: float, *found: Reach, before: Chart | None = None) -> Chart:
+        return chart(seen(hosts(), "babka", *found, now=now), before.past if before is not None else None)
+
+    down = at(1.0, reach("culvert", "down", since=1.0), reach("pita", "down", since=1.0))
+    one = at(2.0, reach("culvert", "up", since=2.0), reach("pita", "down", since=1.0), before=down)
+    both = at(3.0, reach("culvert", "up", since=2.0), reach("pita", "up", since=3.0), before=one)
+    assert (one.again, both.again) == (4.0, 4.0)
+
+
 def test_without_a_relay_what_comes_back_is_used_at_once() -> None:
     places = hosts(*(f"{name}-culvert" for name in ALL[:3]))
     down = chart(seen(places, "babka", reach("culvert", "down", since=1.0), now=1.0))

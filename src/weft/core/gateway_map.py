@@ -9,11 +9,11 @@ gateway say nothing to it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from weft.core.sight import Course, Place, Sight
-from weft.model import IPAddress, Problem, StaticRoute, Way
+from weft.model import IPAddress, IPNetwork, Problem, StaticRoute, Way
 from weft.settings.gateways import MAP, MapEntry
 
 WAITING = "it is not known yet how this host reaches {}"
@@ -38,14 +38,15 @@ class Match:
 class GatewayMap:
     """`entries`: the most specific first, each with its prefix as (version, mask, masked bits). `owners`: address →
     node. `own`: this host's addresses. `asked`: addresses whose ways decide. `used`: entries that match a node or a
-    gateway."""
+    gateway. `inner`: gateway → the containers' network that it is in."""
 
     sight: Sight
     entries: tuple[tuple[int, int, int, MapEntry], ...]
     owners: Mapping[IPAddress, Place]
     own: frozenset[IPAddress]
-    asked: set[IPAddress]
-    used: set[MapEntry]
+    asked: set[IPAddress] = field(default_factory=set)
+    used: set[MapEntry] = field(default_factory=set)
+    inner: dict[IPAddress, IPNetwork | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sight: Sight) -> GatewayMap:
@@ -56,7 +57,7 @@ class GatewayMap:
                 owners.setdefault(address, place)
         inside = (a.ip for uplink in sight.uplinks for a in uplink.addresses)
         own = frozenset((*sight.me.endpoints, *inside, *(s.ip for s in sight.me.segments)))
-        return cls(sight, tuple(entries), owners, own, set(), set())
+        return cls(sight, tuple(entries), owners, own)
 
     def match(self, place: Place) -> Match | None:
         """How the map leads to a node; None if no entry speaks of it."""
@@ -109,16 +110,27 @@ class GatewayMap:
     def _hop(self, entry: MapEntry, address: IPAddress, before: Course | None) -> Course:
         """The first hop by this entry. `before`: that to its gateway, if the map speaks of it, too."""
         gateway = self.owners.get(entry.gateway)
-        if self.sight.mode == "fdb":
-            return self._forwarded(entry, gateway, before)
-        if self.sight.mode != "underlay":
+        if self.sight.mode in ("auto", "relay"):
             refusal = self._refusal(entry, gateway, address)
             if not refusal and gateway is not None:
                 relay = before.relay if before is not None and before.kind == "relay" else gateway.id
                 return Course("relay", f"map entry {entry.text}: {entry.gateway} is {gateway.id}, which relays", relay)
             if self.sight.mode == "relay":
                 return self._fault(entry, refusal)
+        inner = self._inner(entry.gateway)
+        if inner is not None:
+            own = f"it is inside of {inner}, which is itself reached through the tunnels"
+            return self._fault(entry, f"{own}. Name an address that the gateway has on the underlay")
+        if self.sight.mode == "fdb":
+            return self._forwarded(entry, gateway, before)
         return self._underlay(entry, before)
+
+    def _inner(self, gateway: IPAddress) -> IPNetwork | None:
+        """The network of containers that a gateway is in by mistake."""
+        if gateway not in self.inner:
+            subnets = (*self.sight.span, *(s for place in self.sight.places for s in place.subnets))
+            self.inner[gateway] = next((subnet for subnet in subnets if gateway in subnet), None)
+        return self.inner[gateway]
 
     def _refusal(self, entry: MapEntry, gateway: Place | None, address: IPAddress) -> str:
         """Why the gateway can't relay, and what would help; "" if it can."""

@@ -234,7 +234,12 @@ def _route(place: Place, detour: Detour) -> StaticRoute | None:
 
 
 def _problems(courses: dict[str, Course]) -> Iterable[Problem]:
-    return (Problem(name, course.problem) for name, course in courses.items() if course.problem)
+    """An entry for a subnet may be wrong in the same way for many nodes: that is one problem."""
+    messages: dict[str, str] = {}
+    for name, course in courses.items():
+        if course.problem:
+            messages.setdefault(course.problem, name)
+    return (Problem(name, message) for message, name in messages.items())
 
 
 def _inside(subnet: IPNetwork, network: IPNetwork) -> bool:
