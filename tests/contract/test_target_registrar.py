@@ -35,7 +35,7 @@ from tests.contract.targets import (
 from tests.support.eventually import soon
 from tests.support.needs import needs_root
 from weft.agent.reconcile import Reconciler
-from weft.backends.tunnel import REGISTRAR_METRICS
+from weft.backends.tunnel import REGISTRAR_METRICS, spread
 from weft.core.diff import Facts, diff
 from weft.core.plan import plan
 from weft.model import Host, Node, Profile, StaticRoute, View, mac_text, parse_mac
@@ -129,6 +129,7 @@ def leased() -> Node:
 
 
 HOST = Host((uplink("up0", "192.0.2.1/24"),))
+METRIC = spread(BASE, ip_network("172.24.90.1/32"))
 ROUTER = StaticRoute(ip_network("172.24.90.1/32"), ip_address("192.0.2.6"), "up0", "settings", "HOST_GATEWAY_MAP")
 
 
@@ -268,6 +269,22 @@ async def test_routes_wait_for_flannels_device_and_stand_when_it_does(place: Ker
         await soon(lambda: not any(s.state == "error" for s in registrar.account.statuses.values()), "the good news")
 
 
+@needs_root
+async def test_a_gateway_that_nobody_can_reach_is_named_and_tried_again_when_an_address_comes(
+    place: KernelPlace,
+) -> None:
+    far = replace(ROUTER, via=ip_address("203.0.113.6"))
+    async with kept(opened(place, REGISTRAR), replace(beside(), nodes=(), routes=(far,))) as registrar:
+        await soon(
+            lambda: registrar.account.statuses.get(("route", b"\xac\x18\x5a\x01", 32, 254, METRIC)), "its status"
+        )
+        (status,) = (s for s in registrar.account.statuses.values() if s.state == "error")
+        assert "172.24.90.1/32 via 203.0.113.6 dev up0" in status.message
+        assert "Nexthop has invalid gateway" in status.message
+        place.ns.ip("address add 203.0.113.1/24 dev up0")
+        await soon(lambda: registrars(place) == ["172.24.90.1 up0"], "the route")
+
+
 def made_again(place: KernelPlace) -> None:
     place.ns.ip(f"link del {FLANNEL}")
     flannel_makes_its_device(place)
@@ -295,7 +312,7 @@ async def test_routes_that_went_with_flannels_device_are_back_at_once(place: Ker
     async with kept(opened(place, REGISTRAR), beside()):
         await soon(lambda: registrars(place) == WANTED, "the routes")
         HARMS[harm](place)
-        await soon(lambda: registrars(place) == WANTED, f"the routes after {harm}", timeout=1)
+        await soon(lambda: registrars(place) == WANTED, f"the routes after {harm}", timeout=5)
 
 
 @needs_root
