@@ -17,6 +17,7 @@ from typing import Any
 from tests.lab.harness import bridge_json, do, ip_json, on
 from tests.support.eventually import until
 from weft.backends.tunnel import REGISTRAR_METRICS
+from weft.lab import services
 from weft.lab.lab import Lab
 
 FLANNEL = "/coreos.com/network/subnets/"
@@ -114,6 +115,12 @@ def healthy(lab: Lab, hosts: list[str] | None = None) -> bool:
     return all(health(lab, host).get("status") == "healthy" for host in hosts or registrars(lab))
 
 
+def direct(lab: Lab) -> bool:
+    """All is well, and nobody needs a relay."""
+    peers = [peer for host in registrars(lab) for peer in show(lab, host, "peers")]
+    return healthy(lab) and all(peer["way"].startswith("directly") for peer in peers)
+
+
 def log_of(lab: Lab, host: str) -> str:
     return lab.host(host).log("registrar").read_text()
 
@@ -161,6 +168,18 @@ def docker(lab: Lab, host: str, *words: str) -> str:
 
 def service(lab: Lab, host: str, verb: str, name: str = "registrar") -> None:
     """`weft lab VERB HOST SERVICE`."""
-    from weft.lab import services
-
     do(getattr(services, verb)(lab.host(host), name))
+
+
+@contextlib.contextmanager
+def between(lab: Lab, *ends: str) -> Iterator[None]:
+    """While it lasts, nothing gets from one of two hosts to the other one over their segment."""
+    one, other = (str(lab.host(end).host.ports[0].addresses[0].ip) for end in ends)
+    lines = [(ends[0], other), (ends[1], one)]
+    for host, far in lines:
+        on(lab, host, f"iptables -t raw -I PREROUTING -s {far} -j DROP")
+    try:
+        yield
+    finally:
+        for host, far in lines:
+            on(lab, host, f"iptables -t raw -D PREROUTING -s {far} -j DROP")
