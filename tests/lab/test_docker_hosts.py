@@ -71,17 +71,33 @@ def test_a_new_network_is_routed_to_by_the_others_and_a_removed_one_no_more(lab:
     until(lambda: not any(ip_json(lab, host, f"route show {subnet}") for host in "bc"), "the routes to go")
 
 
+RECIPE = "FORWARD -s 10.1.1.0/24 -d 10.2.1.0/24 -j DROP"
+
+
+@pytest.fixture
+def forbidden(lab: Lab) -> Iterator[None]:
+    """The administrator of b lets nothing of a's network web into his own: flannel-registrar's recipe."""
+    on(lab, "b", f"iptables -A {RECIPE}")
+    until(lambda: "-ADM -s 10.1.1.0/24" in on(lab, "b", "iptables -S"), "the rule to be repeated")
+    yield
+    on(lab, "b", f"iptables -D {RECIPE}")
+    until(lambda: "-ADM" not in on(lab, "b", "iptables -S"), "the rule to be gone")
+    assert failing(lab) == []
+
+
+@pytest.mark.usefixtures("forbidden")
 @pytest.mark.parametrize("ending", ["TERM", "KILL"])
 def test_a_docker_engine_restart_mends_itself(lab: Lab, ending: str) -> None:
     host = lab.host("b")
-    whole = do(repair.snapshot(host))
+    whole, apart = do(repair.snapshot(host)), failing(lab)
+    assert apart
+    assert all({"10.1.1", "10.2.1"} & {address.rpartition(".")[0] for address in pair.split()} for pair in apart)
     do(host.signal("docker", ending))
     assert {route["dst"] for route in ip_json(lab, "a", "route show proto 76")} >= {"10.2.1.0/24", "10.2.2.0/24"}
     do(services.start(host, "docker"))
     until(lambda: len(on(lab, "b", "docker ps -q").split()) == 2, "the containers to be back", 20)
-    settle(lab)
     until(lambda: do(repair.snapshot(host)) == whole, "routes and rules as before", 20)
-    assert failing(lab) == []
+    until(lambda: failing(lab) == apart, "all others to answer, and these not to", 20)
 
 
 def test_dockers_own_rules_gone_and_back_leave_ours_in_front(lab: Lab) -> None:
