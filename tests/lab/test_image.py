@@ -1,0 +1,231 @@
+"""The image: built without a registry, started by a user of its own with NET_ADMIN alone, and doing its work so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import image
+from tests.support.docker_engine import DockerEngine, docker_engine
+from tests.support.etcd import cluster, needs_etcd
+from tests.support.eventually import until
+from tests.support.namespace import Namespace, namespace, veth
+from tests.support.needs import needs_docker
+from weft.backends.tunnel import REGISTRAR_METRICS
+
+pytestmark = [
+    needs_docker,
+    needs_etcd,
+    pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="needs mmdebstrap: run scripts/setup as root"),
+    pytest.mark.timeout(400),
+]
+NET_ADMIN = 1 << 12
+NET_RAW = 1 << 13
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A host `a` with an engine that has the image, and a host `b` beside it."""
+
+    a: Namespace
+    b: Namespace
+    engine: DockerEngine
+    said: str
+
+    def docker(self, *words: str, check: bool = True) -> str:
+        """`docker WORDS`: both of its outputs."""
+        command = ["docker", "--host", self.engine.url, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+        return done.stdout + done.stderr
+
+    def run(self, *words: str, options: tuple[str, ...] = ("--cap-add", "NET_ADMIN"), check: bool = True) -> str:
+        """`docker run` of the image in the host's network, with Docker's socket."""
+        return self.docker("run", "--rm", "--network", "host", *options, *self.socket, image.IMAGE, *words, check=check)
+
+    @property
+    def socket(self) -> tuple[str, ...]:
+        return "-v", f"{self.engine.socket}:/var/run/docker.sock:ro"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with namespace("a") as a, namespace("b") as b, docker_engine(a) as engine:
+        veth(a, "eth0", b, "eth0")
+        for number, ns in ((1, a), (2, b)):
+            ns.ip(f"address add 192.0.2.{number}/24 dev eth0")
+        said = image.build(engine, tmp_path_factory.mktemp("context"))
+        yield Bench(a, b, engine, said)
+
+
+def status_of(text: str) -> dict[str, str]:
+    """/proc/PID/status, by name."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def test_it_is_built_of_what_it_needs_alone(bench: Bench) -> None:
+    sizes = [float(found) for found in re.findall(r"build context to Docker daemon\s+([\d.]+)MB", bench.said)]
+    assert max(sizes) < 20, "what .dockerignore keeps out is kept out"
+    found = bench.run("sh", "-c", "ls -a /opt/weft/bin; command -v gcc cc pip pip3; ls /src; weft --version")
+    assert "weft, version" in found
+    assert "pip" not in found
+    assert "gcc" not in found
+    assert "cannot access '/src'" in found
+    told = json.loads(bench.docker("image", "inspect", image.IMAGE))[0]
+    assert told["Config"]["Entrypoint"] == ["/usr/local/bin/docker-entrypoint.sh"]
+    assert told["Config"]["Cmd"] == ["registrar", "--daemon"]
+    assert told["Config"]["Labels"]["org.opencontainers.image.title"] == "weft"
+    assert told["Config"]["Healthcheck"]["Test"][1:] == ["/usr/local/bin/docker-entrypoint.sh", "--healthy"]
+
+
+def test_it_runs_as_a_user_of_its_own_with_net_admin_alone(bench: Bench) -> None:
+    gid = bench.engine.socket.stat().st_gid
+    status = status_of(bench.run("cat", "/proc/self/status"))
+    assert status["Uid"].split() == ["7600"] * 4
+    assert status["Gid"].split() == ["7600"] * 4
+    assert set(status["Groups"].split()) == {"7600", str(gid)}
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind], 16) == NET_ADMIN, kind
+    assert status["NoNewPrivs"] == "1"
+    assert "docker-host" in bench.run("id") or gid == 0
+
+
+def test_what_that_is_enough_for(bench: Bench) -> None:
+    """Links, routes, iptables, the engine; and what it isn't: kernel settings, which Docker mounts read-only."""
+    script = """
+        set -e
+        ip link add vx9 type vxlan id 9 local 192.0.2.1 dstport 8999
+        ip link set vx9 up
+        ip route add 10.99.0.0/24 dev vx9
+        ip link delete vx9
+        iptables -N WEFT-TEST
+        iptables -X WEFT-TEST
+        python3 - <<END
+import socket
+bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0\\0")
+bound.bind(("0.0.0.0", 4784))
+bound.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock")
+END
+        touch /run/weft/one /var/run/flannel-registrar/two
+        echo done
+        echo 1 >/proc/sys/net/ipv4/ip_forward || echo no settings
+    """
+    assert bench.run("sh", "-c", script).split("\n")[:1] == ["done"]
+    assert "no settings" in bench.run("sh", "-c", script)
+    assert "Operation not permitted" in bench.run(
+        "python3", "-c", "import socket; socket.socket(2, socket.SOCK_RAW, 1)", check=False
+    )
+
+
+def test_what_pings_may_ping(bench: Bench) -> None:
+    status = status_of(bench.run("sh", "-c", "cat /proc/self/status #", "diagnose"))
+    assert int(status["CapEff"], 16) == NET_ADMIN | NET_RAW
+
+
+def test_root_where_that_was_asked_for_and_where_it_cannot_be_left(bench: Bench) -> None:
+    status = status_of(
+        bench.run("cat", "/proc/self/status", options=("--cap-add", "NET_ADMIN", "-e", "RUN_AS_ROOT=true"))
+    )
+    assert status["Uid"].split() == ["0"] * 4
+    assert int(status["CapEff"], 16) & NET_ADMIN
+    bare = bench.run("cat", "/proc/self/status", options=("--cap-drop", "ALL", "--cap-add", "NET_ADMIN"))
+    assert "the user can't be changed without SETUID and SETGID; staying root" in bare
+    assert int(status_of(bare)["CapEff"], 16) == NET_ADMIN
+    user = bench.run("id", options=("--cap-add", "NET_ADMIN", "--user", "1000"))
+    assert 'user 1000 has no NET_ADMIN: leave "user:" out' in user
+    assert "give it NET_ADMIN" in bench.run("id", options=())
+
+
+def test_without_a_socket_it_says_so(bench: Bench) -> None:
+    options = ("run", "--rm", "--network", "host", "--cap-add", "NET_ADMIN", image.IMAGE)
+    assert "there is no Docker socket at /var/run/docker.sock: mount it" in bench.docker(*options, "--settings")
+    static = ("run", "--rm", "--network", "host", "--cap-add", "NET_ADMIN", "-e", "ENGINE=static", "-e")
+    assert "no Docker socket" not in bench.docker(*static, "NETWORKS=web=10.1.0.0/24", image.IMAGE, "--settings")
+    assert "No such command 'nonsense'" in bench.run("nonsense", check=False)
+
+
+@contextlib.contextmanager
+def other_registrar(ns: Namespace, environment: dict[str, str], log: Path) -> Iterator[None]:
+    """`weft registrar` of this tree on the host beside."""
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    command = ns.command(
+        "setpriv", "--pdeathsig", "KILL", "env", *settings, sys.executable, "-m", "weft.cli.main", "registrar"
+    )
+    with open(log, "wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_registrar_does_its_work_from_it(bench: Bench, tmp_path: Path) -> None:
+    """As the README has it: the documented variables, a mounted /etc/hostname, and no more than NET_ADMIN."""
+    hostname = tmp_path / "hostname"
+    hostname.write_text("Host-One.example\n")
+    with cluster(namespace=bench.a, address="192.0.2.1") as etcd:
+        bench.docker("network", "create", "--subnet", "10.9.1.0/24", "web_tier-1")
+        beside = {
+            "ETCD_ENDPOINT": etcd.endpoints[0],
+            "HOST_NAME": "two",
+            "ENGINE": "static",
+            "NETWORKS": "other=10.9.2.0/24",
+            "RUN_DIR": str(tmp_path / "run"),
+            "WEFT_SOCKET": str(tmp_path / "two.sock"),
+            "HEALTH_PORT": "0",
+        }
+        variables = {"ETCD_ENDPOINT": etcd.endpoints[0], "HOST_NAME": "auto", "INTERVAL": "120", "DEBUG": "true"}
+        environment = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+        mounts = ("-v", f"{hostname}:/etc/hostname:ro", *bench.socket)
+        with other_registrar(bench.b, beside, tmp_path / "log"):
+            bench.docker(
+                *("run", "--detach", "--name", "flannel-registrar", "--network", "host", "--cap-add", "NET_ADMIN"),
+                *(*environment, *mounts, image.IMAGE),
+            )
+            until(lambda: route(bench.a, "10.9.2.0/24"), "the route to the other host's network", 30)
+            until(lambda: route(bench.b, "10.9.1.0/24"), "the other host's route to here", 30)
+            assert etcd.ctl("get", "--print-value-only", "/flannel/network/subnets/Host-One.example/web_tier-1") == (
+                "10.9.1.0/24\n"
+            )
+            told = status_of(bench.docker("exec", "flannel-registrar", "cat", "/proc/1/status"))
+            assert (told["Uid"].split()[0], int(told["CapEff"], 16)) == ("7600", NET_ADMIN)
+            health = "/var/run/flannel-registrar/health_status.json"
+            until(
+                lambda: '"healthy"' in bench.docker("exec", "flannel-registrar", "cat", health, check=False),
+                "health_status.json to say that it is healthy",
+                30,
+            )
+            assert bench.docker("exec", "flannel-registrar", "docker-entrypoint.sh", "--healthy").startswith("healthy ")
+            script = ("exec", "flannel-registrar", "/usr/local/bin/register-docker-networks.sh")
+            page = bench.docker(*script, "--diagnose", check=False)
+            assert "Host-One.example" in page
+            assert "10.9.1.0/24" in page
+            assert "--once" in bench.docker(*script, "--help")
+            assert "a weft registrar is running" in bench.docker(*script, "--once", check=False)
+            shown = bench.docker("exec", "flannel-registrar", "weft", "show", "status", check=False)
+            assert "node Host-One.example (192.0.2.1)" in shown
+            assert "Read-only file system: /proc/sys/net" in shown, "Docker keeps kernel settings, and that is said"
+            bench.docker("stop", "--time", "10", "flannel-registrar")
+            assert json.loads(bench.docker("inspect", "flannel-registrar"))[0]["State"]["ExitCode"] == 0
+            assert route(bench.a, "10.9.2.0/24"), "routes stay"
+            unconfined = ("--cap-add", "NET_ADMIN", "--security-opt", "systempaths=unconfined")
+            said = bench.run("--once", options=(*environment, "-v", f"{hostname}:/etc/hostname:ro", *unconfined))
+            assert "Read-only" not in said
+            assert bench.a.run("sysctl", "-n", "net.ipv4.conf.vxlan7600.send_redirects") == "0\n"
+
+
+def route(ns: Namespace, subnet: str) -> bool:
+    """Whether there is a route of the registrar's to it."""
+    return any(one.get("metric") in REGISTRAR_METRICS for one in ns.ip_json(f"route show {subnet} proto 76"))
