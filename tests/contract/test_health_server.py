@@ -1,15 +1,18 @@
-"""/healthz and /readyz, over real TCP on loopback."""
+"""/healthz, /readyz, /health and /metrics, over real TCP on loopback."""
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
+from weft.core.health import Status
 from weft.errors import WeftError
-from weft.web.health import HealthServer
+from weft.web.health import HealthPage, HealthServer, Pages
+from weft.web.metrics import Readings, metrics_of
 
 
 @pytest.fixture
@@ -49,3 +52,44 @@ async def test_alive_is_not_ready(port: int, reasons: list[str]) -> None:
 async def test_a_port_that_is_taken_is_named(port: int, reasons: list[str]) -> None:
     with pytest.raises(WeftError, match=f"/healthz can't listen on 127.0.0.1 port {port}"):
         await HealthServer("127.0.0.1", port, str).start()
+
+
+async def test_flanneld_has_neither_health_nor_metrics(port: int, reasons: list[str]) -> None:
+    assert (await asked(port, "/health"))[0] == 404
+    assert (await asked(port, "/metrics"))[0] == 404
+
+
+def page_of(status: Status) -> HealthPage:
+    return HealthPage(
+        status=status,
+        last_check=1_700_000_000,
+        message="said",
+        hostname="babka",
+        version="0.1.0",
+        uptime=5.5,
+        peers={"direct": 2},
+        routes=7,
+        not_done=0,
+        etcd_connected=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("healthy", 200), ("degraded", 200), ("starting", 503), ("critical", 503), ("unknown", 503)]
+)
+async def test_health_is_the_file_and_more(port: int, status: Status, code: int) -> None:
+    pages = Pages("the registrar", lambda: page_of(status), lambda: list(metrics_of(Readings(status, True))))
+    server = HealthServer("127.0.0.1", port, str, pages)
+    await server.start()
+    try:
+        assert (await asked(port, "/healthz")) == (200, "the registrar is running\n")
+        answered, text = await asked(port, "/health")
+        assert answered == code
+        told = json.loads(text)
+        assert list(told)[:5] == ["status", "last_check", "message", "hostname", "issues"]
+        assert (told["status"], told["peers"]) == (status, {"direct": 2})
+        answered, text = await asked(port, "/metrics")
+        assert answered == 200
+        assert f'weft_health_status{{status="{status}"}} 1\n' in text
+    finally:
+        await server.stop()

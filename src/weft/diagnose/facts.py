@@ -65,10 +65,10 @@ class EndpointFacts(msgspec.Struct, frozen=True):
 
 
 class LeaseFacts(msgspec.Struct, frozen=True):
-    """One key below flannel's subnets. `entry`: a registrar put it there for a Docker network. `kept`: it hangs on no
-    etcd lease (a reservation)."""
+    """One key (`path`) below flannel's subnets. `entry`: a registrar put it there for a Docker network. `kept`: it
+    hangs on no etcd lease (a reservation)."""
 
-    key: str
+    path: str
     subnet: IPNetwork
     public_ip: IPAddress
     backend: str = ""

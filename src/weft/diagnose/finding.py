@@ -68,11 +68,11 @@ class Own:
 
 def others(facts: Facts, own: Own) -> tuple[LeaseFacts, ...]:
     """The other hosts' leases whose backend is vxlan, with a VTEP that can be read."""
-    mine = frozenset(lease.key for lease in own.leases)
+    mine = frozenset(lease.path for lease in own.leases)
     return tuple(
         lease
         for lease in facts.etcd.leases
-        if lease.key not in mine and lease.backend == "vxlan" and lease.mac and not lease.entry
+        if lease.path not in mine and lease.backend == "vxlan" and lease.mac and not lease.entry
     )
 
 

@@ -23,9 +23,11 @@ def etcd(facts: Facts, own: Own) -> Iterator[Finding]:
         fix = "set ETCD_USERNAME and ETCD_PASSWORD, or ETCD_CERTFILE and ETCD_KEYFILE, of a user that may write there"
         yield Finding("critical", "etcd", f"etcd doesn't let this host in: {etcd.error}", fix, Root.ETCD)
     elif etcd.error:
-        where = names(one.url for one in etcd.endpoints)
-        fix = f"check that etcd runs there and this host gets there (`curl {etcd.endpoints[0].url}/health`)"
-        fix = f"{fix}; is ETCD_ENDPOINT right?" if etcd.endpoints else "set ETCD_ENDPOINT"
+        where = names(one.url for one in etcd.endpoints) or "no endpoint"
+        hand = [
+            f"check that etcd runs there and this host gets there (`curl {one.url}/health`)" for one in etcd.endpoints
+        ]
+        fix = f"{hand[0]}; is ETCD_ENDPOINT right?" if hand else "set ETCD_ENDPOINT"
         yield Finding("critical", "etcd", f"etcd at {where} can't be asked: {etcd.error}", fix, Root.ETCD)
     else:
         for one in silent:
