@@ -87,6 +87,7 @@ def registrations(
     """What must change below the registrar's prefix, the note first: by it the others know since when a network is.
     `announcement`: a `complete` one."""
     host = announcement.host
+    rows = [(r, f) for r, f in rows if f.key is not None and (f.key.host == host or r.lease == moment.lease != 0)]
     flaw = _flaw(announcement) or _rival(announcement, rows, moment)
     if flaw:
         return Decision(problems=(Problem(host, flaw),), rival=True)
@@ -137,7 +138,7 @@ def _left_over(row: Row, found: Found, host: str, told: set[tuple[str, IPNetwork
     """A row of this host's that is no longer wanted: written by this run, or under its name by an earlier one or by an
     older program. A doubled key is kept as long as it is right: hosts with an older program read those."""
     key = found.key
-    if key is not None and row.lease == lease != 0:
+    if row.lease == lease != 0:
         return True
     if not isinstance(key, NetworkKey) or key.host != host:
         return False
