@@ -81,8 +81,9 @@ def sight(
 
 @dataclass
 class Cluster:
-    """Hosts by id with their maps; `down`: pairs whose tunnel is down; `silent`: hosts of plain flannel, which probe
-    nothing and send straight to everyone. `charts`: what each host decided last, from what it last read."""
+    """Hosts by id with their maps; those without a note are of plain flannel: they probe nothing and send straight to
+    everyone. `down`: pairs whose tunnel is down; `since`: when a pair's state last changed. `charts`: what each host
+    decided last, from what it last read."""
 
     places: dict[str, Place]
     maps: dict[str, str] = field(default_factory=dict)

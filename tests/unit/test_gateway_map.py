@@ -6,14 +6,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.build import uplink
 from tests.support.hosts import place, reach, sight
 from weft.core.sight import Chart, Course, Mode, Place, Sight
 from weft.core.topology import chart
 from weft.model import Problem, StaticRoute, Way
+from weft.settings.gateways import parse_gateway_map
 
 BABKA = place("babka", "192.168.4.88", "10.5.35.0/24", segments=("192.168.4.88/24",))
 PITA = place("pita", "192.168.4.99", "10.5.30.0/24", segments=("192.168.4.99/24",))
@@ -313,6 +318,53 @@ def test_a_circle_names_all_of_its_entries(gateways: str, circle: str) -> None:
     found = course(babka(CULVERT, gateways=gateways))
     assert found.kind == "none"
     assert f"these entries lead in a circle: {circle}. Remove or change one of them" in found.problem
+
+
+def test_levels_have_an_end() -> None:
+    def text(levels: int) -> str:
+        ends = ["172.24.90.1", *(f"10.7.{n // 200}.{n % 200 + 1}" for n in range(levels - 1)), "192.168.4.6"]
+        return ",".join(f"{one}:{two}" for one, two in pairwise(ends))
+
+    assert course(babka(CULVERT, gateways=text(16))).kind == "underlay"
+    assert "more than 16 entries lead on from one to the next" in course(babka(CULVERT, gateways=text(17))).problem
+    assert "more than 16 entries" in course(babka(CULVERT, gateways=text(2000))).problem
+
+
+ADDRESSES = [f"10.0.0.{n}" for n in range(1, 8)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(ADDRESSES), st.sampled_from([30, 31, 32]), st.sampled_from(ADDRESSES)), max_size=8
+    ),
+    st.lists(
+        st.tuples(st.sampled_from(ADDRESSES), st.sampled_from(["all", "flannel", "none"])), unique_by=lambda p: p[0]
+    ),
+    st.dictionaries(
+        st.sampled_from(ADDRESSES), st.sampled_from([None, Way("eth0"), Way("eth0", ip_address("10.9.9.9"))])
+    ),
+    st.sampled_from(["auto", "relay", "underlay", "fdb"]),
+)
+def test_whatever_the_map_is_each_course_holds_what_its_kind_needs(
+    drawn: list[tuple[str, int, str]],
+    carrying: list[tuple[str, Literal["all", "flannel", "none"]]],
+    ways: dict[str, Way | None],
+    mode: Mode,
+) -> None:
+    entries, _ = parse_gateway_map(",".join(f"{host}/{length}:{gateway}" for host, length, gateway in drawn))
+    places = tuple(place(f"at-{address}", address, carries=carries) for address, carries in carrying)
+    made = chart(replace(sight(BABKA, *places, uplinks=LAN, ways=ways, mode=mode), entries=entries))
+    assert set(made.courses) == {p.id for p in places}
+    routed = {route.dst.network_address for route in made.routes}
+    for one in places:
+        found = made.courses[one.id]
+        relay = next((p for p in places if p.id == found.relay), None)
+        assert (found.kind == "relay") == (relay is not None and relay is not one and relay.carries != "none")
+        assert (found.kind in ("underlay", "fdb")) == (found.gateway is not None)
+        assert (found.kind == "underlay") == (one.endpoints[0] in routed) == bool(found.dev)
+        assert found.kind != "none" or found.problem
+        assert found.rule
+        assert (one.id in made.via) == ("map entry" in found.rule)
 
 
 # what is known against a relay that the map names

@@ -16,6 +16,8 @@ from weft.core.sight import Course, Place, Sight
 from weft.model import IPAddress, IPNetwork, Problem, StaticRoute, Way
 from weft.settings.gateways import MAP, MapEntry
 
+LEVELS = 16
+"""Entries that may lead from one to the next."""
 WAITING = "it is not known yet how this host reaches {}"
 
 
@@ -92,6 +94,9 @@ class GatewayMap:
         if entry in chain:
             circle = ", ".join(e.text for e in chain[chain.index(entry) :])
             return self._fault(chain[0], f"these entries lead in a circle: {circle}. Remove or change one of them")
+        if len(chain) == LEVELS:
+            why = f"more than {LEVELS} entries lead on from one to the next. Name a gateway nearer to this host"
+            return self._fault(chain[0], why)
         onward = self._onward(entry, address)
         before = self._resolve(onward, (*chain, entry))
         if before is None:
