@@ -162,7 +162,7 @@ def _daemon(facts: Facts) -> Iterator[str]:
     rows = []
     for peer in daemon.peers:
         full = {True: "yes", False: "NO", None: "-"}[peer.full]
-        way = peer.course or ("routed" if peer.routed else "not routed")
+        way = peer.way or ("routed" if peer.routed else "not routed")
         rows.append([peer.node, ", ".join(peer.endpoints), way, peer.liveness or "-", full, ", ".join(peer.networks)])
     yield from _table(["PEER", "ENDPOINT", "WAY", "BFD", "FULL SIZE", "NETWORKS"], rows)
 
