@@ -87,7 +87,7 @@ class Liveness:
         self._wake_reader()
 
     def _start(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None or self._thread.error is not None:
             self._thread = _Thread(self.options, self._wake_reader)
             inside(self.options.netns, self._thread.start)  # a thread begins in the namespace of the one that starts it
         self._thread.take(self._paths or ())
@@ -128,11 +128,10 @@ class _Thread(threading.Thread):
     def run(self) -> None:
         try:
             self._tick_on()
+            self._prober.close(time.monotonic())
         except Exception as error:  # noqa: BLE001 - raised again by `Liveness.reaches`
             self.error = error
-        finally:
-            self._prober.close(time.monotonic())
-            self._changed()
+        self._changed()
 
     def _tick_on(self) -> None:
         waiting = select.poll()

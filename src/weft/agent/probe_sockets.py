@@ -54,6 +54,8 @@ class Ear:
 
     def __init__(self, track: Track) -> None:
         self.socket = _open(track)
+        self.tunnels: frozenset[int] = frozenset()
+        """Interface indexes of the devices that have ears of their own for the same address."""
         self._bound = bool(track.device)
         try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one per device, on the same port
@@ -70,10 +72,10 @@ class Ear:
     def close(self) -> None:
         self.socket.close()
 
-    def datagrams(self, tunnels: frozenset[int]) -> Iterator[tuple[bytes, str]]:
+    def datagrams(self) -> Iterator[tuple[bytes, str]]:
         """All that has come, each with the text of its sender's address. An ear of no device leaves out what came
-        through one of `tunnels` (interface indexes), which have ears of their own."""
-        receive = self._any if self._bound else lambda: self._outside(tunnels)
+        through one of `tunnels`."""
+        receive = self._any if self._bound else self._outside
         for _ in range(AT_MOST):
             try:
                 heard = receive()
@@ -86,9 +88,9 @@ class Ear:
         size, source = self.socket.recvfrom_into(_BUFFER)
         return bytes(_VIEW[:size]), source[0] if len(source) == 2 else source[0].partition("%")[0]
 
-    def _outside(self, tunnels: frozenset[int]) -> tuple[bytes, str] | None:
+    def _outside(self) -> tuple[bytes, str] | None:
         size, extra, _, source = self.socket.recvmsg_into([_BUFFER], _PKTINFO_SPACE)
-        if any(_arrived_on(level, data) in tunnels for level, _, data in extra):
+        if any(_arrived_on(level, data) in self.tunnels for level, _, data in extra):
             return None
         return bytes(_VIEW[:size]), source[0].partition("%")[0]
 

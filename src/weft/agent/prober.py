@@ -59,7 +59,6 @@ class Prober:
         self._ears: dict[tuple[str, str], Ear] = {}
         self._by_sender: dict[tuple[str, str], dict[str, _Lane]] = {}
         self._indexes: dict[str, int] = {}
-        self._tunnels: frozenset[int] = frozenset()
         self._stalled = 0.0
         self._look_at = 0.0
 
@@ -153,7 +152,7 @@ class Prober:
 
     def _drain(self, ear: Ear, senders: Mapping[str, _Lane], listening: float) -> None:
         heard = 0
-        for datagram, sender in ear.datagrams(self._tunnels):
+        for datagram, sender in ear.datagrams():
             heard += 1
             yours = datagram[8:12]
             lane = self._by_discriminator.get(yours) if yours != b"\0\0\0\0" else senders.get(sender)
@@ -217,10 +216,13 @@ class Prober:
             if indexes.get(device) != index:
                 self._forget(device)
         self._indexes = indexes
-        self._tunnels = frozenset(indexes.values()) - {0}
         for lane in self._lanes.values():
             if lane.mouth is None or _ear_of(lane.probe.track) not in self._ears:
                 self._open(lane)
+        for place, ear in self._ears.items():
+            ear.tunnels = frozenset(
+                indexes[device] for device, local in self._by_sender if device and local == place[1]
+            )
 
     def _open(self, lane: _Lane) -> None:
         track = lane.probe.track

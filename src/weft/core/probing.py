@@ -194,10 +194,9 @@ class Probe:
     def _why(self, now: float) -> str:
         if self.trouble:
             return self.trouble
-        patience = max(FIRST, self.session.detection)
-        if now < self._mistrusted_at + patience:
+        if now < self._mistrusted_at + max(FIRST, self.session.detection):
             return f"authentication: what comes from {self.track} is not made with our key; is it the same on both?"
-        if now < self.session.heard_at + patience:
+        if self.session.remote:
             if self.session.remote_diagnostic == Diagnostic.TIME_EXPIRED or self.session.state == State.INIT:
                 return f"one way only: {self.track} is heard, but hears nothing from here"
             return f"the other end, {self.track}, says that it is down"
