@@ -55,12 +55,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The end of the node that another node is reached through: its endpoints, VTEP MAC and own overlay addresses."""
+    """The end of the node that another node is reached through: its endpoints, VTEP MAC and own overlay addresses.
+    `direct`: as the node's own."""
 
     id: str
     endpoints: tuple[IPAddress, ...]
     mac: Mac
     overlay: tuple[IPAddress, ...] = ()
+    direct: str = ""
 
 
 @dataclass(frozen=True, slots=True)

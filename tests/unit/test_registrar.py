@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -9,11 +10,13 @@ from tests import build
 from weft.backends.lease import LEASE
 from weft.core import registrar
 from weft.core import scene as scenes
+from weft.core.plan import plan
 from weft.core.registrar import Options, Party
 from weft.core.registry import Registered, Registry
 from weft.core.scene import Scene
 from weft.core.sight import Course
 from weft.model import DefaultRoute, Host, IPAddress, Network, Relay, Uplink, View, Way, parse_mac
+from weft.objects import Route
 from weft.wire.flannel import ExtensionData, Lease, Vtep
 from weft.wire.registrar import Note, Status
 
@@ -244,6 +247,43 @@ def test_ipv6_goes_by_flannels_other_device() -> None:
         "fd00:5:2::/64",
     ]
     assert six.nodes[0].overlay == (ip_address("fd00:5:2::"),)
+
+
+def test_where_flannel_needs_no_tunnel() -> None:
+    """DirectRouting: it keeps no entries for such hosts on its device."""
+    registry = Registry(
+        hosts=(
+            host("b", B, build.network("web", "10.9.2.0/24"), note=note(B)),
+            host("c", C, build.network("one", "10.9.3.7/32"), note=note(C)),
+        ),
+        leases=(lease("10.5.1.0/24", A), lease("10.5.2.0/24", B), lease("10.5.3.0/24", C)),
+    )
+    near = replace(scene(registry, courses={"c": Course("relay", "b reaches it", "b")}), direct={B: "eth0"})
+    (view,) = scenes.views(near)
+    b, c = view.nodes
+    assert (b.direct, c.direct) == ("eth0", "")
+    assert c.relay is not None
+    assert c.relay.direct == "eth0"
+    paths = {p.node: p for p in scenes.paths(near)}
+    assert (paths["b"].device, paths["b"].mtu, paths["c"].device, paths["c"].mtu) == ("", 1500, "flannel.1", 1450)
+    routes = {
+        str(w.object.dst): (w.object.via, w.object.dev)
+        for w in plan(view).wanted.values()
+        if isinstance(w.object, Route)
+    }
+    assert routes["10.9.2.0/24"] == routes["10.5.2.0/32"] == (B, "eth0")
+    assert routes["10.5.3.0/25"] == (B, "eth0")
+    assert routes["10.5.3.0/32"] == (ip_address("10.5.3.0"), "flannel.1")
+
+
+def test_over_ipv6_the_tunnel_is_probed_at_link_local_addresses() -> None:
+    six = ip_address("2001:db8::2")
+    registry = Registry(hosts=(host("b", six, note=note(six)),))
+    home = registrar.home(Options("a"), ip_address("2001:db8::1"), (), Host(), registry)
+    played = replace(scene(registry), home=home)
+    (path,) = scenes.paths(played)
+    assert path.local.is_link_local
+    assert path.remote.is_link_local
 
 
 def test_who_runs_nothing_of_weft_is_not_probed() -> None:

@@ -146,7 +146,8 @@ def test_a_host_that_flannel_reaches_without_a_tunnel_is_routed_to_without_one()
     """With DirectRouting, flannel's device has no entries for it."""
     near = replace(CULVERT, direct="eth0")
     assert shown(beside(near), Route) == [
-        f"ip route add 10.9.1.0/24 via 172.24.90.1 dev eth0 proto 76 metric {metric('10.9.1.0/24')}"
+        f"ip route add {subnet} via 172.24.90.1 dev eth0 proto 76 metric {metric(subnet)}"
+        for subnet in ("10.5.20.0/32", "10.9.1.0/24")
     ]
     assert len(shown(beside(replace(near, relay=relay_of(LAVASH))), Route)) == 6
 

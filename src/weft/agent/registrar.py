@@ -37,7 +37,7 @@ from weft.model import (
     Way,
 )
 from weft.settings.gateways import ExtraRoute, MapEntry
-from weft.wire.flannel import Config, Lease, Vtep
+from weft.wire.flannel import Config, Lease, Vtep, VxlanBackend
 from weft.wire.registrar import Note, Status
 
 Reaches = Mapping[tuple[str, str], Reach]
@@ -141,11 +141,24 @@ class RegistrarWorld:
             self._cast = self.registry, registrar.cast(self.registry, self.name, address)
         cast = self._cast[1]
         accepted = self._accept(home, cast, networks)
-        scene = Scene(self.wishes.options, home, cast, accepted.nodes, networks, {})
+        scene = Scene(self.wishes.options, home, cast, accepted.nodes, networks, {}, self._direct())
         self.chart = chart(self._sight(scene), self.chart.past)
         self.scene = replace(scene, courses=self.chart.courses)
         first, *rest = (self._whole(view) for view in scenery.views(self.scene))
         return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()))
+
+    def _direct(self) -> dict[IPAddress, str]:
+        """Endpoints that flannel reaches without its tunnel."""
+        asked = self._routed_directly()
+        ways = ((address, self.ways.get(address)) for address in asked)
+        return {address: way.dev for address, way in ways if way is not None and way.gateway is None}
+
+    def _routed_directly(self) -> frozenset[IPAddress]:
+        """Endpoints that flannel may reach so: all of them, where its config says DirectRouting."""
+        config = self.registry.config if self.registry is not None else None
+        if config is None or not isinstance(config.backend, VxlanBackend) or not config.backend.direct_routing:
+            return frozenset()
+        return frozenset(party.endpoint for party in self._cast[1].parties.values())
 
     def _accept(self, home: Home, cast: Cast, networks: tuple[Network, ...]) -> Accepted:
         me = registrar.node(home.party)
@@ -269,7 +282,8 @@ class RegistrarWorld:
 
     def asked(self) -> frozenset[IPAddress]:
         """Addresses to which the ways matter."""
-        return frozenset((*self.wishes.etcd, *self.chart.ask, *(extra.gateway for extra in self.wishes.extra)))
+        gateways = (extra.gateway for extra in self.wishes.extra)
+        return frozenset((*self.wishes.etcd, *self.chart.ask, *gateways, *self._routed_directly()))
 
     def course_kind(self, node: str) -> str:
         """How a node is reached: `core.sight.Kind`, "" if it isn't known."""

@@ -15,12 +15,11 @@ of first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import ip_network
+from typing import NamedTuple
 
-from weft.backends import hostgw
 from weft.backends.tunnel import Tunnel, route_mtu, spread
-from weft.model import IPAddress, IPNetwork, Network, Node, View
+from weft.model import IPAddress, IPNetwork, Network, Node, Relay, View
 from weft.objects import Object, Route, Why
 
 LEASE = "lease"
@@ -33,65 +32,78 @@ def here(view: View) -> Iterator[tuple[Object, Why]]:
 
 
 def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]:
-    """A route per subnet, and where there is a lease what `_lease` says. To a node that flanneld reaches without a
-    tunnel (DirectRouting), and has no entries for, routes straight there.
+    """A route per subnet, and where there is a lease what `_lease` says.
 
     A subnet of an IP version that the node has no address of in the overlay can't be routed: nothing for it."""
-    if node.direct and node.relay is None:
-        apart = tuple(network for network in node.networks if network.name != LEASE)
-        yield from hostgw.reach(replace(node, networks=apart), tunnel, slot)
-        return
     for network in node.networks:
         for subnet in network.subnets:
-            own = _of_version(node.overlay, subnet.version)
-            gateway = _of_version(node.relay.overlay, subnet.version) if node.relay is not None else None
-            if own is None:
+            direct = _hop(node, subnet.version, tunnel)
+            relayed = _hop(node.relay, subnet.version, tunnel) if node.relay is not None else None
+            if direct is None:
                 continue
             if network.name == LEASE:
-                yield from _lease(node, subnet, own, gateway, tunnel)
+                yield from _lease(node, subnet, direct, relayed, tunnel)
             else:
-                yield _route(subnet, gateway or own, node, tunnel), _why(node, network, gateway)
-                if gateway is not None:
-                    yield from _halves(node, network, subnet, gateway, tunnel)
+                yield _route(subnet, relayed or direct, node, tunnel), _why(node, network, relayed)
+                if relayed is not None:
+                    yield from _halves(node, network, subnet, relayed, tunnel)
+
+
+class _Hop(NamedTuple):
+    """Where routes lead next: through flannel's device to `address` of the overlay, or where flanneld needs no tunnel
+    (DirectRouting) and has no entries on its device, straight to the endpoint `via`."""
+
+    dev: str
+    via: IPAddress
+    address: IPAddress
+    tunnelled: bool = True
+
+
+def _hop(end: Node | Relay, version: int, tunnel: Tunnel) -> _Hop | None:
+    """None: that end has no address of this IP version in the overlay."""
+    address = next((a for a in end.overlay if a.version == version), None)
+    if address is None:
+        return None
+    endpoint = next((a for a in end.endpoints if a.version == version), None)
+    if end.direct and endpoint is not None:
+        return _Hop(end.direct, endpoint, address, False)
+    return _Hop(tunnel.device, address, address)
 
 
 def _lease(
-    node: Node, subnet: IPNetwork, own: IPAddress, gateway: IPAddress | None, tunnel: Tunnel
+    node: Node, subnet: IPNetwork, direct: _Hop, relayed: _Hop | None, tunnel: Tunnel
 ) -> Iterator[tuple[Object, Why]]:
-    """The direct way to the address where the node is probed. With a relay's `gateway`, that way for the rest, as two
-    halves; of a lease of two addresses there are none but the probed one."""
+    """The direct way to the address where the node is probed. With a relay, that way for the rest, as two halves; of a
+    lease of two addresses there are none but the probed one."""
     probe = Why(node.source, node.id, f"address at which node {node.id} is probed directly")
-    yield _route(ip_network(own), own, node, tunnel), probe
-    if gateway is not None and subnet.prefixlen < subnet.max_prefixlen - 1:
+    yield _route(ip_network(direct.address), direct, node, tunnel), probe
+    if relayed is not None and subnet.prefixlen < subnet.max_prefixlen - 1:
         asked = Why(node.source, node.id, f"half of the lease of node {node.id}{_through(node)}")
         for half in subnet.subnets():
-            yield _route(half, gateway, node, tunnel), asked
+            yield _route(half, relayed, node, tunnel), asked
 
 
 def _halves(
-    node: Node, network: Network, subnet: IPNetwork, gateway: IPAddress, tunnel: Tunnel
+    node: Node, network: Network, subnet: IPNetwork, relayed: _Hop, tunnel: Tunnel
 ) -> Iterator[tuple[Object, Why]]:
     """Relayed, a network needs more specific routes as a lease does: flanneld takes the entry that a registrar has made
     for it beside the leases for a lease, and its own route leads directly."""
     if subnet.prefixlen < subnet.max_prefixlen:
         asked = Why(node.source, node.id, f"half of network {network.name} of node {node.id}{_through(node)}")
         for half in subnet.subnets():
-            yield _route(half, gateway, node, tunnel), asked
+            yield _route(half, relayed, node, tunnel), asked
 
 
-def _route(subnet: IPNetwork, gateway: IPAddress, node: Node, tunnel: Tunnel) -> Route:
+def _route(subnet: IPNetwork, hop: _Hop, node: Node, tunnel: Tunnel) -> Route:
     metric = spread(tunnel.metric, subnet)
-    return Route(subnet, tunnel.device, via=gateway, onlink=True, metric=metric, mtu=route_mtu(node, tunnel))
+    mtu = route_mtu(node, tunnel) if hop.tunnelled else 0
+    return Route(subnet, hop.dev, via=hop.via, onlink=hop.tunnelled, metric=metric, mtu=mtu)
 
 
-def _why(node: Node, network: Network, gateway: IPAddress | None) -> Why:
-    through = _through(node) if gateway is not None else ""
+def _why(node: Node, network: Network, relayed: _Hop | None) -> Why:
+    through = _through(node) if relayed is not None else ""
     return Why(node.source, node.id, f"network {network.name} of node {node.id}{through}")
 
 
 def _through(node: Node) -> str:
     return f", through node {node.relay.id}" if node.relay is not None else ""
-
-
-def _of_version(addresses: tuple[IPAddress, ...], version: int) -> IPAddress | None:
-    return next((a for a in addresses if a.version == version), None)

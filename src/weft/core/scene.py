@@ -6,10 +6,10 @@ the paths that are probed, the entries that flannel's device must hold, who may 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from weft.backends.lease import LEASE
-from weft.backends.tunnel import OVERHEAD, REGISTRAR_METRICS, device_name
+from weft.backends.tunnel import OVERHEAD, REGISTRAR_METRICS, device_name, link_local
 from weft.core.flannel import inside
 from weft.core.registrar import PORT, ROLE, Cast, Groups, Home, Options, Party, node
 from weft.core.sight import Course, Place
@@ -34,7 +34,9 @@ DIRECT = Course("direct", "")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the Views are made of. `nodes`: accepted ones (`node` made them). `networks`: this host's, all of them."""
+    """What the Views are made of. `nodes`: accepted ones (`node` made them). `networks`: this host's, all of them.
+    `direct`: endpoint on one of this host's segments → the interface to it, where flannel needs no tunnel for such
+    (DirectRouting)."""
 
     options: Options
     home: Home
@@ -42,6 +44,7 @@ class Scene:
     nodes: tuple[Node, ...]
     networks: tuple[Network, ...]
     courses: Mapping[str, Course]
+    direct: Mapping[IPAddress, str] = field(default_factory=dict)
 
     @property
     def leased(self) -> bool:
@@ -97,7 +100,9 @@ def _beside_flannel(scene: Scene, lease: Lease, version: int) -> View:
         if scene.beside_flannel(party):
             networks = tuple(_of_version(one.networks, version))
             overlay = tuple(a for a in one.overlay if a.version == version)
-            nodes.append(replace(one, networks=networks, overlay=overlay, relay=_relay(scene, one, True)))
+            way = scene.direct.get(one.endpoints[0], "")
+            relay = _relay(scene, one, True)
+            nodes.append(replace(one, networks=networks, overlay=overlay, direct=way, relay=relay))
     profile = Profile(
         role=ROLE,
         mark=scene.options.host,
@@ -160,7 +165,9 @@ def _relay(scene: Scene, one: Node, beside_flannel: bool) -> Relay | None:
     party = scene.cast.parties[through]
     if scene.beside_flannel(party) != beside_flannel:
         return None
-    return Relay(through, other.endpoints, other.mac if beside_flannel else party.mac, other.overlay)
+    if not beside_flannel:
+        return Relay(through, other.endpoints, party.mac, other.overlay)
+    return Relay(through, other.endpoints, other.mac, other.overlay, scene.direct.get(other.endpoints[0], ""))
 
 
 def _of_version(networks: Iterable[Network], version: int) -> Iterator[Network]:
@@ -219,25 +226,34 @@ def group_of(network: Network, subnet: IPNetwork, groups: Groups) -> str:
 
 
 def paths(scene: Scene) -> Iterator[Path]:
-    """The direct way through the tunnel to every node that answers."""
-    mine, lease = scene.home.party, scene.home.party.lease
+    """The direct way to every node that answers, as packets take it."""
+    mine = scene.home.party
     for one in scene.nodes:
         party = scene.cast.parties[one.id]
         if party.note is None:
             continue
-        mtu = min(mtu for mtu in (mine.mtu, party.mtu) if mtu) - OVERHEAD[mine.endpoint.version]
-        if lease is not None and party.lease is not None:
-            version = 4 if lease.subnet is not None and party.lease.subnet is not None else 6
-            local, remote = (
-                next(
-                    (s.network_address for s in (of.subnet, of.subnet6) if s is not None and s.version == version), None
-                )
-                for of in (lease, party.lease)
-            )
-            if local is not None and remote is not None:
-                yield Path(one.id, "tunnel", device_of(lease, version), local, remote, mtu)
+        outer = min(mtu for mtu in (mine.mtu, party.mtu) if mtu)
+        mtu = outer - OVERHEAD[mine.endpoint.version]
+        if mine.lease is not None and party.lease is not None:
+            yield from _path_of_leases(one, mine.lease, party.lease, scene.direct.get(party.endpoint, ""), (outer, mtu))
+        elif mine.endpoint.version == 6:  # a socket on the device finds no other way to an address of the underlay
+            ends = link_local(mine.mac), link_local(party.mac)
+            yield Path(one.id, "tunnel", device_name(mine.vni), *ends, mtu)
         else:
             yield Path(one.id, "tunnel", device_name(mine.vni), mine.endpoint, party.endpoint, mtu)
+
+
+def _path_of_leases(one: Node, mine: Lease, theirs: Lease, way: str, sizes: tuple[int, int]) -> Iterator[Path]:
+    """Through flannel's device; where `way` leads there without it, by the routes. `sizes`: MTU of the underlay, and of
+    the tunnel."""
+    version = 4 if mine.subnet is not None and theirs.subnet is not None else 6
+    local, remote = (
+        next((s.network_address for s in (of.subnet, of.subnet6) if s is not None and s.version == version), None)
+        for of in (mine, theirs)
+    )
+    if local is not None and remote is not None:
+        device, mtu = ("", sizes[0]) if way else (device_of(mine, version), sizes[1])
+        yield Path(one.id, "tunnel", device, local, remote, mtu)
 
 
 def underlay_path(one: Node, mine: Party) -> Path:
