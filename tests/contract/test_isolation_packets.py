@@ -57,12 +57,23 @@ def wire() -> Iterator[Wire]:
         yield made
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def east(request: pytest.FixtureRequest, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
+Combination = tuple[str, str]
+COMBINATIONS = [("nft", "agent"), ("nft", "flanneld"), ("nft", "registrar"), ("legacy", "registrar")]
+"""Implementations of iptables and layouts: the first differ in nothing but how they are told, and tell."""
+
+
+@pytest.fixture(params=COMBINATIONS, ids="-".join)
+def combination(request: pytest.FixtureRequest) -> Combination:
+    found: Combination = request.param
+    return found
+
+
+@pytest.fixture
+def east(combination: Combination, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
     """`east` is a host whose plain `iptables` is this implementation."""
-    loader = Loader(wire.east, request.param, tmp_path)
+    loader = Loader(wire.east, combination[0], tmp_path)
     if not loader.works:
-        pytest.skip(f"iptables-{request.param} does not work here")
+        pytest.skip(f"iptables-{combination[0]} does not work here")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     return loader
 
@@ -84,18 +95,16 @@ class Agent:
         return await settle(self.target, self.layout(site))
 
 
-@pytest_asyncio.fixture(params=LAYOUTS.values(), ids=LAYOUTS)
-async def agent(request: pytest.FixtureRequest, wire: Wire) -> AsyncIterator[Agent]:
+@pytest_asyncio.fixture
+async def agent(combination: Combination, wire: Wire) -> AsyncIterator[Agent]:
     target = FirewallTarget(str(wire.east.path), lambda label: label == DEV or label.startswith(SHARED))
-    yield Agent(target, request.param)
+    yield Agent(target, LAYOUTS[combination[1]])
     target.close()
 
 
-@pytest.fixture
-def registrar(agent: Agent) -> Agent:
-    if agent.layout is not beside:
-        pytest.skip("about a relay")
-    return agent
+def only(*combinations: Combination) -> pytest.MarkDecorator:
+    """Where the layouts, or the implementations, don't differ."""
+    return pytest.mark.parametrize("combination", combinations, ids="-".join, indirect=True)
 
 
 WORDS = [
@@ -109,13 +118,8 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("docker", [DOCKER_20, DOCKER_28], ids=["docker20", "docker28"])
-async def test_an_administrators_word_holds_wherever_it_stands(
-    wire: Wire, east: Loader, agent: Agent, docker: str
-) -> None:
-    if docker is DOCKER_28 and agent.layout is not alone:
-        pytest.skip("the layouts differ in nothing that Docker's version bears on")
-    east(docker)
+async def test_an_administrators_word_holds_wherever_it_stands(wire: Wire, east: Loader, agent: Agent) -> None:
+    east(DOCKER_28 if agent.layout is alone else DOCKER_20)
     await agent.cycle()
     assert seen_as(wire.blue, wire.red, RED) == BLUE
     for words in WORDS:
@@ -145,9 +149,8 @@ async def test_the_recipe_is_there_before_us_and_outlives_a_restart_of_docker(
     assert lost(wire.blue, wire.red, RED)
 
 
+@only(COMBINATIONS[0], *COMBINATIONS[2:])
 async def test_the_recipe_for_ipv6(wire: Wire, east: Loader, agent: Agent) -> None:
-    if agent.layout is spanning:
-        pytest.skip("the span is an IPv4 one")
     east("*filter\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\nCOMMIT\n", 6)
     await agent.cycle()
     assert seen_as(wire.blue, wire.red, "fd20::2") == "fd18::2"
@@ -198,9 +201,8 @@ async def test_a_rule_about_the_overlay_alone_touches_nothing_else(wire: Wire, e
     assert seen_as(wire.grey, wire.blue, BLUE) == GREY, "from bridge to bridge"
 
 
-async def test_the_kernel_tells_of_a_new_refusal(wire: Wire, east: Loader, agent: Agent) -> None:
-    if east.backend != "nft":
-        pytest.skip("iptables-legacy tells of no change: the timer finds it")
+@only(COMBINATIONS[0])
+async def test_the_kernel_tells_of_a_new_refusal(east: Loader, agent: Agent) -> None:
     east(DOCKER_20)
     woken: list[bool] = []
     agent.target.watch(lambda: woken.append(True))
@@ -263,25 +265,27 @@ def relay(wire: Wire) -> None:
     wire.blue.ip("route add 172.20.0.0/16 via 172.21.0.1")
 
 
-async def test_a_relay_forwards_and_does_not_translate(wire: Wire, east: Loader, registrar: Agent, relay: None) -> None:
+@only(*COMBINATIONS[2:])
+async def test_a_relay_forwards_and_does_not_translate(wire: Wire, east: Loader, agent: Agent, relay: None) -> None:
     east(DOCKER_28)
     east("*nat\n-A POSTROUTING -o vxlan4096 -j MASQUERADE\nCOMMIT\n")
     assert lost(wire.red, wire.blue, PINK), "FORWARD's policy is DROP: without this the test proves nothing"
-    await registrar.cycle()
+    await agent.cycle()
     assert seen_as(wire.red, wire.blue, PINK) == RED
-    registrar.own = ()
-    await registrar.cycle()
+    agent.own = ()
+    await agent.cycle()
     assert seen_as(wire.red, wire.blue, PINK) == RED, "a relay needs no network of its own"
     east.iptables("-I FORWARD -s 172.20.0.0/16 -d 172.21.0.0/16 -j DROP")
-    await registrar.cycle()
+    await agent.cycle()
     assert lost(wire.red, wire.blue, PINK)
 
 
-async def test_another_daemons_packets_pass_untouched(wire: Wire, east: Loader, registrar: Agent) -> None:
+@only(*COMBINATIONS[2:])
+async def test_another_daemons_packets_pass_untouched(wire: Wire, east: Loader, agent: Agent) -> None:
     """grey is flannel's own, and not the registrar's."""
     east("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n")
     east("*nat\n-A POSTROUTING -s 172.19.0.0/16 ! -d 172.19.0.0/16 -j MASQUERADE\nCOMMIT\n")
-    await registrar.cycle()
+    await agent.cycle()
     assert seen_as(wire.red, wire.grey, GREY) == RED
     assert seen_as(wire.grey, wire.red, RED) == "192.0.2.1", "as flanneld translates it"
     assert seen_as(wire.blue, wire.red, RED) == BLUE
