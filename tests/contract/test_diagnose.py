@@ -84,7 +84,7 @@ def register(etcd: Etcd) -> None:
         etcd.ctl("put", f"{REGISTRY}/_host_status/{name}", json.dumps(status), f"--lease={lease}")
 
 
-STATUS = {"health": "ok", "version": "0", "uptime": 5.0, "waiting_for": [], "problems": [], "not_done": []}
+STATUS = {"health": "ok", "version": "0", "uptime": 5.0, "waiting_for": [], "problems": [], "not_done": [], "peers": 1}
 
 
 @pytest.fixture(scope="module")

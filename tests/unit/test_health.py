@@ -103,7 +103,8 @@ def test_a_missing_device_is_critical() -> None:
     assert (issue.type, issue.severity) == ("interface", "critical")
 
 
-def test_weft_s_own_device_may_be_missing_before_the_first_plan() -> None:
+def test_a_device_may_be_missing_before_the_first_plan() -> None:
+    assert judge(replace(WELL, planned=False, overlay=Overlay("flannel.1", True, False))).status == "starting"
     assert judge(replace(WELL, planned=False, overlay=Overlay("vxlan7600", False, False))).status == "starting"
 
 

@@ -204,7 +204,7 @@ def _etcd(vitals: Vitals) -> Iterator[Issue]:
 
 def _interface(vitals: Vitals) -> Iterator[Issue]:
     overlay = vitals.overlay
-    if overlay.beside and not overlay.present:
+    if overlay.beside and not overlay.present and (overlay.leased or vitals.planned):
         text = f"flannel's device {overlay.device} is missing or down; start flannel (flanneld or `weft flanneld`)"
         yield Issue("interface", text, "critical")
     elif not overlay.present and vitals.planned:

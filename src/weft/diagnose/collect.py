@@ -18,6 +18,7 @@ from weft.diagnose.facts import (
     DockerFacts,
     Facts,
     FileFacts,
+    NotDone,
     PeerFacts,
 )
 from weft.diagnose.finding import Own
@@ -60,6 +61,17 @@ class Options:
     wait: float = 900.0
     probe: bool = True
     diverted: tuple[tuple[IPAddress, IPAddress], ...] = ()
+
+
+class _Status(msgspec.Struct):
+    """Of GET /v1/status, what is looked at (`web/api.py`)."""
+
+    health: str
+    version: str
+    uptime: float
+    waiting_for: tuple[str, ...]
+    problems: tuple[str, ...]
+    not_done: tuple[NotDone, ...]
 
 
 async def collect(options: Options) -> Facts:
@@ -136,9 +148,9 @@ async def _daemon(socket: str) -> DaemonFacts:
     limit = aiohttp.ClientTimeout(total=DAEMON)
     try:
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket), timeout=limit) as session:
-            told = msgspec.json.decode(await _answer(session, "status"), type=DaemonFacts)
+            told = msgspec.json.decode(await _answer(session, "status"), type=_Status)
             peers = msgspec.json.decode(await _answer(session, "peers"), type=tuple[PeerFacts, ...])
-        return msgspec.structs.replace(told, socket=socket, error="", peers=peers)
+        return DaemonFacts(socket, peers=peers, **msgspec.structs.asdict(told))
     except TimeoutError:
         return DaemonFacts(socket, f"no answer within {DAEMON:g} s")
     except aiohttp.ClientConnectorError as error:
