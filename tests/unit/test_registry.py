@@ -230,6 +230,50 @@ def test_a_heartbeat_is_nothing_new_and_nothing_is_read_twice() -> None:
     assert reader.read(later, ()).config is None
 
 
+PARTS = st.sampled_from(
+    [
+        "subnets",
+        "_weft",
+        "_host_status",
+        "babka",
+        "config",
+        "10.5.1.0-24",
+        "a~2",
+        "%41",
+        "\udcff",
+        "",
+        "\udcff10.5.1.0-24",
+    ]
+)
+VALUES = st.sampled_from(
+    [b"{}", b"null", b"\xff", b"10.5.1.0/24", CONFIG, b'{"PublicIP":"127.0.0.1"}', b'{"PublicIP":"1.2.3.4"}']
+)
+ROWS = st.dictionaries(st.lists(PARTS, max_size=4).map("/".join), st.tuples(VALUES, st.integers(0, 2)), max_size=12)
+
+
+@given(st.lists(st.tuples(ROWS, ROWS), min_size=1, max_size=3))
+def test_whatever_stands_there_is_read(
+    sets: list[tuple[dict[str, tuple[bytes, int]], dict[str, tuple[bytes, int]]]],
+) -> None:
+    """And it comes to the same as when it had been read at once."""
+    reader = Reader(P)
+    for parts in sets:
+        config, flannel = (
+            tuple(Line(f"{prefix}/{key}", value, on) for key, (value, on) in sorted(part.items()))
+            for prefix, part in zip((CFG, FLANNEL), parts, strict=True)
+        )
+        registry = reader.read(config, flannel)
+        assert registry == read(config, flannel)
+        removed = nowhere((*reader.registrations(), *reader.leases()))
+        for text in (f"{p.subject} {p.message}" for p in (*registry.problems, *removed.problems)):
+            text.encode()
+        for host in registry.hosts:
+            host.host.encode()
+        there = applied(config, registrations(own(WEB), reader.registrations(), P, MOMENT).writes)
+        assert decide(own(WEB), there).writes == ()
+        entries(own(WEB, backing=(ENTRY,)), reader.leases(), P, MINE)
+
+
 # writing
 
 

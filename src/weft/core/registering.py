@@ -249,18 +249,16 @@ def nowhere(rows: Iterable[tuple[Row, Found]]) -> Decision:
     """What must go, whoever wrote it, since it says that a host is at 127.0.0.1 or the like: every other host would
     send that host's packets to itself, or to nobody."""
     bad = [row for row, found in rows if found.nowhere]
-    return Decision(
-        tuple(Write(row.key, None, row.modified) for row in bad),
-        tuple(Problem(row.key, _removed(row)) for row in bad),
-    )
+    return Decision(tuple(Write(row.key, None, row.modified) for row in bad), tuple(map(_removed, bad)))
 
 
-def _removed(row: Row) -> str:
-    value = row.value[:200].decode(errors="replace")
-    return (
-        f"{row.key} said {value}: an address at which no other host reaches that one; it was removed. Set"
+def _removed(row: Row) -> Problem:
+    key, value = row.key.encode(errors="backslashreplace").decode(), row.value[:200].decode(errors="replace")
+    why = (
+        f"{key} said {value}: an address at which no other host reaches that one; it was removed. Set"
         " FLANNELD_PUBLIC_IP (flanneld: -public-ip) on the host that writes it"
     )
+    return Problem(key, why)
 
 
 def backend_entries(

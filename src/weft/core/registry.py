@@ -252,7 +252,8 @@ def _lease(row: Row) -> Found:
             return Found(hangs_on=row.lease, nowhere=True)
         lease = parse_lease(row.key, row.value, row.created)
     except WireError as error:
-        return Found(problem=Problem(SUBJECT, str(error)))
+        said = str(error).encode(errors="backslashreplace").decode()  # a key may hold octets that are no text
+        return Found(problem=Problem(SUBJECT, said))
     return Found(hangs_on=row.lease, held=Held(row.key, lease, row.created, row.modified, row.lease))
 
 

@@ -143,11 +143,10 @@ def escape(name: str) -> str:
 
 def unescape(part: str) -> str:
     """The name that a part of a key stands for. A `%` before no two hexadecimal digits is itself: older programs
-    escape nothing."""
+    escape nothing. UnicodeError if it is no text."""
     if "%" not in part:
         return part
-    octets = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), part.encode("utf-8", "surrogateescape"))
-    return octets.decode("utf-8", "surrogateescape")
+    return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), part.encode()).decode()
 
 
 def key_text(key: Key) -> str:
@@ -164,8 +163,16 @@ def key_text(key: Key) -> str:
 
 
 def parse_key(text: str) -> Key | None:
-    """What a key after `<prefix>/` is; None if it is nothing of the registrar's (`_exists`, what a person left)."""
-    parts = text.split("/")
+    """What a key after `<prefix>/` is; None if it is nothing of the registrar's (`_exists`, what a person left, octets
+    that are no text)."""
+    try:
+        text.encode()
+        return _parse_key(text.split("/"))
+    except UnicodeError:
+        return None
+
+
+def _parse_key(parts: list[str]) -> Key | None:
     doubled = len(parts) == 3 and parts[0] == DOUBLED
     if doubled:
         del parts[0]
@@ -335,6 +342,6 @@ def _lenient(read: Callable[[str], T], text: object) -> T | None:
 
 def _octets(character: str) -> str:
     try:
-        return "".join(f"%{octet:02X}" for octet in character.encode("utf-8", "surrogateescape"))
+        return "".join(f"%{octet:02X}" for octet in character.encode())
     except UnicodeEncodeError as error:
-        raise WireError(f"{character!r} can't be a part of a key: it is half a character") from error
+        raise WireError(f"{character!r} can't be a part of a key: it is no text") from error
