@@ -30,6 +30,8 @@ THERE = ip_network("172.20.0.0/16")
 SPAN = ip_network("172.16.0.0/13")
 """Of 172.18, 172.19 and 172.20."""
 RECIPE = "FORWARD -s 172.18.0.0/16 -d 172.20.0.0/16 -j DROP"
+DOCKER_STARTS = "*filter\n-D FORWARD -j DOCKER-USER\n-I FORWARD 1 -j DOCKER-USER\nCOMMIT\n"
+"""What the engine does at its start: its jump to DOCKER-USER, our accepts behind it, is on top again."""
 Layout = Callable[[Site], list[Chain | Jump]]
 
 
@@ -142,8 +144,7 @@ async def test_the_recipe_is_there_before_us_and_outlives_a_restart_of_docker(
     await agent.cycle()
     assert lost(wire.blue, wire.red, RED)
     assert seen_as(wire.red, wire.blue, BLUE) == RED, "the recipe's other half is another rule"
-    # What the engine does at its start: its jump to DOCKER-USER, our accepts behind it, is on top again.
-    east("*filter\n-D FORWARD -j DOCKER-USER\n-I FORWARD 1 -j DOCKER-USER\nCOMMIT\n")
+    east(DOCKER_STARTS)
     assert lost(wire.blue, wire.red, RED)
     await agent.cycle()
     assert lost(wire.blue, wire.red, RED)
@@ -164,6 +165,7 @@ async def test_an_exception_stays_one(wire: Wire, east: Loader, agent: Agent) ->
     east(DOCKER_20)
     east.iptables(f"-I {RECIPE}")
     east.iptables("-I FORWARD -s 172.18.0.2/32 -d 172.20.0.0/16 -j ACCEPT")
+    east(DOCKER_STARTS)
     await agent.cycle()
     assert seen_as(wire.blue, wire.red, RED) == BLUE
     wire.blue.ip("address add 172.18.0.3/16 dev eth0")
@@ -176,6 +178,7 @@ async def test_answers_may_come_back_if_the_administrator_says_so(wire: Wire, ea
     east(DOCKER_20)
     east.iptables(f"-I {RECIPE}")
     east.iptables("-I FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+    east(DOCKER_STARTS)
     await agent.cycle()
     assert reaches(wire.red, BLUE)
     assert not reaches(wire.blue, RED)
@@ -186,6 +189,7 @@ async def test_a_rule_that_counts_is_left_where_it_stands(wire: Wire, east: Load
     east(DOCKER_20)
     east.iptables("-I FORWARD -s 172.18.0.0/16 -j DROP")
     east.iptables("-I FORWARD -s 172.18.0.0/16 -m limit --limit 1/sec -j ACCEPT")
+    east(DOCKER_STARTS)
     await agent.cycle()
     assert "ADM" not in east.save()
     assert seen_as(wire.blue, wire.red, RED) == BLUE
