@@ -53,6 +53,11 @@ def test_a_device_that_carries_somebody_is_not_cycled() -> None:
     assert rung(decide(one, (), NOW, FREE)).startswith("b does not answer through flannel.1 and other peers do")
 
 
+def test_a_device_that_is_down_is_set_up_before_its_entries_are_looked_at() -> None:
+    down = Symptoms("flannel.1", lost={"b": BEGAN}, stale=("10.5.2.0 is missing",), down=True)
+    assert decide(down, (), NOW, FREE).steps == (Step("cycle", "flannel.1", "flannel.1 is set down"),)
+
+
 def test_a_dead_underlay_is_not_the_devices_fault() -> None:
     assert rung(decide(replace(SILENT, beside=frozenset()), (), NOW, FREE)) == (
         "b, c answer neither through flannel.1 nor beside it: the underlay, or a firewall on it, is at fault, not this"

@@ -22,7 +22,8 @@ from weft.web.authorities import without_authorities
 )
 @click.option("--now", is_flag=True, help="Also what was done a short time ago already.")
 @click.option("--wait", default=60.0, show_default=True, help="Seconds that the registrar's pass may take.")
-def recover(dry_run: bool, restart: str, now: bool, wait: float) -> int:
+@click.option("--settle", default=3.0, show_default=True, help="Seconds that a step gets to show its effect.")
+def recover(dry_run: bool, restart: str, now: bool, wait: float, settle: float) -> int:
     """Find out why hosts don't reach each other over flannel, and mend it step by step.
 
     Looks first, and says what it finds: etcd, flannel's container, its device's entries, who answers through the tunnel
@@ -37,5 +38,5 @@ def recover(dry_run: bool, restart: str, now: bool, wait: float) -> int:
     with without_authorities():
         from weft.daemons.recover import Orders
         from weft.daemons.recover import recover as work
-    orders = Orders(dry_run, now, settings.restart_flannel, wait)
+    orders = Orders(dry_run, now, settings.restart_flannel, wait, settle)
     return asyncio.run(work(settings, orders, answering, click.echo))

@@ -43,8 +43,8 @@ class Symptoms:
     `reached`: peers that answer through the device. `lost`: since when each peer does not, that did or should (seconds
     since 1970); one that answers no probe at all, because it runs none, is in neither. `beside`: those of `lost` that
     answer on the underlay. `stale`: for each entry of the device that contradicts the leases, what is wrong, as a
-    person reads it. `pending`: the plan is not carried out yet. `stopped`: why flannel is known not to run, "" if it
-    runs, or nobody knows.
+    person reads it. `down`: the device is set down. `pending`: the plan is not carried out yet. `stopped`: why flannel
+    is known not to run, "" if it runs, or nobody knows.
     """
 
     device: str
@@ -52,6 +52,7 @@ class Symptoms:
     lost: Mapping[str, float] = field(default_factory=dict)
     beside: frozenset[str] = frozenset()
     stale: tuple[str, ...] = ()
+    down: bool = False
     pending: bool = False
     stopped: str = ""
 
@@ -106,11 +107,16 @@ def decide(symptoms: Symptoms, history: tuple[Attempt, ...], now: float, options
     rungs = _Rungs(symptoms, history, now, options, min(lost.values()))
     if now < rungs.ripe:
         return Decision(look=rungs.ripe)
+    if symptoms.down:
+        return rungs.shake(f"{symptoms.device} is set down")
     if symptoms.stale:
         return rungs.correct()
     if symptoms.reached or not symptoms.beside & lost.keys():
         return Decision(held=(_no_rung(symptoms, lost),))
-    return rungs.shake(", ".join(sorted(symptoms.beside & lost.keys())))
+    device, names = symptoms.device, ", ".join(sorted(symptoms.beside & lost.keys()))
+    return rungs.shake(
+        f"nobody answers through {device}, {names} can be reached beside it, and no entry of it is wrong"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +139,8 @@ class _Rungs:
         first, more = self.symptoms.stale[0], len(self.symptoms.stale) - 1
         return self._step("fdb", first + (f", and {more} more" if more else ""))
 
-    def shake(self, names: str) -> Decision:
-        """All entries are right, the underlay carries packets to `names`, and nobody answers through the device."""
-        device = self.symptoms.device
-        reason = f"nobody answers through {device}, {names} can be reached beside it, and no entry of it is wrong"
+    def shake(self, reason: str) -> Decision:
+        """The device itself is at fault: it is cycled, and where that was in vain, flannel is restarted."""
         cycled = any(one.rung == "cycle" and one.at >= max(self.began, self.now - HOUR) for one in self._done())
         if self.options.cycle and not (cycled and self.options.restart):
             return self._step("cycle", reason)

@@ -141,7 +141,7 @@ async def wait(needs: list[Need], deadline: float) -> list[str]:
     """Until nothing is missing, or the deadline (of time.monotonic()); what is missing then."""
     told: list[str] = []
     while True:
-        missing = [text for text in await asyncio.gather(*(need.missing() for need in needs)) if text]
+        missing = [text for need in needs if (text := await need.missing())]
         if not missing or time.monotonic() >= deadline:
             return missing
         left = f"EXTEND_TIMEOUT_USEC={int(max(deadline - time.monotonic(), 1) * 1e6)}"
@@ -161,6 +161,7 @@ class Needs:
         """flannel's, "" for none; None: etcd has not said yet."""
 
     def all(self) -> list[Need]:
+        # In this order: where etcd was asked, it is known whether flannel's device is to be waited for.
         found = [Need("network", self._network), Need("etcd", self._etcd), Need("flannel", self._flannel)]
         return [*found, Need("docker", self._docker)] if self._settings.engine == "docker" else found
 

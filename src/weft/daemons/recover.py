@@ -26,6 +26,7 @@ from weft.errors import StoreError, TargetError, WeftError, WireError
 from weft.model import Host, IPAddress, IPNetwork, Mac
 from weft.settings.registrar import RegistrarSettings
 from weft.stores.etcd import EtcdStore
+from weft.targets.kernel.borrowed import is_up
 from weft.targets.kernel.host import read_host
 from weft.wire.flannel import Lease, Vtep
 from weft.wire.flannel_config import parse_config
@@ -97,6 +98,7 @@ class Recovery:
             seen = await self._settled()
         if self._orders.dry_run:
             return int(bool(seen.bad))
+        passed = passed or await self._pass()  # what stood in its way may be mended
         self._say("after that:")
         self._tell(seen)
         return int(bool(seen.bad) or not passed)
@@ -214,6 +216,7 @@ class Recovery:
         wanted = _wanted(device, others, frozenset(a for a in outer if str(a) in lost))
         try:
             ops = await self._healer.stale(wanted)
+            down = not is_up(None, device)
         except TargetError as error:
             text = f"flannel's device: {error}"
             symptoms = Symptoms(device, stopped=stopped or text)
@@ -226,8 +229,9 @@ class Recovery:
             f"{name} does not answer through {device}; beside it, it {'does' if name in beside else 'does not either'}"
             for name in sorted(lost)
         ]
-        symptoms = Symptoms(device, reached, dict.fromkeys(lost, 0.0), beside, wrong, stopped=stopped)
-        return Seen((*seen.good, *good), (*seen.bad, *silent, *wrong), wanted, symptoms)
+        symptoms = Symptoms(device, reached, dict.fromkeys(lost, 0.0), beside, wrong, down, stopped=stopped)
+        fallen = [f"{device} is set down"] if down else []
+        return Seen((*seen.good, *good), (*seen.bad, *fallen, *silent, *wrong), wanted, symptoms)
 
 
 def _wanted(device: str, others: list[Lease], lost: frozenset[IPAddress]) -> Wanted:

@@ -13,7 +13,15 @@ from weft.core import commands
 from weft.errors import KernelError, TargetError
 from weft.objects import MAIN_TABLE, Failure, Fdb, Neighbour, Op, Route
 from weft.targets.kernel.codec import Message, text
-from weft.targets.kernel.constants import AF_INET, AF_INET6, IFLA_IFNAME, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE
+from weft.targets.kernel.constants import (
+    AF_INET,
+    AF_INET6,
+    IFF_UP,
+    IFLA_IFNAME,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
+)
 from weft.targets.kernel.entries import decode_entry, encode_fdb, encode_neighbours, fdb_of, neighbours_of
 from weft.targets.kernel.hops import decode_route, encode_routes, routes_of
 from weft.targets.kernel.links import IFINFO
@@ -29,6 +37,12 @@ def find_link(socket: NetlinkSocket, device: str) -> tuple[int, int]:
         raise TargetError(f"there is no link {device}: {error}") from error
     _, _, index, flags, _ = IFINFO.unpack_from(found.body)
     return index, flags
+
+
+def is_up(netns: str | None, device: str) -> bool:
+    """Whether the link is set up. Raises TargetError if there is none of that name."""
+    with contextlib.closing(NetlinkSocket(netns, ANSWER_BUFFER)) as socket:
+        return bool(find_link(socket, device)[1] & IFF_UP)
 
 
 def read_entries(netns: str | None, device: str) -> tuple[Fdb | Neighbour | Route, ...]:
