@@ -114,7 +114,7 @@ async def converge(target: FirewallTarget, plan: Mapping[Key, Object], full: boo
 
 async def plan_of(target: FirewallTarget, dev: str = DEV) -> Plan:
     await target.read()
-    return {thing.key: thing for thing in wanted(Site(dev, tuple(SUBNETS), target.chains))}
+    return {thing.key: thing for thing in wanted(Site(dev, SUBNETS, target.chains, target.refused))}
 
 
 async def install(target: FirewallTarget) -> Plan:
@@ -423,6 +423,29 @@ async def test_one_bad_rule_does_not_stop_the_rest(tables: Tables, open_target: 
     assert "table filter" in answers[1].message
     assert "WEFT-vxlan4096-NONE" in answers[1].message
     assert (await target.read()).objects == plan
+
+
+async def test_a_refusal_that_the_tool_does_not_take_stops_nothing_else(
+    tables: Tables, open_target: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some version prints a rule in words that it can't read: weft's accepts are not to wait for it."""
+    tool = f"iptables-{tables.backend}-restore"
+    odd = 'n=$(echo "$input" | grep -n -e "-ADM -s 10.66" | cut -d: -f1)'
+    refuse = f'input=$(cat); {odd}; [ "$n" ] && echo "line $n failed" >&2 && exit 1'
+    fake(tmp_path, tool, f'{refuse}; echo "$input" | {shutil.which(tool)} "$@"')
+    tables.ns.run(str(shutil.which(tool)), "--noflush", stdin="*filter\n-A FORWARD -s 10.67.0.0/16 -j DROP\nCOMMIT\n")
+    tables.iptables("-A FORWARD -s 10.66.0.0/16 -j DROP")
+    target = open_target()
+    plan = await plan_of(target)
+    answers = await target.apply([Op("add", thing, WHY) for thing in plan.values()])
+    assert any(answers)
+    assert "can't be repeated" in caplog.text
+    assert (await target.read()).objects != plan
+    plan = await plan_of(target)
+    await converge(target, plan)
+    assert tables.rules("filter", f"WEFT-{DEV}-ADM") == ("-s 10.67.0.0/16 -j DROP",)
+    assert tables.rules("filter", f"WEFT-{DEV}-FWD")[0] == f"-i {DEV} -j WEFT-{DEV}-ADM"
+    assert [record.message.count("can't be repeated") for record in caplog.records].count(1) == 1
 
 
 async def test_removing_what_is_gone_is_success(tables: Tables, open_target: Open) -> None:

@@ -257,6 +257,14 @@ def test_the_span_is_let_through_and_masqueraded_when_that_is_asked_for() -> Non
     )
 
 
+def test_what_an_administrator_refuses_stands_before_what_passes() -> None:
+    found = world(VxlanBackend(), v4(B))
+    found.refused = lambda: ((4, "-s 10.5.10.0/24 -d 10.5.20.0/24 -j DROP"),)
+    of = rules(found)
+    assert of["4 filter WEFT-flannel.1-ADM"] == ("-s 10.5.10.0/24 -d 10.5.20.0/24 -j DROP",)
+    assert of["4 filter WEFT-flannel.1-FWD"][0] == "-s 10.5.0.0/16 -j WEFT-flannel.1-ADM"
+
+
 def test_without_forward_rules_and_masquerading_little_is_left() -> None:
     of = rules(world(VxlanBackend(), v4(B), options=Options("/x", forward=False)))
     assert "4 filter WEFT-flannel.1-FWD" not in of

@@ -19,7 +19,7 @@ from weft.core.ruleset import Family, Parent, Ruleset, has_docker, labels, paren
 from weft.errors import FirewallError, TargetError
 from weft.objects import Chain, Failure, Jump, Key, Object, Op
 from weft.targets import Reading
-from weft.targets.firewall_tools import Backend, Tools, find_backends, lacking
+from weft.targets.firewall_tools import Backend, RestoreError, Tools, find_backends, lacking
 from weft.targets.firewall_watch import Watch
 
 log = logging.getLogger("weft")
@@ -63,6 +63,8 @@ class FirewallTarget:
         """The chosen backend's, and any other's, which may hold something of ours."""
         self._missing: set[tuple[Family, str]] = set()
         """Tables that this kernel doesn't have."""
+        self._unrepeatable: set[Refusal] = set()
+        """Refusals that the tool prints and doesn't take: our accepts don't wait for them."""
         self._seen: dict[At, Seen] = {}
         self._objects: Held | None = None
         self._stale: set[Family] = set()
@@ -225,7 +227,7 @@ class FirewallTarget:
 
     def _refused(self) -> tuple[Refusal, ...]:
         used = sorted((at for at in self._rulesets if at[0] == self._chosen), key=lambda at: at[1])
-        return tuple(one for at in used for one in self._see(at).refusals)
+        return tuple(one for at in used for one in self._see(at).refusals if one not in self._unrepeatable)
 
     def _see(self, at: At) -> Seen:
         ruleset, seen = self._rulesets[at], self._seen.get(at)
@@ -278,8 +280,20 @@ class FirewallTarget:
         try:
             await self._change(backend, family, [op])
         except FirewallError as error:
+            if isinstance(error, RestoreError) and is_inner(_chain_or_jump(op)):
+                self._leave(family, error.line.partition(f"{_chain_or_jump(op).key[-1]} ")[2])
             return await self._explain(backend, family, _chain_or_jump(op).table, error)
         return None
+
+    def _leave(self, family: Family, refusal: str) -> None:
+        if refusal and (family, refusal) not in self._unrepeatable:
+            self._unrepeatable.add((family, refusal))
+            log.warning(
+                "IPv%d: the rule %r can't be repeated in front of weft's accepts, so it holds only where it stands: "
+                "put it into DOCKER-USER with iptables -I",
+                family,
+                refusal,
+            )
 
     async def _explain(self, backend: Backend, family: Family, table: str, error: FirewallError) -> Failure:
         """Why `error`: the kernel may not have the table at all."""
