@@ -332,6 +332,15 @@ def test_the_others_reckon_with_a_map() -> None:
     assert look(direct, "babka", found).courses["culvert"].relay == "pita"
 
 
+def test_who_answers_an_announcement_through_this_host_is_no_help_to_it() -> None:
+    """culvert's map leads to pita through babka, so pita sends to babka what is for culvert."""
+    cut = hosts("babka-culvert", "lavash-culvert")
+    found = reach("culvert", "down"), reach("pita", "up")
+    assert look(cut, "babka", *found).courses["culvert"].relay == "pita"
+    announcing = cut | {"culvert": replace(cut["culvert"], via={"pita": "babka"})}
+    assert look(announcing, "babka", *found).courses["culvert"].kind == "none"
+
+
 # speed
 
 
