@@ -105,11 +105,10 @@ class Mesh:
         return self._likely[number]
 
     def _confirms(self, other: int, number: int, name: str) -> bool:
-        """Whether `other` says that it reaches `number`, too. Of this host's own edges its own finding counts."""
+        """Whether `other` says that it reaches `number`, too. Of this host's own edges its own finding counts; from the
+        others' side they are not looked at, since no way leads on through this host."""
         if self.me == number:
             return self.places[other].reaches is not None
-        if self.me == other:
-            return name in self.up and name not in self.doubted
         return name in (self.places[other].reaches or ())
 
     def _supposed(self, one: int, two: int) -> bool:
