@@ -250,3 +250,22 @@ def test_peers_are_everybody_who_registered() -> None:
     assert one.peers is not None
     assert [n.id for n in one.peers.items] == ["b"]
     assert one.others() == {"b"}
+
+
+def test_after_a_restart_a_way_that_was_found_is_kept() -> None:
+    """A host route over a gateway that no map names, by a former run."""
+    left = Route(ip_network("192.0.2.2/32"), "eth0", via=ip_address("192.0.2.254"), metric=8700)
+    one = world()
+    one.standing = lambda: (left,)
+    view = ready(one, Registry((peer("b", 2, "10.9.2.0/24"),), complete=True))
+    assert [(str(r.dst), str(r.via)) for r in view.routes] == [("192.0.2.2/32", "192.0.2.254")]
+
+
+def test_nothing_is_removed_before_the_ways_to_the_maps_gateways_are_known() -> None:
+    entries, _ = parse_gateway_map("192.0.2.2:198.51.100.6")
+    one = world(entries=entries)
+    assert not ready(one, Registry((peer("b", 2, "10.9.2.0/24"),), complete=True)).synced
+    one.answered = frozenset(one.asked())
+    view = one.view()
+    assert view is not None
+    assert view.synced

@@ -7,7 +7,7 @@ and wakes the loop (`agent/loop.py`), which asks for a View; `daemons/registrar.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from weft.backends.lease import LEASE
@@ -20,7 +20,7 @@ from weft.core.registrar import Cast, Home, Options
 from weft.core.registry import Announcement, Registry
 from weft.core.scene import Scene
 from weft.core.sight import Chart, Course, Mode, Sight
-from weft.core.topology import chart
+from weft.core.topology import chart, recall
 from weft.model import (
     Host,
     IPAddress,
@@ -36,6 +36,7 @@ from weft.model import (
     View,
     Way,
 )
+from weft.objects import Object, Route
 from weft.settings.gateways import ExtraRoute, MapEntry
 from weft.wire.flannel import Config, Lease, Vtep, VxlanBackend
 from weft.wire.registrar import Note, Status
@@ -62,12 +63,14 @@ class Wishes:
 @dataclass(slots=True)
 class RegistrarWorld:
     """`host`, `engine`, `registry` are None until their source has spoken. `ways`: the kernel's answers for the
-    addresses in `answered`. `clock`: seconds, never set back. `chains`, `refused`: ask the firewall target."""
+    addresses in `answered`. `clock`: seconds, never set back. `chains`, `refused`: ask the firewall target. `standing`:
+    asks for the routes of ours that the kernel has: those of a former run may have been found to be needed."""
 
     wishes: Wishes
     clock: Callable[[], float]
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
     refused: Callable[[], tuple[tuple[int, str], ...]] = tuple
+    standing: Callable[[], Iterable[Object]] = tuple
     host: Host | None = None
     engine: Known[Network] | None = None
     registry: Registry | None = None
@@ -142,10 +145,18 @@ class RegistrarWorld:
         cast = self._cast[1]
         accepted = self._accept(home, cast, networks)
         scene = Scene(self.wishes.options, home, cast, accepted.nodes, networks, {}, self._direct())
-        self.chart = chart(self._sight(scene), self.chart.past)
+        sight = self._sight(scene)
+        past = self.chart.past if self.chart is not NO_CHART else recall(sight.places, self._former())
+        self.chart = chart(sight, past)
         self.scene = replace(scene, courses=self.chart.courses)
         first, *rest = (self._whole(view) for view in scenery.views(self.scene))
         return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()))
+
+    def _former(self) -> Iterator[StaticRoute]:
+        """Routes of a former run through a gateway of the underlay."""
+        for thing in self.standing():
+            if isinstance(thing, Route) and thing.via is not None and not thing.onlink:
+                yield StaticRoute(thing.dst, thing.via, thing.dev, "detection", "found before the restart")
 
     def _direct(self) -> dict[IPAddress, str]:
         """Endpoints that flannel reaches without its tunnel."""
@@ -204,7 +215,8 @@ class RegistrarWorld:
         assert self.host is not None
         assert self.registry is not None
         host = replace(self.host, chains=self.chains(), refused=self.refused())
-        return replace(view, host=host, synced=self.registry.complete, diverted=self._diverted(view))
+        synced = self.registry.complete and not self.chart.unanswered
+        return replace(view, host=host, synced=synced, diverted=self._diverted(view))
 
     def _diverted(self, view: View) -> tuple[tuple[IPAddress, IPAddress], ...]:
         """Where another daemon's tunnel packets go in place of an endpoint."""

@@ -278,7 +278,8 @@ def place(one: Node, party: Party) -> Place:
 
 def own_place(mine: Party, host: Host, networks: Sequence[Network]) -> Place:
     """This host."""
-    return Place(mine.id, (mine.endpoint,), segments=segments(host, networks))
+    subnets = tuple(subnet for network in mine.networks for subnet in network.subnets)
+    return Place(mine.id, (mine.endpoint,), subnets, segments=segments(host, networks))
 
 
 def segments(host: Host, networks: Sequence[Network]) -> tuple[IPInterface, ...]:

@@ -75,6 +75,7 @@ class Registrar:
             clock=time.monotonic,
             chains=lambda: self.firewall.chains,
             refused=lambda: self.firewall.refused,
+            standing=lambda: self.loop.reconciler.actual(),
         )
         self.loop = Loop(self.world, Reconciler((self.kernel, self.firewall)), settings.interval, self._cycled)
         self.scribe = Scribe()
