@@ -193,6 +193,7 @@ CASES: list[tuple[str, Facts, str, str]] = [
         "WEFT_VNI",
     ),
     ("forwarding", put(WELL, host=put(WELL.host, sysctls={"net/ipv4/ip_forward": "0"})), "forwarding is off", "sysctl"),
+    ("neighbours", put(WELL, host=put(WELL.host, overflows=7)), "neighbour table was full 7 times", "gc_thresh3"),
     (
         "IPv6 forwarding",
         put(

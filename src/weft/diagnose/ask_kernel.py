@@ -19,6 +19,7 @@ from weft.errors import DecodeError
 T = TypeVar("T")
 
 SYS = Path("/proc/sys")
+NEIGHBOURS = Path("/proc/self/net/stat/arp_cache")
 RELEASES = (Path("/etc/os-release"), Path("/usr/lib/os-release"))
 
 
@@ -68,6 +69,17 @@ async def firewall(tools: Tools) -> FirewallFacts:
         saves |= {f"{default}/4": text} if text is not None else {}
     tables = await tools.ask("firewall", "nft", "list", "tables") if there("nft") else ""
     return FirewallFacts(saves, default, tables or "")
+
+
+def overflows() -> int:
+    """How often the neighbour table was full since the start, by all processors; 0 where that can't be read (another
+    network namespace than the machine's own). Format: net/core/neighbour.c, a column `table_fulls`, hexadecimal."""
+    lines = _first_line(NEIGHBOURS).splitlines()
+    columns = lines[0].split() if lines else []
+    if "table_fulls" not in columns:
+        return 0
+    at = columns.index("table_fulls")
+    return sum(int(line.split()[at], 16) for line in lines[1:])
 
 
 def host(name: str, devices: tuple[str, ...] = ()) -> HostFacts:

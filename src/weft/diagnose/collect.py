@@ -77,6 +77,7 @@ class _Status(msgspec.Struct):
 async def collect(options: Options) -> Facts:
     """Never raises for what can't be asked: it is in the remarks, and in the facts as an error."""
     tools = Tools()
+    overflows = ask_kernel.overflows()
     where = ask_etcd.Where(options.etcd, options.flannel_prefix, options.config_prefix)
     kernel, firewall, etcd, docker, daemon, public_ip = await asyncio.gather(
         ask_kernel.kernel(tools),
@@ -105,7 +106,7 @@ async def collect(options: Options) -> Facts:
         wait=options.wait,
         diverted=options.diverted,
     )
-    facts = msgspec.structs.replace(facts, public_ip=public_ip or _from_lease(facts))
+    facts = msgspec.structs.replace(facts, public_ip=public_ip or _told_before(facts))
     if options.probe:
         try:
             facts = msgspec.structs.replace(facts, probes=await probe(targets(facts)))
@@ -113,7 +114,8 @@ async def collect(options: Options) -> Facts:
             tools.remark("paths", f"no ping can be sent ({error.strerror or error}): be root, or have CAP_NET_RAW")
     else:
         tools.remark("paths", "not probed (--no-probe)")
-    return msgspec.structs.replace(facts, remarks=tuple(dict.fromkeys(tools.remarks)))
+    host = msgspec.structs.replace(facts.host, overflows=ask_kernel.overflows() - overflows)
+    return msgspec.structs.replace(facts, host=host, remarks=tuple(dict.fromkeys(tools.remarks)))
 
 
 async def _docker(options: Options) -> DockerFacts:
@@ -136,9 +138,11 @@ async def _public_ip(options: Options) -> IPAddress | None:
     return None
 
 
-def _from_lease(facts: Facts) -> IPAddress | None:
+def _told_before(facts: Facts) -> IPAddress | None:
+    """By what this host is known in etcd already: by its registration, or by flannel's lease."""
+    registered = (one.address for one in facts.etcd.hosts if one.host == facts.host_name)
     leases = Own(facts).leases
-    return leases[0].public_ip if leases else None
+    return next(registered, None) or (leases[0].public_ip if leases else None)
 
 
 async def _daemon(socket: str) -> DaemonFacts:

@@ -29,6 +29,8 @@ class HostFacts(msgspec.Struct, frozen=True):
     uptime: float = 0.0
     root: bool = True
     sysctls: dict[str, str] = {}
+    overflows: int = 0
+    """How often the kernel's neighbour table, which all namespaces share, was full while the facts were collected."""
 
 
 class DockerNetwork(msgspec.Struct, frozen=True):

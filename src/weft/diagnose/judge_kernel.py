@@ -31,6 +31,12 @@ def host(facts: Facts, own: Own) -> Iterator[Finding]:
         fix = "`sysctl -w net.ipv4.ip_forward=1`, and net.ipv4.ip_forward = 1 in /etc/sysctl.d/ for the next start"
         text = "IP forwarding is off (net.ipv4.ip_forward = 0): nothing gets from the tunnel to a container"
         yield Finding("critical", "host", text, fix, Root.HOST)
+    if facts.host.overflows:
+        text = (
+            f"the kernel's neighbour table was full {facts.host.overflows} times while this ran: hosts lose each other"
+        )
+        fix = "`sysctl -w net.ipv4.neigh.default.gc_thresh3=16384` (and gc_thresh2=8192), in /etc/sysctl.d/ too"
+        yield Finding("critical", "host", text, fix, Root.HOST)
     six = any(s.version == 6 for network in facts.docker.networks if network.exposed for s in network.subnets)
     if six and sysctls.get("net/ipv6/conf/all/forwarding") == "0":
         fix = "`sysctl -w net.ipv6.conf.all.forwarding=1`; accept_ra = 2 on an uplink that learns its default route"

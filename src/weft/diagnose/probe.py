@@ -62,7 +62,7 @@ def _targets(facts: Facts, own: Own) -> Iterator[ProbeFacts]:
     for one in facts.etcd.hosts:
         if one.host == own.name or one.vni != own.tunnel.vni or leased & set(one.endpoints):
             continue
-        for inner in one.overlay[:1]:
+        for inner in [a for a in one.overlay if a not in one.endpoints][:1]:
             yield ProbeFacts(one.host, "tunnel", inner, "", own.tunnel.mtu)
         for place in one.endpoints[:1]:
             yield ProbeFacts(one.host, "underlay", place, "", _outer(own.tunnel, place, facts, own))
