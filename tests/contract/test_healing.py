@@ -70,7 +70,7 @@ async def test_what_may_not_be_restarted_is_not_and_what_fails_is_told(
         "RESTART_FLANNEL names nothing that may be restarted",
     )
     (failure,) = (await healer(tmp_path, restart="container").take(step, WANTED)).failures
-    assert failure.startswith(f"docker restart flannel (engine at unix://{tmp_path}/docker.sock): ")
+    assert failure.startswith(f"docker at unix://{tmp_path}/docker.sock can't be asked: ")
     tool = tmp_path / "systemctl"
     tool.write_text(
         '#!/bin/sh\necho "$@" >>"$0.said"\n[ "$2" = flanneld.service ] || { echo no such unit >&2; exit 5; }\n'

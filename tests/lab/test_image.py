@@ -20,7 +20,11 @@ from tests.support.etcd import cluster, needs_etcd
 from tests.support.eventually import until
 from tests.support.namespace import Namespace, namespace, veth
 from tests.support.needs import needs_docker
+from weft.agent.attempts import Attempts
+from weft.agent.healing import Healed, Healer, Means
 from weft.backends.tunnel import REGISTRAR_METRICS
+from weft.core.ladder import Step
+from weft.core.stale import Wanted
 
 pytestmark = [
     needs_docker,
@@ -155,6 +159,30 @@ def test_without_a_socket_it_says_so(bench: Bench) -> None:
     assert "No such command 'nonsense'" in bench.run("nonsense", check=False)
 
 
+async def test_the_ladder_restarts_flannels_container_by_its_own_name_or_composes(bench: Bench, tmp_path: Path) -> None:
+    label = "com.docker.compose.service=flannel"
+    bench.docker(
+        "run",
+        "--detach",
+        "--name",
+        "site-flannel-1",
+        "--label",
+        label,
+        image.IMAGE,
+        "sh",
+        "-c",
+        "trap 'exit' TERM; sleep 600 & wait",
+    )
+    healer = Healer(Means(bench.engine.url, "flannel", "container"), Attempts(tmp_path / "recovery.json"))
+    before = json.loads(bench.docker("inspect", "site-flannel-1"))[0]["State"]["StartedAt"]
+    step = Step("restart", "flannel.1", "it hangs")
+    assert await healer.take(step, Wanted("flannel.1")) == Healed(("docker restart site-flannel-1",))
+    assert json.loads(bench.docker("inspect", "site-flannel-1"))[0]["State"]["StartedAt"] > before
+    bench.docker("rm", "--force", "site-flannel-1")
+    (failure,) = (await healer.take(step, Wanted("flannel.1"))).failures
+    assert failure == f"docker at {bench.engine.url} has no container flannel to restart"
+
+
 @contextlib.contextmanager
 def other_registrar(ns: Namespace, environment: dict[str, str], log: Path) -> Iterator[None]:
     """`weft registrar` of this tree on the host beside."""
@@ -194,7 +222,10 @@ def test_the_registrar_does_its_work_from_it(bench: Bench, tmp_path: Path) -> No
                 *("run", "--detach", "--name", "flannel-registrar", "--network", "host", "--cap-add", "NET_ADMIN"),
                 *(*environment, *mounts, image.IMAGE),
             )
-            until(lambda: route(bench.a, "10.9.2.0/24"), "the route to the other host's network", 30)
+            try:
+                until(lambda: route(bench.a, "10.9.2.0/24"), "the route to the other host's network", 30)
+            except AssertionError as error:
+                raise AssertionError(bench.docker("logs", "flannel-registrar") + (tmp_path / "log").read_text()) from error
             until(lambda: route(bench.b, "10.9.1.0/24"), "the other host's route to here", 30)
             assert etcd.ctl("get", "--print-value-only", "/flannel/network/subnets/Host-One.example/web_tier-1") == (
                 "10.9.1.0/24\n"

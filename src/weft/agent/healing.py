@@ -103,8 +103,8 @@ class Healer:
         if how.startswith(SERVICE):
             return await _run(["systemctl", "restart", how.removeprefix(SERVICE)])
         if how == "container":
-            await restart_container(self.means.container, self.means.docker, RESTART)
-            return Healed((f"docker restart {self.means.container}",))
+            name = await restart_container(self.means.container, self.means.docker, RESTART)
+            return Healed((f"docker restart {name}",))
         return Healed(failures=("RESTART_FLANNEL names nothing that may be restarted",))
 
 
