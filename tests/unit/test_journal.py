@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import soon, until
+from tests.support.namespace import namespace
+from tests.support.needs import needs_root
 from weft.agent import journal
-from weft.agent.counters import read_counters
+from weft.agent.counters import is_up, read_counters
 from weft.agent.journal import HealthFile, HealthFileOptions, Journal, Scribe, read_events, write_whole
 from weft.core.health import Health, Issue
 from weft.errors import WireError
@@ -200,7 +202,11 @@ async def test_it_is_judged_every_so_often(tmp_path: Path, scribe: Scribe) -> No
 
 def test_a_file_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "health_status.json"
-    write_whole(path, b"first")
+    write_whole(path, b"zeroth")
+    with open(path, "rb") as reader:
+        write_whole(path, b"first")
+        assert reader.read() == b"zeroth"  # whoever reads has one or the other
+    assert list(tmp_path.iterdir()) == [path]
 
     def fail(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -234,3 +240,15 @@ def test_counters_of_a_device(tmp_path: Path) -> None:
     assert read_counters("flannel.2", 3.0, table) is None
     assert read_counters("flannel.1", 3.0, tmp_path / "none") is None
     assert read_counters("lo", 3.0) is not None
+
+
+@needs_root
+def test_a_device_that_is_up() -> None:
+    with namespace() as ns:
+        ns.ip("link add br0 type bridge")
+        with ns.entered():
+            assert is_up("lo")
+            assert not is_up("br0")
+            ns.ip("link set br0 up")
+            assert is_up("br0")
+            assert not is_up("none")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from weft import __version__
-from weft.agent.counters import read_counters
+from weft.agent.counters import is_up, read_counters
 from weft.agent.loop import Loop
 from weft.agent.registrar import RegistrarWorld
 from weft.core.health import Container, Etcd, Flow, Overlay, Undone, Vitals, flow
@@ -54,7 +54,7 @@ class Pulse:
         world = self.loop.world
         leased = world.scene is not None and world.scene.leased
         beside = leased or world.device.startswith("flannel.")
-        present = read_counters(world.device, self.wall()) is not None
+        present = is_up(world.device)
         return Overlay(world.device, beside, present, leased)
 
     def vitals(self) -> Vitals:
