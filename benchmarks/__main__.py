@@ -10,7 +10,7 @@ import sys
 from benchmarks import Benchmark, Result
 from benchmarks.namespace import wait_for_quiet
 
-MODULES = ("startup", "kernel_target", "cycle", "memory", "flanneld", "lab")
+MODULES = ("startup", "kernel_target", "cycle", "memory", "flanneld", "liveness", "lab")
 """In this order: the cheap ones first."""
 
 

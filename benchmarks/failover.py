@@ -26,8 +26,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import Benchmark, Result
-from weft.cli.client import ask_at
-from weft.errors import WeftError
+from benchmarks.registrar import CONFIG, directly
 from weft.lab import matrix, shell, wiring
 from weft.lab.host import LabHost
 from weft.lab.lab import Lab
@@ -35,14 +34,11 @@ from weft.lab.lab import Lab
 TRIALS = int(os.environ.get("WEFT_BENCH_TRIALS", "100"))
 HOSTS = "abcdef"
 PATIENCE = 60.0
-RETURN = 120.0
-"""Seconds until a path that works again must be taken again."""
 PERIOD = 0.001
 PAUSE = 0.02
 """Seconds without an answer that are no accident."""
 AFTER = 0.5
 """Seconds of pings after what happened, so that what came of it is seen."""
-CONFIG = {"Network": "10.5.0.0/16", "SubnetMin": "10.5.10.0", "SubnetMax": "10.5.99.0", "Backend": {"Type": "vxlan"}}
 
 
 def document() -> dict[str, Any]:
@@ -94,23 +90,9 @@ async def _trial(lab: Lab, one: LabHost, other: LabHost) -> Trial:
     return Trial(gap - PERIOD, len(set(range(min(seen), max(seen))) - seen), len(seen))
 
 
-async def _directly(*hosts: LabHost) -> None:
-    """Wait until each of the two goes to the other one directly, and says that all is well between them."""
-    deadline = time.monotonic() + RETURN
-    for host, far in (hosts, hosts[::-1]):
-        while not _way(host, far).startswith("directly: its tunnel answers"):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"after {RETURN:g} s {host.name} reaches {far.name}: {_way(host, far)}")
-            await asyncio.sleep(0.1)
-
-
-def _way(host: LabHost, far: LabHost) -> str:
-    try:
-        answer = ask_at(str(host.registrar_socket), "peers")
-    except WeftError as error:
-        return str(error)
-    peers: list[dict[str, Any]] = answer if isinstance(answer, list) else answer["peers"]
-    return next((str(peer["way"]) for peer in peers if peer["node"] == far.name), "not known")
+async def _directly(one: LabHost, other: LabHost) -> None:
+    await directly(one, other)
+    await directly(other, one)
 
 
 # -- the cut ----------------------------------------------------------------------------------------------------------

@@ -78,6 +78,19 @@ def test_a_hosts_own_route_takes_the_place_of_the_one_that_follows_from_the_segm
     assert (settings["weft.lab.a"], settings["weft.lab.b"]) == ("0", "1")
 
 
+def test_on_a_large_segment_everybody_is_told_everybodys_ethernet_address() -> None:
+    """The kernel's table of learned ones is one for all namespaces, and holds 1024."""
+    hosts = [f"h{n}: {{}}" for n in range(17)]
+    few, many = (read(f"{{daemon: none, hosts: {{{', '.join(names)}}}}}") for names in (hosts[1:], hosts))
+    assert not any("neighbour" in line for batch in wiring.underlay(few) for line in batch.lines)
+    members = [batch.lines for batch in wiring.underlay(many)[1:-1]]
+    macs = {line.split()[4] for lines in members for line in lines if line.startswith("link add")}
+    assert len(macs) == 17
+    for lines in members:
+        (own,) = (line.split()[4] for line in lines if line.startswith("link add"))
+        assert {line.split()[4] for line in lines if line.startswith("neighbour")} == macs - {own}
+
+
 def test_a_firewalls_commands_are_words() -> None:
     topology = read("{hosts: {a: {firewall: iptables -A FORWARD -m comment --comment 'no way' -j DROP}}, daemon: none}")
     assert host(topology, "a").firewall == (

@@ -86,8 +86,10 @@ class Spread:
 
 
 async def spread(lab: Lab, host: LabHost, network: ContainerNetwork) -> Spread:
-    """Create a Docker network (and its containers) on `host` and time when the other hosts' kernels route to it."""
-    others = [other for other in lab.hosts if other.name != host.name]
+    """Create a Docker network (and its containers) on `host` and time when the kernels of the other hosts that have an
+    agent or a registrar route to it."""
+    told = [one for one in lab.hosts if one.host.runs("agent") or one.host.runs("registrar")]
+    others = [other for other in told if other.name != host.name]
     async with AsyncExitStack() as stack:
         recorders = {other: stack.enter_context(Recorder(netns.path(other.namespace))) for other in others}
         engine = await stack.enter_async_context(Engine(host.docker_socket))

@@ -13,7 +13,7 @@ connects, and the segments are bridges in a namespace of the lab's own, its fabr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from weft.lab.topology import Container, ContainerNetwork, Host, Port, Router, Topology
@@ -37,6 +37,11 @@ def namespace(lab: str, host: str, container: str = "") -> str:
 def belongs(namespace_name: str, lab: str) -> bool:
     """Whether a namespace is this lab's."""
     return namespace_name == fabric(lab) or namespace_name.startswith(fabric(lab) + ".")
+
+
+CROWD = 16
+"""Members of a segment from which on they are told each other's Ethernet addresses. The kernel has one table of at most
+1024 learned neighbours for all namespaces together, and what is told counts for nothing there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,10 @@ def namespaces(topology: Topology) -> tuple[str, ...]:
 
 def underlay(topology: Topology) -> tuple[Batch, ...]:
     """Segments and cables, in the order in which they can be made: bridges, members, and then the cables' far ends."""
+    crowds = _crowds(topology)
     return (
         Batch(fabric(topology.name), tuple(_bridges(topology))),
-        *(_member(topology, member) for member in topology.members),
+        *(_member(topology, member, crowds) for member in topology.members),
         Batch(fabric(topology.name), tuple(_far_ends(topology))),
     )
 
@@ -136,10 +142,12 @@ def _far_ends(topology: Topology) -> Iterator[str]:
             yield f"link set {end} master {master} alias {member.name}/{port.segment.name} addrgenmode none up"
 
 
-def _member(topology: Topology, member: Host | Router) -> Batch:
+def _member(topology: Topology, member: Host | Router, crowds: Mapping[str, Sequence[Crowd]]) -> Batch:
     lines = ["link set lo up"]
     for port in member.ports:
-        lines += plug(topology, member, port)
+        others = [(one, far) for one, far in crowds.get(port.segment.name, ()) if one is not member]
+        lines += plug(topology, member, port, _mac(member, port) if others else "")
+        lines += _acquainted(port, others)
     for hop in topology.hops(member):
         via = f"via {hop.via} " if hop.via else ""
         lines.append(f"route add {hop.dst} {via}dev {hop.interface}")
@@ -147,14 +155,39 @@ def _member(topology: Topology, member: Host | Router) -> Batch:
     return Batch(namespace(topology.name, member.name), tuple(lines), (*_QUIET, *forwards))
 
 
-def plug(topology: Topology, member: Host | Router, port: Port) -> Iterator[str]:
-    """The cable from a member's interface to its segment, seen from the member."""
+def plug(topology: Topology, member: Host | Router, port: Port, mac: str = "") -> Iterator[str]:
+    """The cable from a member's interface to its segment, seen from the member. `mac`: "" for any."""
     far = cable(topology, member.name, port.segment.name)
     mtu = port.segment.mtu
-    yield f"link add {port.interface} mtu {mtu} type veth peer name {far} mtu {mtu} netns {fabric(topology.name)}"
+    own = f"address {mac} " if mac else ""
+    there = f"peer name {far} mtu {mtu} netns {fabric(topology.name)}"
+    yield f"link add {port.interface} {own}mtu {mtu} type veth {there}"
     yield f"link set {port.interface} alias {port.segment.name} up"
     for address in port.addresses:
         yield f"address add {address} dev {port.interface} nodad"
+
+
+Crowd = tuple[Host | Router, Port]
+
+
+def _crowds(topology: Topology) -> dict[str, list[Crowd]]:
+    """Segments on which everybody is to know everybody from the beginning, by name: their members."""
+    found: dict[str, list[Crowd]] = {segment.name: [] for segment in topology.segments}
+    for member in topology.members:
+        for port in member.ports:
+            found[port.segment.name].append((member, port))
+    return {name: crowd for name, crowd in found.items() if len(crowd) > CROWD}
+
+
+def _mac(member: Host | Router, port: Port) -> str:
+    """An Ethernet address of the member's own (locally administered)."""
+    return "02:" + hashlib.sha256(f"{member.name}/{port.segment.name}".encode()).digest()[:5].hex(":")
+
+
+def _acquainted(port: Port, others: Sequence[Crowd]) -> Iterator[str]:
+    for member, far in others:
+        for address in far.addresses:
+            yield f"neighbour add {address.ip} lladdr {_mac(member, far)} dev {port.interface} nud permanent"
 
 
 def _container(network: ContainerNetwork, container: Container) -> Iterator[str]:
