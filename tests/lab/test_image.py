@@ -225,7 +225,9 @@ def test_the_registrar_does_its_work_from_it(bench: Bench, tmp_path: Path) -> No
             try:
                 until(lambda: route(bench.a, "10.9.2.0/24"), "the route to the other host's network", 30)
             except AssertionError as error:
-                raise AssertionError(bench.docker("logs", "flannel-registrar") + (tmp_path / "log").read_text()) from error
+                raise AssertionError(
+                    bench.docker("logs", "flannel-registrar") + (tmp_path / "log").read_text()
+                ) from error
             until(lambda: route(bench.b, "10.9.1.0/24"), "the other host's route to here", 30)
             assert etcd.ctl("get", "--print-value-only", "/flannel/network/subnets/Host-One.example/web_tier-1") == (
                 "10.9.1.0/24\n"
