@@ -9,11 +9,13 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from tests.build import PRIVATE, VNI, known, network, node, uplink
+from weft import model
 from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.world import World
@@ -22,7 +24,7 @@ from weft.cli.client import ask_at
 from weft.core.identity import Identity
 from weft.daemons.process import claim
 from weft.errors import AgentUnreachable, WeftError
-from weft.model import Host, Known, Problem, Profile
+from weft.model import Host, Known, Problem, Profile, Reach
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
 from weft.web.api import Api
 from weft.web.server import Server
@@ -41,6 +43,13 @@ class Voice:
 
     def counters(self) -> Mapping[str, int]:
         return {"received.HELLO": 7, "refused.malformed": 3, "refused.replayed": 0}
+
+    def rules(self) -> Mapping[str, str]:
+        return {"b": "directly: its tunnel answers"}
+
+    def probed(self) -> Mapping[str, Reach]:
+        path = model.Path("b", "tunnel", "vxlan4096", ip_address("192.0.2.1"), ip_address("192.0.2.2"))
+        return {"b": Reach(path, "up", 0.0, full=True)}
 
 
 @dataclass
@@ -92,9 +101,13 @@ async def test_show_peers_names_the_ones_that_are_not_routed_to(agent: Running) 
     assert "192.0.2.2" in lines[1]
     assert "yes" in lines[1]
     assert "no" in lines[2]
-    assert lines[3] == "! node far is not routed to: its VNI is 7, this host's is 4096"
+    assert lines[3] == "b: directly: its tunnel answers"
+    assert lines[4] == "! node far is not routed to: its VNI is 7, this host's is 4096"
     _, out, _ = await agent.weft("show", "peers", "--json")
-    assert [(p["node"], p["routed"]) for p in json.loads(out)] == [("b", True), ("far", False)]
+    assert [(p["node"], p["routed"], p["liveness"], p["full"]) for p in json.loads(out)] == [
+        ("b", True, "up", True),
+        ("far", False, "", None),
+    ]
 
 
 async def test_show_networks_routes_and_events(agent: Running) -> None:
@@ -142,6 +155,7 @@ async def test_explain_follows_the_packet_and_says_why_there_is_no_way(agent: Ru
         "nexthop",
         "neigh",
         "fdb",
+        "b:",
     ]
     assert "because: network web of node b (b, told by multicast)" in out
     code, out, _ = await agent.weft("explain", "10.9.0.1", "--json")
@@ -291,6 +305,9 @@ async def test_the_only_daemon_that_runs_is_asked_whatever_it_is(agent: Running)
     code, out, _ = await agent.weft("show", "status", "--socket", str(other))
     assert (code, "on vxlan4096" in out) == (0, True)
     other.with_name("third.sock").touch()
+    code, out, _ = await agent.weft("show", "status")
+    assert code == 0, "flanneld's is one of those that are preferred"
+    other.rename(other.with_name("fourth.sock"))
     code, _, err = await agent.weft("show", "status")
     assert code == 3
     assert f"no agent answers on {agent.path}" in err

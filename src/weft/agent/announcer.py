@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from weft.core.identity import Self
 from weft.discovery import Discovery
-from weft.model import Known, Node
+from weft.model import Known, Node, Reach
 
 
 class Announcer:
@@ -93,6 +93,10 @@ class Announcer:
 
     def rules(self) -> Mapping[str, str]:
         """None: every peer is reached directly."""
+        return {}
+
+    def probed(self) -> Mapping[str, Reach]:
+        """None: nobody is probed."""
         return {}
 
     def counters(self) -> Mapping[str, int]:

@@ -16,7 +16,7 @@ from weft.core.flannel import Home, Options, Version, Versions
 from weft.core.interface import Choice, External, pick
 from weft.core.roster import Roster
 from weft.core.tenancy import Candidate, Tenancy
-from weft.model import Host, IPAddress, IPNetwork, Known, Mac, Network, Node, Problem, TextFile, View
+from weft.model import Host, IPAddress, IPNetwork, Known, Mac, Network, Node, Problem, Reach, TextFile, View
 from weft.wire.flannel import (
     NAMES,
     Backend,
@@ -253,6 +253,10 @@ class FlannelWorld:
 
     def rules(self) -> Mapping[str, str]:
         """None: flannel has no choice."""
+        return {}
+
+    def probed(self) -> Mapping[str, Reach]:
+        """None: nobody is probed."""
         return {}
 
     def counters(self) -> Mapping[str, int]:

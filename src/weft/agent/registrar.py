@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from weft.backends.lease import LEASE
 from weft.backends.tunnel import device_name
@@ -259,6 +260,7 @@ class RegistrarWorld:
             vni=mine.vni,
             port=mine.port,
             mtu=mine.mtu,
+            overlay=scene.home.overlay,
             reaches=tuple(sorted(self.chart.reaches)),
             misses=tuple(sorted(self.chart.misses)),
             via=tuple(sorted(self.chart.via.items())),
@@ -297,10 +299,12 @@ class RegistrarWorld:
         gateways = (extra.gateway for extra in self.wishes.extra)
         return frozenset((*self.wishes.etcd, *self.chart.ask, *gateways, *self._routed_directly()))
 
-    def course_kind(self, node: str) -> str:
-        """How a node is reached: `core.sight.Kind`, "" if it isn't known."""
+    def detour(self, node: str) -> Literal["", "found", "asked"]:
+        """Whether a node is reached by another way than directly, found by itself or asked for by an operator."""
         course = self.chart.courses.get(node)
-        return course.kind if course is not None else ""
+        if course is None or course.kind not in ("relay", "fdb"):
+            return ""
+        return "asked" if course.asked else "found"
 
     def rules(self) -> Mapping[str, str]:
         """By node, the rule that decided by which way it is reached."""

@@ -10,7 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
+from weft.agent.counters import is_up, read_counters
 from weft.agent.healing import Healer
 from weft.agent.journal import Journal
 from weft.agent.registrar import RegistrarWorld
@@ -19,7 +21,6 @@ from weft.core.ladder import Decision, LadderOptions, Symptoms, decide
 from weft.core.scene import Scene, leased_entries
 from weft.core.stale import Wanted, reason
 from weft.errors import TargetError
-from weft.model import Problem
 
 log = logging.getLogger("weft")
 
@@ -28,8 +29,8 @@ LOOK = 2.0
 
 
 class Tending:
-    """`pending`: the plan is not carried out. `container`: flannel's, as far as it is known. `held`: what is not done,
-    and why: told to the world as problems."""
+    """`pending`: the plan is not carried out. `container`: flannel's, as far as it is known. What is not done, and why,
+    the world hears as a problem."""
 
     def __init__(
         self,
@@ -40,7 +41,6 @@ class Tending:
         pending: Callable[[], bool],
     ) -> None:
         self.container: Container | None = None
-        self.held: tuple[Problem, ...] = ()
         self._world = world
         self._healer = healer
         self._options = options
@@ -53,8 +53,8 @@ class Tending:
         while True:
             await asyncio.sleep(LOOK)
             scene = self._world.scene
-            self.held = () if scene is None else (await self.look(scene)).held
-            self._world.report("ladder", "; ".join(problem.message for problem in self.held))
+            held = () if scene is None else (await self.look(scene)).held
+            self._world.report("ladder", "; ".join(problem.message for problem in held))
 
     async def look(self, scene: Scene) -> Decision:
         """Decide once, and do what was decided."""
@@ -78,12 +78,14 @@ class Tending:
             for failure in done.failures:
                 log.error("%s: %s", step.rung, failure)
                 self._journal.note("ladder", step.device, f"{step.rung} failed: {failure}", step.reason)
+        if all(self._world.detour(name) for name in symptoms.lost) and not symptoms.stopped:
+            return replace(decision, held=())  # nobody misses anything
         return decision
 
     def _symptoms(self, scene: Scene, stale: tuple[str, ...] = ()) -> Symptoms:
-        """Who is reached through a relay on purpose is not lost."""
+        """Who is reached through a relay because an operator asked for it is not lost."""
         world = self._world
-        direct = {n.id for n in scene.nodes if world.course_kind(n.id) not in ("relay", "fdb")}
+        direct = {n.id for n in scene.nodes if world.detour(n.id) != "asked"}
         tunnels = {r.path.node: r for r in world.reaches.values() if r.path.kind == "tunnel"}
         beside = {r.path.node for r in world.reaches.values() if r.path.kind == "underlay" and r.state == "up"}
         return Symptoms(
@@ -92,6 +94,7 @@ class Tending:
             lost={name: reach.since for name, reach in tunnels.items() if reach.state == "down" and name in direct},
             beside=frozenset(beside),
             stale=stale,
+            down=read_counters(world.device, 0.0) is not None and not is_up(world.device),
             pending=self._pending(),
             stopped=self._stopped() if scene.leased else "",
         )

@@ -62,7 +62,8 @@ class Course:
     """How a node is reached. "relay": through node `relay`; "underlay": directly, once its endpoint is routed to
     `gateway` out of `dev`; "fdb": tunnel packets go to `gateway` in place of its endpoint; "none": nothing leads there
     now, and its routes are best left on the direct way. `rule`: which rule decided, in words. `problem`: why it can't
-    work, or not for all, and what would; "" if nothing is known against it."""
+    work, or not for all, and what would; "" if nothing is known against it. `asked`: an operator's map asks for it,
+    this host's or the other end's."""
 
     kind: Kind
     rule: str
@@ -70,6 +71,7 @@ class Course:
     gateway: IPAddress | None = None
     dev: str = ""
     problem: str = ""
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

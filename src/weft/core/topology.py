@@ -85,7 +85,7 @@ class _Charting:
 
     def mapped(self, place: Place, match: Match) -> Course:
         """The map's course, with what is known against it. It holds all the same: whoever wrote it knows more."""
-        course = match.course
+        course = replace(match.course, asked=True)
         if course.kind != "relay" or course.problem:
             return course
         relay = self.places[course.relay]
@@ -127,7 +127,8 @@ class _Charting:
         name = self.mesh.announced(self.mesh.me, place) if place.via else ""
         if not name:
             return None
-        return self._relayed(place, name, f"node {place.id} announces that it comes through {name}")
+        course = self._relayed(place, name, f"node {place.id} announces that it comes through {name}")
+        return replace(course, asked=True)
 
     def _relayed(self, place: Place, name: str, rule: str) -> Course:
         return Course("relay", rule, name, problem=self._uncarried(place, self.places[name]))

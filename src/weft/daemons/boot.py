@@ -20,11 +20,12 @@ from weft.core.health import Container
 from weft.core.registrar import ROLE
 from weft.daemons import registrar
 from weft.daemons.process import claimed, notify
+from weft.daemons.registrar import etcd_options
 from weft.engines.containers import Containers
 from weft.errors import EngineError, StoreError, WeftError, WireError
 from weft.model import Host
 from weft.settings.registrar import RegistrarSettings
-from weft.stores.etcd import EtcdOptions, EtcdStore
+from weft.stores.etcd import EtcdStore
 from weft.targets.kernel.host import read_host
 from weft.targets.processes import finished
 from weft.wire.flannel import VxlanBackend
@@ -50,19 +51,6 @@ class Need:
 
     name: str
     missing: Callable[[], Awaitable[str]]
-
-
-def etcd_options(settings: RegistrarSettings) -> EtcdOptions:
-    """How etcd is asked."""
-    return EtcdOptions(
-        endpoints=settings.endpoints,
-        cafile=settings.etcd_cafile,
-        certfile=settings.etcd_certfile,
-        keyfile=settings.etcd_keyfile,
-        username=settings.etcd_username,
-        password=settings.etcd_password,
-        timeout=settings.etcd_timeout,
-    )
 
 
 async def boot(settings: RegistrarSettings, timeout: float) -> int:

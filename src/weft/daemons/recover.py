@@ -20,8 +20,9 @@ from weft.core.ladder import LadderOptions, Step, Symptoms, decide
 from weft.core.registrar import ROLE
 from weft.core.stale import Wanted, reason
 from weft.daemons import registrar
-from weft.daemons.boot import etcd_options, flannel_container
+from weft.daemons.boot import flannel_container
 from weft.daemons.process import claimed
+from weft.daemons.registrar import etcd_options
 from weft.errors import StoreError, TargetError, WeftError, WireError
 from weft.model import Host, IPAddress, IPNetwork, Mac
 from weft.settings.registrar import RegistrarSettings

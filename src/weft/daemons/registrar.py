@@ -35,7 +35,7 @@ from weft.core.ruleset import SHARED
 from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.engines import ENGINES
 from weft.engines.containers import Containers
-from weft.model import Host, IPAddress, Known, Network, Problem, View
+from weft.model import Host, IPAddress, Known, Network, Problem, Reach, View
 from weft.settings.gateways import parse_extra_routes, parse_gateway_map
 from weft.settings.registrar import RegistrarSettings, bfd_key
 from weft.stores import Store
@@ -175,6 +175,10 @@ class Registrar:
         """By node, the rule that decided by which way it is reached."""
         return dict(self.world.rules())
 
+    def probed(self) -> dict[str, Reach]:
+        """By node, what probing the tunnel to it came to."""
+        return {reach.path.node: reach for reach in self.world.reaches.values() if reach.path.kind == "tunnel"}
+
     def unready(self) -> str:
         """Why nothing can be relied on yet, "" once the first plan was carried out."""
         return "" if self.loop.ready.is_set() else "waiting for " + ", ".join(self.world.waiting() or ["the kernel"])
@@ -191,7 +195,7 @@ async def run(settings: RegistrarSettings, once: float | None = None) -> int:
     spare_the_collector()
     async with AsyncExitStack() as stack:
         stack.enter_context(claim(ROLE))
-        store = EtcdStore(_etcd(settings))
+        store = EtcdStore(etcd_options(settings))
         stack.push_async_callback(store.close)
         daemon = Registrar(settings, store, await _addresses(settings))
         stack.push_async_callback(daemon.close)
@@ -241,7 +245,7 @@ async def _once(daemon: Registrar, seconds: float) -> int:
 
 async def write_config(settings: RegistrarSettings, text: str) -> str:
     """Write flannel's network config, if there is none. Raises StoreError, and WeftError if there is one."""
-    store = EtcdStore(_etcd(settings))
+    store = EtcdStore(etcd_options(settings))
     try:
         return await init_config(store, settings.flannel_prefix, text)
     finally:
@@ -278,7 +282,8 @@ async def _addresses(settings: RegistrarSettings) -> tuple[IPAddress, ...]:
     return tuple(address for address in dict.fromkeys(found) if not address.is_loopback)
 
 
-def _etcd(settings: RegistrarSettings) -> EtcdOptions:
+def etcd_options(settings: RegistrarSettings) -> EtcdOptions:
+    """How etcd is asked."""
     return EtcdOptions(
         endpoints=settings.endpoints,
         cafile=settings.etcd_cafile,

@@ -19,13 +19,14 @@ from weft.agent.status import Status
 from weft.core.commands import text
 from weft.core.diff import Changes
 from weft.core.explain import explain
-from weft.model import Network, Node, mac_text
+from weft.model import Network, Node, Reach, mac_text
 from weft.objects import Key, Route
 
 
 class PeerRow(msgspec.Struct):
     """One node that was heard, whether it is routed to or not. `last_seen`: seconds since 1970, 0 if unknown. `way`: by
-    which way it is reached and which rule decided, "" where there is no choice."""
+    which way it is reached and which rule decided, "" where there is no choice. `liveness`: what probing the tunnel
+    came to (up, down, unknown), "" where it isn't probed; `full`: whether packets of full size get through."""
 
     node: str
     endpoints: list[str]
@@ -39,6 +40,8 @@ class PeerRow(msgspec.Struct):
     routed: bool
     problems: list[str]
     way: str
+    liveness: str = ""
+    full: bool | None = None
 
 
 class NetworkRow(msgspec.Struct):
@@ -134,6 +137,10 @@ class Voice(Protocol):
         """By node, the rule that decided by which way it is reached; none where there is no choice."""
         ...
 
+    def probed(self) -> Mapping[str, Reach]:
+        """By node, what probing the tunnel to it came to; none where nobody probes."""
+        ...
+
 
 class Api:
     """Answers from one running loop and the discovery that it hears."""
@@ -152,11 +159,12 @@ class Api:
         for problem in self._loop.world.problems():
             problems.setdefault(problem.subject, []).append(problem.message)
         claims = known.items if known is not None else ()
-        seen, rules = self._voice.last_seen(), self._voice.rules()
-        return [
-            _peer(node, seen.get(node.id, 0.0), node.id in routed, problems.get(node.id, []), rules.get(node.id, ""))
-            for node in claims
-        ]
+        rows = []
+        for node in claims:
+            row = _peer(node, self._voice)
+            row.routed, row.problems = node.id in routed, problems.get(node.id, [])
+            rows.append(row)
+        return rows
 
     def networks(self) -> list[NetworkRow]:
         """This host's networks, sorted by name; empty before the engine has answered."""
@@ -245,7 +253,8 @@ def answer(changes: Changes, reconciler: Reconciler) -> PlanAnswer:
     )
 
 
-def _peer(node: Node, seen: float, routed: bool, problems: list[str], way: str) -> PeerRow:
+def _peer(node: Node, voice: Voice) -> PeerRow:
+    reach = voice.probed().get(node.id)
     return PeerRow(
         node=node.id,
         endpoints=[str(e) for e in node.endpoints],
@@ -255,10 +264,12 @@ def _peer(node: Node, seen: float, routed: bool, problems: list[str], way: str) 
         mtu=node.mtu,
         source=node.source,
         version=node.version,
-        last_seen=seen,
-        routed=routed,
-        problems=problems,
-        way=way,
+        last_seen=voice.last_seen().get(node.id, 0.0),
+        routed=False,
+        problems=[],
+        way=voice.rules().get(node.id, ""),
+        liveness=reach.state if reach is not None else "",
+        full=reach.full if reach is not None else None,
     )
 
 
