@@ -20,7 +20,7 @@ from weft.errors import StoreError, WeftError
 from weft.model import Mac, Network
 from weft.stores import Entries, Put, Snapshot, Store
 from weft.wire.flannel import Lease, Vtep, lease_value
-from weft.wire.registrar import Status
+from weft.wire.registrar import Status, entry_value
 
 CFG = "/flannel/network/subnets"
 FLANNEL = "/coreos.com/network"
@@ -221,13 +221,13 @@ async def test_another_live_host_of_this_name_is_left_alone(hosts: Hosts) -> Non
 
 
 async def test_entries_below_flannels_prefix(hosts: Hosts) -> None:
-    """Ours hangs on our lease and goes with it; flannel's own is never detached from its lease."""
+    """Ours outlives the registrar for as long as flannel's own lives, which is never detached from its lease."""
     store = hosts.case.store()
     own = Lease(IPv4Network("10.5.20.0/24"), None, BABKA, None, "vxlan", Vtep(1, mac(BABKA)))
     entry = Lease(IPv4Network("10.5.40.0/24"), None, BABKA, None, "vxlan", Vtep(1, mac(BABKA)))
     theirs = Lease(IPv4Network("10.5.41.0/24"), None, PITA, None, "vxlan", Vtep(1, mac(PITA)))
     wrong = Lease(IPv4Network("10.5.41.0/24"), None, BABKA, None, "vxlan", Vtep(1, mac(BABKA)))
-    held = await store.grant(86400)
+    held = await store.grant(40000)
     await store.commit(
         [
             Put(f"{FLANNEL}/subnets/10.5.20.0-24", lease_value(own), held),
@@ -237,6 +237,13 @@ async def test_entries_below_flannels_prefix(hosts: Hosts) -> None:
     one = hosts.start("babka", BABKA, WEB, entries=(entry, wrong))
     await soon(lambda: one.now.entries == (entry,), "the entry")
     assert one.now.leases == (own, theirs)
+    there = (await hosts.below(FLANNEL)).entries[f"{FLANNEL}/subnets/10.5.40.0-24"]
+    assert there.value == entry_value(entry, "babka")
+    assert 39900 <= await store.remaining(there.lease) <= await store.remaining(held) + 1
+    await hosts.kill(one)
+    one = hosts.start("babka", BABKA, WEB, entries=(entry, wrong))
+    await soon(lambda: one.networks("babka") and one.says("10.5.41.0/24"), "a second run")
+    assert (await hosts.below(FLANNEL)).entries[there.key] == there
     assert one.says("10.5.41.0/24 of this host (192.168.4.88) is held below flannel's prefix by 192.168.4.99")
     await one.registration.withdraw()
     rows = (await hosts.below(FLANNEL)).entries.rows

@@ -168,6 +168,13 @@ def test_a_bad_key_is_ignored_too() -> None:
         parse_lease("config", b'{"PublicIP":"192.0.2.2"}')
 
 
+def test_an_error_is_text_whatever_the_key_is() -> None:
+    key = b"/p/\xff\x80/10.5.1.0-24".decode(errors="surrogateescape")
+    with pytest.raises(WireError) as caught:
+        parse_lease(key, b"x")
+    assert "10.5.1.0-24" in str(caught.value).encode().decode()
+
+
 def test_an_empty_public_ipv6_is_none_when_read_and_null_when_written() -> None:
     lease = parse_lease(KEY, b'{"PublicIP":"192.0.2.2","PublicIPv6":""}')
     assert lease == Lease(FOUR, public_ip=ME)

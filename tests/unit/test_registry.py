@@ -15,6 +15,7 @@ from weft.core.registering import (
     Moment,
     Write,
     backend_entries,
+    beside,
     complete,
     entries,
     nowhere,
@@ -24,7 +25,7 @@ from weft.core.registry import Announcement, Found, Prefixes, Reader, Registered
 from weft.model import IPNetwork, Mac, Network
 from weft.wire.flannel import Lease, Vtep, lease_key, lease_value
 from weft.wire.flannel_config import parse_config
-from weft.wire.registrar import Note, NoteKey, Status, key_text, note_value, status_value
+from weft.wire.registrar import Note, NoteKey, Status, entry_value, key_text, note_value, status_value
 
 P = Prefixes()
 CFG, FLANNEL = P.config, P.flannel
@@ -67,6 +68,10 @@ def lease(subnet: str, ip: IPv4Address = BABKA, backend: str = "vxlan") -> Lease
 
 def leased(*leases: Lease, on: int = 0) -> tuple[Row, ...]:
     return rows(FLANNEL, {f"subnets/{lease_key(one)}": lease_value(one) for one in leases}, on)
+
+
+def added(*entries: Lease, on: int = 0, by: str = "babka") -> tuple[Row, ...]:
+    return rows(FLANNEL, {f"subnets/{lease_key(one)}": entry_value(one, by) for one in entries}, on)
 
 
 def network(name: str, *subnets: str, since: float = 5.0, group: str = "", exposed: bool = True) -> Network:
@@ -155,19 +160,30 @@ def test_the_latest_of_two_statuses_holds() -> None:
     assert host.status.address == PITA
 
 
-def test_leases_and_entries_are_told_apart_by_what_they_hang_on() -> None:
-    config = rows(CFG, {"_host_status/babka": status_value(Status("babka", None, BABKA, BABKA))}, MINE)
+@pytest.mark.parametrize("on", [0, MINE, THEIRS])
+@pytest.mark.parametrize("registered", [True, False])
+def test_entries_say_themselves_that_they_are(on: int, registered: bool) -> None:
+    """Whoever still runs, whatever they hang on, older than the lease or younger, and with a MAC of before a reboot."""
+    status = rows(CFG, {"_host_status/babka": status_value(Status("babka", None, BABKA, BABKA))}, MINE)
+    stale = replace(lease("10.5.42.0/24"), data=Vtep(1, mac(PITA)))
     flannel = both(
         rows(FLANNEL, {"config": CONFIG, "weft/daemons/192.168.4.88": "{}", "subnets/a/b": "x"}),
-        leased(lease("10.5.20.0/24"), on=THEIRS),
-        leased(lease("10.5.40.0/24"), on=MINE),
+        leased(lease("10.5.50.0/24"), on=THEIRS),
+        added(lease("10.5.40.0/24"), stale, on=on),
         leased(lease("10.5.41.0/24", PITA)),
     )
-    registry = read(config, flannel)
-    assert registry.leases == (lease("10.5.20.0/24"), lease("10.5.41.0/24", PITA))
-    assert registry.entries == (lease("10.5.40.0/24"),)
+    registry = read(status if registered else (), flannel)
+    assert registry.leases == (lease("10.5.41.0/24", PITA), lease("10.5.50.0/24"))
+    assert registry.entries == (lease("10.5.40.0/24"), stale)
     assert registry.config == parse_config(CONFIG)
     assert registry.problems == ()
+
+
+def test_a_status_is_placed_by_a_lease_not_by_an_entry() -> None:
+    text = f'{{"last_seen":9,"boot_time":1,"vtep_mac":"{mac(PITA).hex(":")}"}}'
+    config, stale = rows(CFG, {"_host_status/pita": text}), replace(lease("10.5.20.0/24"), data=Vtep(1, mac(PITA)))
+    flannel = both(added(stale), leased(lease("10.5.30.0/24", PITA), on=5))
+    assert read(config, flannel).hosts == (Registered("pita", (), Status("pita", mac(PITA), None, PITA)),)
 
 
 def test_what_cannot_be_read_is_a_problem_and_costs_no_other() -> None:
@@ -478,22 +494,25 @@ def below(announcement: Announcement, found: tuple[Row, ...], lease: int = MINE)
 
 
 ENTRY = lease("10.5.40.0/24")
+VALUE = entry_value(ENTRY, "babka")
 KEY = f"{FLANNEL}/subnets/10.5.40.0-24"
 
 
 def test_an_entry_is_written_once_and_kept_right() -> None:
     there = leased(lease("10.5.20.0/24"), on=THEIRS)
     made = own(WEB, backing=(ENTRY,))
-    assert below(made, there) == Decision((Write(KEY, lease_value(ENTRY)),))
+    assert below(made, there) == Decision((Write(KEY, VALUE),))
     there = applied(there, below(made, there).writes)
     assert below(made, there) == Decision()
     wrong = both(leased(lease("10.5.20.0/24"), on=THEIRS), rows(FLANNEL, {"subnets/10.5.40.0-24": "x"}, MINE))
-    assert below(made, wrong).writes == (Write(KEY, lease_value(ENTRY), 1),)
+    assert below(made, wrong).writes == (Write(KEY, VALUE, 1),)
+    stale = replace(ENTRY, data=Vtep(1, mac(PITA)))
+    assert below(made, added(stale, on=MINE)).writes == (Write(KEY, VALUE, 1),)
 
 
 def test_an_entry_that_goes_takes_its_vtep_along_so_that_is_said_again() -> None:
     mine, theirs = lease("10.5.20.0/24"), lease("10.5.30.0/24", PITA)
-    there = both(leased(mine, lease("10.5.21.0/24"), theirs, on=THEIRS), leased(ENTRY, lease("10.5.41.0/24"), on=MINE))
+    there = both(leased(mine, lease("10.5.21.0/24"), theirs, on=THEIRS), added(ENTRY, lease("10.5.41.0/24"), on=MINE))
     decision = below(own(WEB), there)
     assert decision.writes == (
         Write(KEY, None, 1),
@@ -502,11 +521,54 @@ def test_an_entry_that_goes_takes_its_vtep_along_so_that_is_said_again() -> None
     )
     gw = both(
         leased(lease("10.5.20.0/24", backend="host-gw"), on=THEIRS),
-        leased(lease("10.5.40.0/24", backend="host-gw"), on=MINE),
+        added(lease("10.5.40.0/24", backend="host-gw"), on=MINE),
     )
     assert below(own(WEB), gw).writes == (Write(KEY, None, 1),)
     bad = rows(FLANNEL, {"subnets/10.5.40.0-24": "x"}, MINE)
     assert below(own(WEB), bad).writes == (Write(KEY, None, 1),)
+
+
+def test_with_a_stale_mac_nothing_of_the_lease_is_forgotten_so_nothing_is_said_again() -> None:
+    stale = replace(ENTRY, data=Vtep(1, mac(PITA)))
+    there = both(leased(lease("10.5.20.0/24"), on=THEIRS), added(stale, on=MINE))
+    assert below(own(WEB), there).writes == (Write(KEY, None, 1),)
+
+
+@pytest.mark.parametrize("on", [0, 5, MINE])
+def test_of_two_networks_one_goes_and_one_stays(on: int) -> None:
+    both_there = added(ENTRY, lease("10.5.41.0/24"), on=on)
+    stays = own(WEB, backing=(ENTRY,))
+    writes = below(stays, both_there).writes
+    assert [(w.key, w.value) for w in writes if w.value is None] == [(f"{FLANNEL}/subnets/10.5.41.0-24", None)]
+    assert [w.key for w in writes if w.value is not None] == ([] if on == MINE else [KEY])
+
+
+def test_an_earlier_run_with_another_address_or_another_name() -> None:
+    other = lease("10.5.41.0/24", PITA)
+    assert below(own(WEB), added(other, on=5)).writes == (Write(f"{FLANNEL}/subnets/10.5.41.0-24", None, 1),)
+    renamed = added(lease("10.5.41.0/24"), on=5, by="old")
+    made = own(WEB, backing=(ENTRY,))
+    assert [w.key for w in below(made, renamed).writes] == [KEY, f"{FLANNEL}/subnets/10.5.41.0-24"]
+    assert below(made, added(other, on=5, by="pita")).writes == (Write(KEY, VALUE),)
+
+
+def test_the_lease_that_entries_stand_beside() -> None:
+    made = own(WEB, backing=(ENTRY,))
+
+    def found(*parts: tuple[Row, ...], of: Announcement = made) -> str:
+        reader = Reader(P)
+        reader.read((), both(*parts))
+        row = beside(of, reader.leases())
+        return row.key.rpartition("/")[2] if row is not None else ""
+
+    late = rows(FLANNEL, {"subnets/10.5.50.0-24": lease_value(lease("10.5.50.0/24"))}, THEIRS)
+    late = tuple(replace(row, created=9) for row in late if isinstance(row, Line))
+    assert found(late, added(lease("10.5.41.0/24"))) == "10.5.50.0-24", "it may be younger than an entry"
+    assert found(late, leased(lease("10.5.60.0/24"), on=THEIRS)) == "10.5.60.0-24"
+    assert found(late, leased(lease("10.5.60.0/24"))) == "10.5.50.0-24", "the old program's stay for ever"
+    assert found(leased(lease("10.5.60.0/24"))) == "10.5.60.0-24", "a reservation"
+    assert found(leased(ENTRY), leased(lease("10.5.30.0/24", PITA), on=3)) == ""
+    assert found(late, of=own(WEB)) == ""
 
 
 @pytest.mark.parametrize("on", [0, THEIRS])
@@ -519,15 +581,22 @@ def test_an_entry_of_anothers_is_a_conflict_that_names_both(on: int) -> None:
     unreadable = below(made, rows(FLANNEL, {"subnets/10.5.40.0-24": "x"}, on))
     assert "somebody whose value can't be read" in unreadable.problems[0].message
     assert unreadable.writes == ()
+    named = below(made, added(lease("10.5.40.0/24", PITA), on=on, by="pita"))
+    assert named.writes == ()
+    assert "if host pita has none such any more" in named.problems[0].message
     loop = below(made, leased(lease("10.5.40.0/24", IPv4Address("127.0.0.1")), on=on))
     assert loop == Decision(), "that is about to be removed"
 
 
-@pytest.mark.parametrize("on", [0, 5])
-def test_what_an_older_program_or_run_left_for_this_host_is_taken_over(on: int) -> None:
-    decision = below(own(WEB, backing=(ENTRY,)), leased(ENTRY, on=on))
-    assert decision.writes == (Write(KEY, lease_value(ENTRY), 1),)
-    assert below(own(WEB, backing=(ENTRY,)), leased(ENTRY), lease=0).writes == decision.writes
+@pytest.mark.parametrize("there", [leased(ENTRY), added(ENTRY), added(ENTRY, on=5), added(ENTRY, on=5, by="old")])
+def test_what_an_older_program_or_run_left_for_this_host_is_taken_over(there: tuple[Row, ...]) -> None:
+    assert below(own(WEB, backing=(ENTRY,)), there).writes == (Write(KEY, VALUE, 1),)
+
+
+def test_what_flanneld_here_took_for_its_lease_is_not_detached() -> None:
+    decision = below(own(WEB, backing=(ENTRY,)), leased(ENTRY, on=5))
+    assert decision.writes == ()
+    assert "is what flannel leased to this host (192.168.4.88)" in decision.problems[0].message
 
 
 def flannel(*leases: Lease, text: bytes = CONFIG, added: tuple[Lease, ...] = ()) -> Registry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_address, ip_network
 
 import msgspec
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from weft.errors import WireError
 from weft.model import IPNetwork, Mac
+from weft.wire.flannel import Lease, Vtep, lease_value, parse_lease
 from weft.wire.registrar import (
     LONGEST,
     Key,
@@ -20,6 +21,7 @@ from weft.wire.registrar import (
     NoteKey,
     Status,
     StatusKey,
+    entry_value,
     escape,
     is_nowhere,
     key_text,
@@ -28,6 +30,7 @@ from weft.wire.registrar import (
     parse_note,
     parse_status,
     parse_subnet,
+    registrar_of,
     status_value,
     subnet_value,
     unescape,
@@ -365,3 +368,28 @@ def test_addresses_that_lead_every_host_to_itself(value: bytes, nowhere: bool) -
 def test_a_status_of_ours_without_addresses_is_told_all_the_same() -> None:
     assert ip_address("::1").is_loopback
     assert is_nowhere(status_value(Status("h", MAC))), "such a one says nothing of where its host is"
+
+
+ENTRY = Lease(IPv4Network("10.5.40.0/24"), None, IPv4Address("192.168.4.88"), None, "vxlan", Vtep(1, Mac(b"\x82" * 6)))
+
+
+@given(st.text().filter(lambda host: host.isprintable() and host))
+def test_flannel_reads_an_entry_as_a_lease_and_the_registrar_whose_it_is(host: str) -> None:
+    value = entry_value(ENTRY, host)
+    assert parse_lease("10.5.40.0-24", value) == ENTRY
+    assert registrar_of(value) == host
+
+
+def test_an_entry_is_a_lease_with_one_member_more() -> None:
+    assert entry_value(ENTRY, "babka") == (
+        b'{"PublicIP":"192.168.4.88","PublicIPv6":null,"BackendType":"vxlan",'
+        b'"BackendData":{"VNI":1,"VtepMAC":"82:82:82:82:82:82"},"Registrar":"babka"}'
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [lease_value(ENTRY), b"", b"x", b'{"Registrar"', b'{"Registrar":7}', b'{"Registrar":null}', b'["Registrar"]'],
+)
+def test_what_no_registrar_of_ours_wrote(value: bytes) -> None:
+    assert registrar_of(value) == ""

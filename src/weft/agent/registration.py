@@ -2,8 +2,9 @@
 `daemons/registrar.py`; what is written is decided in `core/registering.py`.
 
 It is one loop: a new set from one of the two watches, a word of the daemon's, or a date that came, and everything is
-looked at anew. Nothing is believed to be written before the watch has shown it. All of this host's keys hang on one
+looked at anew. Nothing is believed to be written before the watch has shown it. This host's registrations hang on one
 etcd lease (`leasehold.py`), which lives on while a watch is begun anew: they go when the daemon is gone, not before.
+Its entries below flannel's prefix hang on another one, and end with its flannel lease.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from weft.agent.leasehold import Leasehold
+from weft.agent.leasehold import Companion, Leasehold
 from weft.agent.marker import Owner, owner_here
 from weft.core import registering
 from weft.core.registering import Decision, Moment, Write
@@ -109,6 +110,7 @@ class Registration:
         self._prefixes = prefixes
         self._woken = asyncio.Event()
         self._lease = Leasehold(store, options.ttl)
+        self._companion = Companion(store, options.interval)
         self._reader = Reader(prefixes)
         self._own = _Side(f"{prefixes.config}/")
         self._flannel = _Side(f"{prefixes.flannel}/")
@@ -181,11 +183,16 @@ class Registration:
             note, _ = self._note(host)
             if self._seen and note is not None and note.instance != self._options.me.instance:
                 return await self.close()  # a second run on this machine goes on with the lease
+            if note is not None and note.machine != self._options.me.host:
+                return await self.close()  # another machine has this name
             if not self._lease.id:
                 await self._adopt(host)
             self._announcement = None
-            gone = registering.entries(Announcement(host), self._reader.leases(), self._prefixes, self._lease.id)
+            rows, hold = self._reader.leases(), self._companion
+            hold.adopt(hold.id or registering.added(host, rows))
+            gone = registering.entries(Announcement(host), rows, self._prefixes, hold.id)
             if await self._commit(self._flannel, gone.writes):
+                await hold.revoke()
                 return await self._lease.revoke()
         raise WeftError(f"the keys below {self._flannel.prefix} change too fast to be taken away: try again")
 
@@ -271,10 +278,18 @@ class Registration:
         if announcement is None or self._rival or not self._lease.id:
             duty.said = ()
             return
-        decision = registering.entries(announcement, self._reader.leases(), self._prefixes, self._lease.id)
+        rows, hold = self._reader.leases(), self._companion
+        hold.adopt(hold.id or registering.added(announcement.host, rows))
+        lease = registering.beside(announcement, rows)
+        if lease is None:  # flanneld would take an entry for its own
+            announcement = replace(announcement, entries=())
+        elif not await hold.ensure(lease.lease):
+            return
+        decision = registering.entries(announcement, rows, self._prefixes, hold.id)
         duty.said = decision.problems
-        if decision.writes and duty.may_write(_now()):
-            await self._lease.ensure()
+        if not decision.writes or not duty.may_write(_now()):
+            return
+        if lease is None or await hold.ensure(lease.lease, alive=True):
             await self._commit(duty.side, decision.writes)
 
     def _cleaner(self, side: _Side, rows: Callable[[], Located]) -> _Duty:
@@ -295,17 +310,13 @@ class Registration:
         for start in range(0, len(writes), AT_ONCE):
             some = writes[start : start + AT_ONCE]
             guards = [Guard(write.key, write.modified) for write in some]
-            revision = await self._store.commit([self._change(write) for write in some], guards)
+            hold = self._lease if side is self._own else self._companion
+            revision = await self._store.commit([_change(write, hold.id) for write in some], guards)
             side.owed = revision if revision is not None else side.read + 1
             side.until = _now() + PATIENCE
             if revision is None:
                 return False
         return True
-
-    def _change(self, write: Write) -> Put | Delete:
-        if write.value is None:
-            return Delete(write.key)
-        return Put(write.key, write.value, self._lease.id if write.lease is None else write.lease)
 
     async def _adopt(self, host: str) -> None:
         """Go on with the lease of an earlier run on this machine: nothing need be written again."""
@@ -337,6 +348,12 @@ async def init_config(store: Store, prefix: str, text: str) -> str:
         f"{key} holds another config, by which the hosts' subnets were given out: nothing was written."
         " `weft flannel-config show` prints it, and `set` replaces it and says which leases would not fit"
     )
+
+
+def _change(write: Write, lease: int) -> Put | Delete:
+    if write.value is None:
+        return Delete(write.key)
+    return Put(write.key, write.value, lease if write.lease is None else write.lease)
 
 
 def _now() -> float:

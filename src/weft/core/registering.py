@@ -15,16 +15,17 @@ from math import isfinite
 
 from weft.core.flannel import inside
 from weft.core.registry import SUBJECT, Announcement, Found, Prefixes, Registry, Row, subnets_of
-from weft.core.tenancy import Held, address_of, name
+from weft.core.tenancy import address_of, name
 from weft.errors import WireError
 from weft.model import IPAddress, IPNetwork, Network, Problem
-from weft.wire.flannel import NAMES, HostGwBackend, Lease, Vtep, VxlanBackend, lease_key, lease_value
+from weft.wire.flannel import NAMES, HostGwBackend, Lease, Vtep, VxlanBackend, lease_key
 from weft.wire.registrar import (
     NetworkKey,
     Note,
     NoteKey,
     Status,
     StatusKey,
+    entry_value,
     is_nowhere,
     key_text,
     note_value,
@@ -40,7 +41,7 @@ minutes or more often."""
 @dataclass(frozen=True, slots=True)
 class Write:
     """One change of a row that was last modified at revision `modified` (0: there is none). `value` None: it goes.
-    `lease` None: it hangs on this host's etcd lease from now on; else on that one, on which it hung."""
+    `lease` None: it hangs on this host's etcd lease for such keys from now on; else on that one, on which it hung."""
 
     key: str
     value: bytes | None
@@ -204,42 +205,77 @@ def _two(host: str, rival: str, me: Note) -> str:
     )
 
 
+def beside(announcement: Announcement, rows: Sequence[tuple[Row, Found]]) -> Row | None:
+    """The row of the flannel lease that this host's entries stand beside; None: there is none, so there can be no entry
+    either. Of several of this address, one that can end, then the oldest: older programs left some that can't."""
+    own = {address_of(entry) for entry in announcement.entries}
+    wanted = {entry.subnet for entry in announcement.entries}
+    found = (
+        row
+        for row, f in rows
+        if f.held is not None and not f.by and f.held.address in own and f.held.lease.subnet not in wanted
+    )
+    return min(found, key=lambda row: (not row.lease, row.created), default=None)
+
+
 def entries(announcement: Announcement, rows: Sequence[tuple[Row, Found]], prefixes: Prefixes, lease: int) -> Decision:
-    """What must change below flannel's prefix. A row that another host's lease or reservation is, is a problem."""
+    """What must change below flannel's prefix. `lease`: the etcd lease of this host's entries. A row that is another
+    host's, or that flanneld on this one holds, is a problem."""
+    host = announcement.host
     keys = {f"{subnets_of(prefixes)}{lease_key(entry)}": entry for entry in announcement.entries}
     there = {row.key: (row, found) for row, found in rows}
+    own = {address_of(entry) for entry in announcement.entries}
     writes: list[Write] = []
     problems: list[Problem] = []
     for key, entry in keys.items():
         row, found = there.get(key, (None, None))
+        value = entry_value(entry, host)
         if row is None or found is None:
-            writes.append(Write(key, lease_value(entry)))
-        elif row.lease == lease != 0:
-            if row.value != lease_value(entry):
-                writes.append(Write(key, lease_value(entry), row.modified))
-        elif found.held is not None and found.held.address == address_of(entry):
-            writes.append(Write(key, lease_value(entry), row.modified))
+            writes.append(Write(key, value))
+        elif _added_here(row, found, host, own, lease) or _plain(row, found, own):
+            if row.lease != lease or row.value != value:
+                writes.append(Write(key, value, row.modified))
         elif not found.nowhere:
-            problems.append(Problem(name(entry), _taken(entry, found.held, address_of(entry))))
+            problems.append(Problem(name(entry), _taken(entry, found)))
     below = subnets_of(prefixes)
     gone = [
         (row, found)
         for row, found in rows
-        if row.lease == lease != 0 and row.key not in keys and row.key.rpartition("/")[0] == below[:-1]
+        if row.key not in keys
+        and row.key.rpartition("/")[0] == below[:-1]
+        and _added_here(row, found, host, own, lease)
     ]
     writes.extend(Write(row.key, None, row.modified) for row, _ in gone)
-    writes.extend(_touched(gone, rows, lease))
+    writes.extend(_touched(gone, rows))
     return Decision(tuple(writes), tuple(problems))
 
 
-def _touched(gone: Iterable[tuple[Row, Found]], rows: Sequence[tuple[Row, Found]], lease: int) -> Iterator[Write]:
+def added(host: str, rows: Sequence[tuple[Row, Found]]) -> int:
+    """The etcd lease that an earlier run's entries of this host hang on, and nothing else does; 0 if there is none."""
+    others = {row.lease for row, found in rows if found.by != host}
+    return next((row.lease for row, found in rows if found.by == host and row.lease not in {0, *others}), 0)
+
+
+def _added_here(row: Row, found: Found, host: str, own: set[IPAddress | None], lease: int) -> bool:
+    """An entry of this host's: it says so, by name or by address (it had another name), or it hangs where they do."""
+    told = found.by == host or (found.held is not None and found.held.address in own)
+    return (bool(found.by) and told) or row.lease == lease != 0
+
+
+def _plain(row: Row, found: Found, own: set[IPAddress | None]) -> bool:
+    """What an older program left for this host. On an etcd lease it would be flanneld's own, and not to be detached."""
+    return not row.lease and found.held is not None and found.held.address in own
+
+
+def _touched(gone: Iterable[tuple[Row, Found]], rows: Sequence[tuple[Row, Found]]) -> Iterator[Write]:
     """The flannel lease of the same VTEP, said once more as it is and on the etcd lease that it is on: of a subnet that
     goes, flannel's vxlan backend forgets the VTEP too, and with it the way to this host's other subnets."""
-    vteps = {(address_of(f.held.lease), f.held.lease.data) for _, f in gone if f.held is not None}
+    going = {row.key for row, _ in gone}
+    vteps = {(f.held.address, f.held.lease.data) for _, f in gone if f.held is not None}
     for row, found in rows:
-        if found.held is None or row.lease == lease or not isinstance(found.held.lease.data, Vtep):
+        if found.held is None or found.by or row.key in going or not isinstance(found.held.lease.data, Vtep):
             continue
-        vtep = (address_of(found.held.lease), found.held.lease.data)
+        vtep = (found.held.address, found.held.lease.data)
         if vtep in vteps:
             vteps.remove(vtep)
             yield Write(row.key, row.value, row.modified, row.lease)
@@ -337,9 +373,16 @@ def _overlap(other: Lease, entry: Lease) -> str:
     return f"it overlaps {name(other)} of {address_of(other)}; this host is {entry.public_ip}"
 
 
-def _taken(entry: Lease, held: Held | None, mine: IPAddress | None) -> str:
+def _taken(entry: Lease, found: Found) -> str:
+    mine, held = entry.public_ip, found.held
+    if held is not None and held.address == mine:
+        return (
+            f"{name(entry)} of this host's Docker networks is what flannel leased to this host ({mine}): that is left"
+            " alone. Give the network another subnet, or flanneld (stop it, delete the key and its subnet.env)"
+        )
     owner = held.owner if held is not None else "somebody whose value can't be read"
-    return (
-        f"{name(entry)} of this host ({mine}) is held below flannel's prefix by {owner}: that entry is left alone."
-        " Give one of the two networks another subnet"
-    )
+    text = f"{name(entry)} of this host ({mine}) is held below flannel's prefix by {owner}: that entry is left alone."
+    advice = " Give one of the two networks another subnet"
+    if found.by:
+        advice += f", or if host {found.by} has none such any more, start its registrar, which takes the entry away"
+    return text + advice

@@ -32,6 +32,7 @@ from weft.wire.registrar import (
     parse_note,
     parse_status,
     parse_subnet,
+    registrar_of,
 )
 
 SUBJECT = "registry"
@@ -81,9 +82,10 @@ class Registered:
 @dataclass(frozen=True, slots=True)
 class Registry:
     """A full set. `hosts`: sorted by name, this one too. `leases`: flannel's, by key, this host's and reservations too;
-    `entries`: what registrars that run added below flannel's prefix for Docker networks, by key; they hang on the same
-    etcd lease as the host's heartbeat. `config`: flannel's, None if there is none that can be read. `complete`: what is
-    not in it is gone."""
+    `entries`: what weft's registrars added below flannel's prefix for Docker networks, by key, also of those that have
+    gone: these say so themselves (`wire.registrar.MARK`), whatever MAC they tell and however old they are. Older
+    programs' say nothing and are among the leases (see `registrar.lease_of`). `config`: flannel's, None if there is
+    none that can be read. `complete`: what is not in it is gone."""
 
     hosts: tuple[Registered, ...] = ()
     leases: tuple[Lease, ...] = ()
@@ -113,7 +115,8 @@ class Announcement:
 @dataclass(frozen=True, slots=True)
 class Found:
     """One row, read. `key` None: it is nothing of the registrar's. `hangs_on`: its etcd lease, 0 for none. `nowhere`:
-    it says that its host is at 127.0.0.1 or the like, and counts for nothing."""
+    it says that its host is at 127.0.0.1 or the like, and counts for nothing. `by`: the host whose registrar added
+    `held` for a Docker network, "" for flannel's own."""
 
     key: Key | None = None
     hangs_on: int = 0
@@ -123,6 +126,7 @@ class Found:
     held: Held | None = None
     problem: Problem | None = None
     nowhere: bool = False
+    by: str = ""
 
 
 class Reader:
@@ -214,16 +218,16 @@ class Reader:
         for found in everything:
             if found.key is not None and not found.nowhere and found.problem is None:
                 hosts.setdefault(found.key.host, []).append(found)
-        beats = {f.hangs_on for f in self._config.made if f.status is not None or f.note is not None} - {0}
-        held = [found.held for found in self._flannel.made if found.held is not None]
-        vteps = {h.lease.data.mac: h.address for h in reversed(held) if isinstance(h.lease.data, Vtep)}
+        own = [found.held for found in self._flannel.made if found.held is not None and not found.by]
+        added = [found.held.lease for found in self._flannel.made if found.held is not None and found.by]
+        vteps = {h.lease.data.mac: h.address for h in reversed(own) if isinstance(h.lease.data, Vtep)}
         registered = tuple(_registered(name, hosts[name], vteps) for name in sorted(hosts))
         problems = [found.problem for found in everything if found.problem is not None]
         _, network, problem = self._network
         return Registry(
             registered,
-            tuple(h.lease for h in held if h.hangs_on not in beats),
-            tuple(h.lease for h in held if h.hangs_on in beats),
+            tuple(held.lease for held in own),
+            tuple(added),
             network,
             complete,
             (*problems, *([problem] if problem is not None else [])),
@@ -252,9 +256,9 @@ def _lease(row: Row) -> Found:
             return Found(hangs_on=row.lease, nowhere=True)
         lease = parse_lease(row.key, row.value, row.created)
     except WireError as error:
-        said = str(error).encode(errors="backslashreplace").decode()  # a key may hold octets that are no text
-        return Found(problem=Problem(SUBJECT, said))
-    return Found(hangs_on=row.lease, held=Held(row.key, lease, row.created, row.modified, row.lease))
+        return Found(problem=Problem(SUBJECT, str(error)))
+    held = Held(row.key, lease, row.created, row.modified, row.lease)
+    return Found(hangs_on=row.lease, held=held, by=registrar_of(row.value))
 
 
 def _registered(host: str, found: list[Found], vteps: Mapping[Mac, IPAddress | None]) -> Registered:

@@ -27,6 +27,7 @@ from weft.wire.registrar import (
     parse_note,
     parse_status,
     parse_subnet,
+    registrar_of,
 )
 
 
@@ -73,8 +74,7 @@ def read(
     flaws: list[str] = []
     nowhere = [key for key, entry in (*flannel.items(), *registry.items()) if is_nowhere(entry.value)]
     registrations, hosts = _registry(where.config, registry, flaws)
-    of_registrars = {entry.lease for entry in registry.values() if entry.lease}
-    leases = tuple(_leases(f"{where.flannel}/subnets/", flannel, of_registrars, flaws, nowhere))
+    leases = tuple(_leases(f"{where.flannel}/subnets/", flannel, flaws, nowhere))
     base = EtcdFacts(
         endpoints=endpoints,
         leases=leases,
@@ -101,7 +101,7 @@ def _with_config(facts: EtcdFacts, entry: Entry | None) -> EtcdFacts:
 
 
 def _leases(
-    below: str, entries: Mapping[str, Entry], of_registrars: set[int], flaws: list[str], nowhere: list[str]
+    below: str, entries: Mapping[str, Entry], flaws: list[str], nowhere: list[str]
 ) -> Iterator[LeaseFacts]:
     for key, entry in entries.items():
         if not key.startswith(below) or key in nowhere:
@@ -111,7 +111,7 @@ def _leases(
         except WireError as error:
             flaws.append(str(error))
             continue
-        yield from _families(key, lease, entry, entry.lease in of_registrars)
+        yield from _families(key, lease, entry, bool(registrar_of(entry.value)))
 
 
 def _families(key: str, lease: Lease, entry: Entry, of_registrar: bool) -> Iterator[LeaseFacts]:

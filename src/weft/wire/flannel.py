@@ -229,9 +229,10 @@ def parse_lease(key: str, value: bytes, created: int = 0) -> Lease:
 
     BackendData that can't be read is a flaw of the lease, no error: its subnet and its owner are known.
     """
+    where = key.encode(errors="backslashreplace").decode()  # it may hold octets that are no text
     try:
         subnet, subnet6 = parse_key(key)
-        fields = go_json.read(value, f"the lease {key}")
+        fields = go_json.read(value, f"the lease {where}")
         public_ip, public_ip6 = _public_ips(fields)
         backend = fields.text("BackendType")
     except WireError as error:

@@ -4,6 +4,7 @@ used by `core/registry.py` and `core/registering.py`.
     <prefix>/<host>/<docker network>     10.5.40.0/24          its second subnet: <docker network>~2, and so on
     <prefix>/_host_status/<host>         {"hostname", "vtep_mac", "primary_ip", "public_ip", "timestamp"}
     <prefix>/_weft/<host>                what that can't say: `Note`
+    <flannel's>/subnets/10.5.40.0-24     flannel's lease attributes, and "Registrar":"<host>"
 
 Read too: all of it below `<prefix>/subnets/`, and statuses as flannel's lease attributes or as
 {"last_seen", "boot_time", "vtep_mac"}. docs/registrar-etcd.md tells who owns what.
@@ -22,12 +23,16 @@ import msgspec
 from weft.errors import WireError
 from weft.model import IPAddress, IPInterface, IPNetwork, Mac, mac_text, parse_mac
 from weft.wire import go_json
+from weft.wire.flannel import Lease, lease_value
 
 VERSION = 1
 """Of the note. A reader takes from a later one what it knows."""
 STATUSES = "_host_status"
 NOTES = "_weft"
 DOUBLED = "subnets"
+MARK = "Registrar"
+"""A member that entries below flannel's prefix have and leases don't: Go leaves alone what it doesn't know, so flanneld
+reads such an entry as any other, and writes none."""
 LONGEST = 512
 """Characters of a key's part, of a value that is one subnet, and of a name in a note."""
 
@@ -260,6 +265,22 @@ def _place(text: str) -> str:
     except ValueError:
         return "somewhere"
     return "loopback" if address.is_loopback else "none" if address.is_unspecified else "somewhere"
+
+
+def entry_value(entry: Lease, host: str) -> bytes:
+    """What a registrar writes for a Docker network below flannel's prefix: as flannel does, and which host's it is."""
+    return lease_value(entry)[:-1] + b',"' + MARK.encode() + b'":' + _encode(host) + b"}"
+
+
+def registrar_of(value: bytes) -> str:
+    """The host whose registrar wrote this value below flannel's prefix; "" if none did: it is a lease of flannel's, a
+    reservation, or an entry of an older program."""
+    if f'"{MARK}"'.encode() not in value:
+        return ""
+    try:
+        return go_json.read(value, "").text(MARK)
+    except WireError:
+        return ""
 
 
 def note_value(note: Note) -> bytes:
