@@ -11,7 +11,8 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.lab.harness import bridge_json, do, ip_json, on
@@ -115,10 +116,34 @@ def healthy(lab: Lab, hosts: list[str] | None = None) -> bool:
     return all(health(lab, host).get("status") == "healthy" for host in hosts or registrars(lab))
 
 
-def direct(lab: Lab) -> bool:
-    """All is well, and nobody needs a relay."""
-    peers = [peer for host in registrars(lab) for peer in show(lab, host, "peers")]
-    return healthy(lab) and all(peer["way"].startswith("directly") for peer in peers)
+def ways(lab: Lab) -> dict[tuple[str, str], str]:
+    """(host, peer) → how the host reaches it, in words."""
+    return {(host, peer["node"]): peer["way"] for host in registrars(lab) for peer in show(lab, host, "peers")}
+
+
+def amiss(lab: Lab, relayed: Callable[[str, str], bool] = lambda host, peer: False) -> dict[object, object]:
+    """What is not as it should be: every host healthy, and each reaches each directly but for those to be `relayed`."""
+    found: dict[object, object] = {
+        (host, peer): way
+        for (host, peer), way in ways(lab).items()
+        if way.startswith("directly: its tunnel answers") == relayed(host, peer)
+    }
+    return found | {host: said for host in registrars(lab) if (said := health(lab, host)).get("status") != "healthy"}
+
+
+def never_more(amiss: Callable[[], object], timeout: float) -> None:
+    """Wait until nothing is `amiss`; AssertionError names what is, after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while found := amiss():
+        assert time.monotonic() < deadline, f"after {timeout} s: {found}"
+        pause.wait(0.1)
+
+
+def changed(lab: Lab, held: dict[str, dict[str, str]]) -> dict[str, object]:
+    """Host → routes of the registrar's that are other ones than `held`."""
+    now = {host: set(routes(lab, host).items()) for host in held}
+    return {host: now[host] ^ set(before.items()) for host, before in held.items() if now[host] != set(before.items())}
 
 
 def log_of(lab: Lab, host: str) -> str:

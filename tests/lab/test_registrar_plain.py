@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.flannel_lab import address, answers, counting, pinged
 from tests.lab.harness import do, failing, ip_json, lab_up, settle
-from tests.lab.registrar_lab import between, direct, keys, networks, routed, routes, service, show
+from tests.lab.registrar_lab import amiss, between, keys, networks, never_more, routed, routes, service, show
 from tests.lab.test_plain_lab import weft_lab
 from tests.support.etcd import needs_etcd
 from tests.support.eventually import until
@@ -38,7 +38,7 @@ DOCUMENT: dict[str, Any] = {
 def lab() -> Iterator[Lab]:
     with lab_up(DOCUMENT, "alone") as found:
         settle(found)
-        until(lambda: direct(found), "every registrar to reach the others directly", 20)
+        never_more(lambda: amiss(found), 20)
         yield found
 
 
@@ -92,7 +92,7 @@ def test_a_direct_path_that_dies_turns_to_a_relay_and_back(lab: Lab) -> None:
             assert counters.read()[0] >= 1
     assert pings.lost * 0.005 < 3, f"{pings.lost} of {pings.sent} pings at 200 Hz"
     with pinged(lab, "a/web1", target) as pings:
-        until(lambda: direct(lab), "the direct way again", 60)
+        never_more(lambda: amiss(lab), 60)
     assert pings.lost == 0
 
 
@@ -101,7 +101,7 @@ def test_all_restarts_lose_no_packet(lab: Lab) -> None:
         for host, verb in (("a", "kill"), ("b", "stop"), ("c", "kill")):
             service(lab, host, verb)
             service(lab, host, "start")
-        until(lambda: direct(lab), "all to be well again", 30)
+        never_more(lambda: amiss(lab), 30)
     assert pings.lost == 0
 
 
@@ -110,7 +110,7 @@ def test_what_leaves_the_settings_leaves_the_others_hosts(lab: Lab) -> None:
     service(lab, "b", "stop")
     assert routed(lab, "a", "10.9.2.0/24"), "for as long as its lease lasts"
     service(lab, "b", "start")
-    until(lambda: direct(lab), "all to be well again", 30)
+    never_more(lambda: amiss(lab), 30)
 
 
 def test_the_lab_knows_its_registrars(lab: Lab) -> None:
