@@ -23,7 +23,9 @@ TRIALS = 20
 DEADLINE = 20.0
 HERE = IPv4Address("198.18.0.1")
 THERE = IPv4Address("198.18.1.0")
-CUT = 'table netdev cut { chain out { type filter hook egress device "eth0" priority 0; drop; } }'
+CUT = (
+    'add table netdev cut; add chain netdev cut out { type filter hook egress device "eth0" priority 0; policy drop; }'
+)
 
 
 @contextmanager
