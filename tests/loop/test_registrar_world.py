@@ -12,7 +12,7 @@ from weft.core.plan import plan
 from weft.core.registrar import Options
 from weft.core.registry import Registered, Registry
 from weft.model import DefaultRoute, Host, Known, Network, Path, Reach, Uplink, View, Way, parse_mac
-from weft.objects import Route
+from weft.objects import Fdb, Route
 from weft.settings.gateways import parse_extra_routes, parse_gateway_map
 from weft.wire.flannel import Lease, Vtep
 from weft.wire.flannel_config import parse_config
@@ -87,9 +87,10 @@ def test_nothing_is_planned_before_every_source_has_spoken() -> None:
     assert one.view() is None
     assert one.waiting() == ["host", "engine", "etcd"]
     one.host = host()
-    assert "address" in one.waiting()
+    assert one.waiting() == ["engine", "etcd"]
     one.engine = Known((), complete=True)
     one.registry = Registry(complete=True)
+    assert one.waiting() == ["address"]
     assert one.view() is None, "the way to etcd is not known yet"
     one.ways, one.answered = {ETCD: Way("eth0", source=A)}, frozenset({ETCD})
     assert one.view() is not None
@@ -113,12 +114,66 @@ def test_the_address_stays_for_as_long_as_this_host_has_it() -> None:
     assert one.address() == A
     one.host = host("192.0.2.77/24")
     assert one.address() == ip_address("192.0.2.77")
+    one.host = host("192.0.2.1/24", "192.0.2.77/24")
+    assert one.address() == A, "it was gone for a moment"
+
+
+def test_an_address_of_flannels_lease_is_taken_where_etcd_is_on_this_very_host() -> None:
+    """With etcd at 127.0.0.1 no way tells the address; flannel runs with -iface wg0."""
+    one = RegistrarWorld(Wishes(Options("a"), allowed=build.PRIVATE), Clock())
+    lan = Uplink("eth0", 1500, (ip_interface("198.51.100.7/24"),), (DefaultRoute(4),))
+    one.host = Host((lan, Uplink("wg0", 1420, (ip_interface("192.0.2.1/24"),))))
+    one.engine = Known((), complete=True)
+    assert one.view() is None
+    one.registry = Registry((), (lease(1),), config=CONFIG, complete=True)
+    assert one.view() is not None
+    assert (one.address(), one.device) == (A, "flannel.1")
+
+
+def test_a_network_in_flannels_lease_is_told_although_flannels_device_has_an_address_of_it() -> None:
+    inside = Network("caddy-public-net", (ip_network("10.5.1.0/24"),), "br-caddy", since=1.0)
+    one = world()
+    one.host = Host(
+        (
+            Uplink("eth0", 1500, (ip_interface("192.0.2.1/24"),), (DefaultRoute(4),)),
+            Uplink("flannel.1", 1450, (ip_interface("10.5.1.0/32"),)),
+            Uplink("br-caddy", 1500, (ip_interface("10.5.1.1/24"),)),
+        )
+    )
+    one.registry = Registry((), (lease(1),), config=CONFIG, complete=True)
+    one.engine = Known((inside,), complete=True)
+    one.ways, one.answered = {ETCD: Way("eth0", source=A)}, frozenset({ETCD})
+    assert one.view() is not None
+    told = one.announcement()
+    assert told is not None
+    assert told.networks == (inside,)
+    assert list(one.problems()) == []
+
+
+def test_after_another_address_the_hosts_are_sorted_anew() -> None:
+    """The lease of the new address is this host's, and no stranger's."""
+    one = world()
+    one.host = host("192.0.2.1/24", "192.0.2.7/24")
+    ready(one, Registry(leases=(lease(1), lease(7)), config=CONFIG, complete=True))
+    assert one.peers is not None
+    one.host = host("192.0.2.7/24")
+    one.ways = {ETCD: Way("eth0", source=ip_address("192.0.2.7"))}
+    assert one.view() is not None
+    assert [n.id for n in one.peers.items] == ["flannel host 192.0.2.1"]
+
+
+def test_the_device_is_flannels_of_the_family_that_it_has() -> None:
+    six = lease(1)
+    mine = replace(six, subnet=None, subnet6=build.net6("fc00:5:1::/64"), data=None, data6=six.data)
+    one = world()
+    ready(one, Registry(leases=(mine,), config=CONFIG, complete=True))
+    assert one.device == "flannel-v6.1"
 
 
 def test_without_any_address_it_says_what_to_set() -> None:
     one = world()
     one.host = Host((Uplink("eth0", 1500, (ip_interface("192.0.2.1/24"),)),))
-    one.answered = frozenset({ETCD})
+    one.registry, one.answered = Registry(complete=True), frozenset({ETCD})
     assert one.address() is None
     assert "set FLANNELD_PUBLIC_IP" in "".join(p.message for p in one.problems())
 
@@ -259,6 +314,59 @@ def test_after_a_restart_a_way_that_was_found_is_kept() -> None:
     one.standing = lambda: (left,)
     view = ready(one, Registry((peer("b", 2, "10.9.2.0/24"),), complete=True))
     assert [(str(r.dst), str(r.via)) for r in view.routes] == [("192.0.2.2/32", "192.0.2.254")]
+
+
+def test_nothing_is_removed_before_the_ways_of_extra_routes_and_of_direct_routing_are_known() -> None:
+    extra, _ = parse_extra_routes("10.8.1.0/24:192.0.2.5")
+    asks = world(extra=extra)
+    asks.answered = frozenset({ETCD})
+    direct = parse_config(b'{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": true}}')
+    known = Registry((peer("b", 2, "10.9.2.0/24"),), (lease(1), lease(2)), config=direct, complete=True)
+    for one, registry in ((asks, Registry(complete=True)), (world(), known)):
+        one.host, one.registry, one.engine = host(), registry, Known((), complete=True)
+        one.ways, one.answered = {ETCD: Way("eth0", source=A)}, frozenset({ETCD})
+        early = one.view()
+        assert early is not None
+        assert not early.synced
+        one.answered = one.asked()
+        late = one.view()
+        assert late is not None
+        assert late.synced
+
+
+def test_what_a_peer_says_of_its_tunnel_is_judged_before_it_is_used() -> None:
+    """No MAC would be an entry that floods, and another VNI a route into nothing."""
+    mute, other = peer("b", 2, "10.9.2.0/24"), peer("c", 3, "10.9.3.0/24")
+    assert mute.note is not None
+    assert other.note is not None
+    mute, other = replace(mute, note=replace(mute.note, mac=None)), replace(other, note=replace(other.note, vni=7))
+    alone = replace(lease(5), subnet=build.net4("10.5.5.0/24"))
+    one = world()
+    view = ready(one, Registry((mute, other, peer("d", 4, "10.9.4.0/24")), (alone,), config=CONFIG, complete=True))
+    assert routes(view) == {"10.9.4.0/24": "192.0.2.4"}
+    entries = [want.object for want in plan(view).wanted.values() if isinstance(want.object, Fdb)]
+    assert [str(entry.dst) for entry in entries] == ["192.0.2.4"]
+    assert one.others() == {"d"}
+    assert sorted(p.subject for p in one.problems()) == ["b", "c"]
+    assert {p.subject for p in view.problems} == {"b", "c"}
+
+
+def test_a_public_address_that_this_host_has_not_got_is_told() -> None:
+    one = world(address=ip_address("203.0.113.7"))
+    ready(one, Registry(complete=True))
+    (said,) = one.problems()
+    assert "FLANNELD_PUBLIC_IP = 203.0.113.7 is no address of this host's" in said.message
+    assert not said.wrong
+    mine = world(address=A)
+    ready(mine, Registry(complete=True))
+    assert list(mine.problems()) == []
+
+
+def test_explaining_names_who_was_refused() -> None:
+    one = world()
+    view = ready(one, Registry((peer("b", 2, "10.9.1.0/24"),), complete=True), build.network("web", "10.9.1.0/24"))
+    assert one.conflicts()
+    assert view.problems == one.conflicts()
 
 
 def test_nothing_is_removed_before_the_ways_to_the_maps_gateways_are_known() -> None:

@@ -430,3 +430,55 @@ def test_the_underlay_is_probed_at_the_endpoint() -> None:
     played = scene(registry)
     path = scenes.underlay_path(played.nodes[0], played.home.party)
     assert (path.kind, path.local, path.remote, path.device) == ("underlay", A, B, "")
+
+
+def test_a_relay_that_was_not_accepted_is_none() -> None:
+    registry = Registry(hosts=(host("b", B, build.network("web", "10.9.2.0/24"), note=note(B)),))
+    (view,) = views(registry, courses={"b": Course("relay", "", relay="gone")})
+    assert [one.relay for one in view.nodes] == [None]
+
+
+# ---- behind NAT, and hosts to which no device leads ----
+
+
+def test_behind_nat_the_device_sends_from_an_address_that_this_host_has() -> None:
+    public = ip_address("203.0.113.7")
+    home = registrar.home(Options("a"), public, (), here(), Registry())
+    assert (home.local, home.overlay) == (A, (public,))
+    web = Network("web", (build.net4("10.9.1.0/24"),), "br-web")
+    bridge = Uplink("br-web", 1500, (ip_interface("10.9.1.1/24"),))
+    routed = registrar.home(Options("a"), public, (web,), here("192.0.2.1/24", bridge), Registry())
+    assert routed.overlay == (ip_address("10.9.1.1"), public), "peers probe it at the address that it tells"
+    cast = registrar.cast(Registry(), "a", public)
+    (view,) = scenes.views(Scene(Options("a"), routed, cast, (), (), {}))
+    assert view.me.endpoints == (A,)
+    six = registrar.home(Options("a"), ip_address("2001:db8::7"), (), here(), Registry())
+    assert six.local == ip_address("2001:db8::7"), "nothing better is known"
+    assert registrar.home(Options("a"), A, (), here(), Registry()).local == A
+
+
+def test_hosts_to_which_no_device_leads() -> None:
+    me = registrar.home(Options("a"), A, (), here(), Registry()).party
+    leased = replace(me, lease=lease("10.5.1.0/24", A))
+    flannel = Party("b", B, lease=lease("10.5.2.0/24", B))
+    assert "tells no VTEP of weft's, and flannel has no lease for this host" in registrar.no_way(flannel, me)
+    assert registrar.no_way(flannel, leased) == ""
+    fits = Party("c", C, mac=parse_mac("06:00:00:00:00:03"), vni=7600, port=8472)
+    assert registrar.no_way(fits, me) == registrar.no_way(fits, leased) == ""
+    assert "no VTEP" in registrar.no_way(replace(fits, mac=parse_mac("01:00:5e:00:00:01")), me)
+    assert "this host's own VTEP" in registrar.no_way(replace(fits, mac=me.mac), me)
+    for other in (replace(fits, vni=1), replace(fits, port=4789)):
+        assert "give both the same WEFT_VNI" in registrar.no_way(other, me)
+
+
+def test_the_other_family_of_a_lease_is_no_host_of_its_own() -> None:
+    """flannel has both families; the registrar was told the IPv6 address."""
+    far, own = IPv6Address("2001:db8::2"), IPv6Address("2001:db8::1")
+    registry = Registry(
+        hosts=(host("b", far),),
+        leases=(
+            replace(dual("10.5.1.0/24", "fd00:5:1::/64", A), public_ip6=own),
+            replace(dual("10.5.2.0/24", "fd00:5:2::/64", B), public_ip6=far),
+        ),
+    )
+    assert list(registrar.cast(registry, "a", own).parties) == ["b"]

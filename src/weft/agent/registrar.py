@@ -82,8 +82,10 @@ class RegistrarWorld:
     chart: Chart = NO_CHART
     scene: Scene | None = None
     _address: IPAddress | None = None
+    _first: IPAddress | None = None
     _accepted: Accepted | None = None
-    _cast: tuple[object, Cast] = (None, Cast())
+    _unreached: tuple[Problem, ...] = ()
+    _cast: tuple[object, IPAddress | None, Cast] = (None, None, Cast())
 
     @property
     def name(self) -> str:
@@ -94,39 +96,44 @@ class RegistrarWorld:
     def device(self) -> str:
         """The device that leads to the others: flannel's, or weft's own."""
         lease = self.scene.home.party.lease if self.scene is not None else None
-        return scenery.device_of(lease, 4) if lease is not None else device_name(self.wishes.options.vni)
+        if lease is None:
+            return device_name(self.wishes.options.vni)
+        return scenery.device_of(lease, 4 if lease.subnet is not None else 6)
 
     @property
     def peers(self) -> Known[Node] | None:
         """Every other host, as it registered itself."""
         if self.registry is None:
             return None
-        nodes = tuple(registrar.node(party) for party in self._cast[1].parties.values())
-        return Known(nodes, self.registry.complete, self._cast[1].problems)
+        nodes = tuple(registrar.node(party) for party in self._cast[2].parties.values())
+        return Known(nodes, self.registry.complete, self._cast[2].problems)
 
     def address(self) -> IPAddress | None:
-        """This host's address for the others; None: it isn't known (yet). Once found it stays for as long as this host
-        has it: all others know this one by it."""
+        """This host's address for the others; None: it isn't known (yet). The one that was found first stays as long as
+        this host has it, and is taken again when it comes back: all others, and flannel's lease, know it by that."""
         if self.host is None:
             return None
         own = {a.ip for uplink in self.host.uplinks for a in uplink.addresses}
-        if self._address is not None and self._address in own:
-            return self._address
-        if self.wishes.address is None and not self.answered.issuperset(self.wishes.etcd):
-            return None
+        known = next((a for a in (self._first, self._address) if a is not None and a in own), None)
+        if known is not None:
+            self._address = known
+            return known
+        if self.wishes.address is None and (self.registry is None or not self.answered.issuperset(self.wishes.etcd)):
+            return None  # flannel's leases and the ways to etcd decide
         leases = self.registry.leases if self.registry is not None else ()
         self._address = registrar.public_address(self.wishes.address, self.host, self.wishes.etcd, self.ways, leases)
         missing = (
             f"no address of this host is known to lead to the others: set FLANNELD_PUBLIC_IP (etcd: {self._etcd()})"
         )
         self.report("address", "" if self._address is not None else missing)
+        self._first = self._first or self._address
         return self._address
 
     def networks(self) -> tuple[Network, ...]:
         """This host's networks; one that overlaps the underlay is told to nobody."""
         if self.engine is None or self.host is None:
             return ()
-        faults = dict(registrar.without_own(self.engine.items, self.host.uplinks))
+        faults = dict(registrar.without_own(self.engine.items, self._segments()))
         if not faults:
             return self.engine.items
         return tuple(replace(n, exposed=False, note=faults[n]) if n in faults else n for n in self.engine.items)
@@ -141,17 +148,21 @@ class RegistrarWorld:
         networks = self.networks()
         exposed = tuple(n for n in networks if n.exposed and n.subnets)
         home = registrar.home(self.wishes.options, address, exposed, self.host, self.registry)
-        if self._cast[0] is not self.registry:
-            self._cast = self.registry, registrar.cast(self.registry, self.name, address)
-        cast = self._cast[1]
+        if self._cast[0] is not self.registry or self._cast[1] != address:
+            self._cast = self.registry, address, registrar.cast(self.registry, self.name, address)
+        cast = self._cast[2]
         accepted = self._accept(home, cast, networks)
-        scene = Scene(self.wishes.options, home, cast, accepted.nodes, networks, {}, self._direct())
+        without = {name: why for name, party in cast.parties.items() if (why := registrar.no_way(party, home.party))}
+        self._unreached = tuple(Problem(name, why) for name, why in without.items() if cast.parties[name].registered)
+        nodes = tuple(one for one in accepted.nodes if one.id not in without) if without else accepted.nodes
+        scene = Scene(self.wishes.options, home, cast, nodes, networks, {}, self._direct())
         sight = self._sight(scene)
         past = self.chart.past if self.chart is not NO_CHART else recall(sight.places, self._former())
         self.chart = chart(sight, past)
         self.scene = replace(scene, courses=self.chart.courses)
         first, *rest = (self._whole(view) for view in scenery.views(self.scene))
-        return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()))
+        problems = (*cast.problems, *self._unreached, *accepted.problems)
+        return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()), problems=problems)
 
     def _former(self) -> Iterator[StaticRoute]:
         """Routes of a former run through a gateway of the underlay."""
@@ -170,7 +181,7 @@ class RegistrarWorld:
         config = self.registry.config if self.registry is not None else None
         if config is None or not isinstance(config.backend, VxlanBackend) or not config.backend.direct_routing:
             return frozenset()
-        return frozenset(party.endpoint for party in self._cast[1].parties.values())
+        return frozenset(party.endpoint for party in self._cast[2].parties.values())
 
     def _accept(self, home: Home, cast: Cast, networks: tuple[Network, ...]) -> Accepted:
         me = registrar.node(home.party)
@@ -216,7 +227,8 @@ class RegistrarWorld:
         assert self.host is not None
         assert self.registry is not None
         host = replace(self.host, chains=self.chains(), refused=self.refused())
-        synced = self.registry.complete and not self.chart.unanswered
+        asked = self.chart.unanswered | self._gateways() | self._routed_directly()
+        synced = self.registry.complete and asked <= self.answered
         return replace(view, host=host, synced=synced, diverted=self._diverted(view))
 
     def _diverted(self, view: View) -> tuple[tuple[IPAddress, IPAddress], ...]:
@@ -233,6 +245,14 @@ class RegistrarWorld:
             dev = extra.interface or (way.dev if way is not None and way.gateway is None else "")
             if dev:
                 yield StaticRoute(extra.dst, extra.gateway, dev, "settings", f"FLANNEL_ROUTES_EXTRA: {extra.text}")
+
+    def _elsewhere(self) -> Iterator[Problem]:
+        """FLANNELD_PUBLIC_IP may be that of a router before this host, or have been copied from another host's file."""
+        asked = self.wishes.address
+        own = {a.ip for uplink in self.host.uplinks for a in uplink.addresses} if self.host is not None else {asked}
+        if asked is not None and asked not in own:
+            text = f"FLANNELD_PUBLIC_IP = {asked} is no address of this host's: right behind NAT alone"
+            yield Problem("settings", f"{text}, where UDP {registrar.PORT} to it has to be passed on here", wrong=False)
 
     def _extra_faults(self) -> Iterator[Problem]:
         names = {uplink.name for uplink in self.host.uplinks} if self.host is not None else set()
@@ -296,8 +316,11 @@ class RegistrarWorld:
 
     def asked(self) -> frozenset[IPAddress]:
         """Addresses to which the ways matter."""
-        gateways = (extra.gateway for extra in self.wishes.extra)
-        return frozenset((*self.wishes.etcd, *self.chart.ask, *gateways, *self._routed_directly()))
+        return frozenset((*self.wishes.etcd, *self.chart.ask, *self._gateways(), *self._routed_directly()))
+
+    def _gateways(self) -> frozenset[IPAddress]:
+        """Of the routes of FLANNEL_ROUTES_EXTRA."""
+        return frozenset(extra.gateway for extra in self.wishes.extra)
 
     def detour(self, node: str) -> Literal["", "found", "asked"]:
         """Whether a node is reached by another way than directly, found by itself or asked for by an operator."""
@@ -321,15 +344,17 @@ class RegistrarWorld:
         """Everything that a person should know."""
         yield from self.broken.values()
         yield from self.wishes.remarks
+        yield from self._elsewhere()
         yield from self._extra_faults()
         if self.engine is not None:
             yield from self.engine.problems
         if self.host is not None and self.engine is not None:
-            for network, why in registrar.without_own(self.engine.items, self.host.uplinks):
+            for network, why in registrar.without_own(self.engine.items, self._segments()):
                 yield Problem(f"network {network.name}", f"network {network.name} is not registered: {why}")
         if self.registry is not None:
             yield from self.registry.problems
-        yield from self._cast[1].problems
+        yield from self._cast[2].problems
+        yield from self._unreached
         yield from self.conflicts()
         yield from self.chart.problems
         if self.scene is not None:
@@ -349,7 +374,8 @@ class RegistrarWorld:
         waiting = ["host"] if self.host is None else []
         waiting.extend(["engine"] if self.engine is None or not self.engine.complete else [])
         waiting.extend(["etcd"] if self.registry is None or not self.registry.complete else [])
-        waiting.extend(["address"] if self.host is not None and self.address() is None else [])
+        known = self.host is not None and self.registry is not None
+        waiting.extend(["address"] if known and self.address() is None else [])
         return waiting
 
     def _etcd(self) -> str:

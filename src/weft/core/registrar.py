@@ -9,7 +9,7 @@ agent` does it. Every host sees the same registry, so both ends of a pair come t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from weft.backends.lease import LEASE
 from weft.backends.tunnel import OVERHEAD, vtep_mac
@@ -26,6 +26,7 @@ from weft.model import (
     Problem,
     Uplink,
     Way,
+    mac_text,
 )
 from weft.wire.flannel import Lease, Vtep
 from weft.wire.registrar import Note
@@ -70,7 +71,7 @@ class Party:
 class Home:
     """This host's place: the address that the others send to, the uplink that has it, and as a party. `overlay`: what
     weft's own device has: an address of the underlay's family always, without which a device hears nothing wherever
-    rp_filter is on (fib_frontend.c, __fib_validate_source)."""
+    rp_filter is on (fib_frontend.c, __fib_validate_source); behind NAT the public one, at which it is probed."""
 
     party: Party
     uplink: Uplink | None = None
@@ -80,6 +81,13 @@ class Home:
     def mtu(self) -> int:
         """Of the underlay, octets."""
         return self.uplink.mtu if self.uplink is not None else 1500
+
+    @property
+    def local(self) -> IPAddress:
+        """What this host itself sends from: behind NAT it has not got the address that the others send to."""
+        own = [a.ip for a in self.uplink.addresses] if self.uplink is not None else []
+        alike = (ip for ip in own if ip.version == self.party.endpoint.version and not ip.is_link_local)
+        return self.party.endpoint if self.party.endpoint in own else next(alike, self.party.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +161,9 @@ def cast(registry: Registry, me: str, mine: IPAddress) -> Cast:
         else:
             parties[host.host] = party
     known = {party.endpoint for party in parties.values()} | {mine}
+    theirs = [party.lease for party in parties.values()]
+    theirs.append(lease_of(mine, registry.leases, registered))
+    known.update(a for lease in theirs if lease for a in (lease.public_ip, lease.public_ip6) if a is not None)
     for lease in registry.leases:
         address = lease.public_ip or lease.public_ip6
         own = lease_of(address, registry.leases, registered) if address is not None and address not in known else None
@@ -196,10 +207,26 @@ def home(options: Options, address: IPAddress, networks: Sequence[Network], host
         mtu,
         Note(),
     )
-    own_addresses = tuple(overlay(host, networks))
-    if not any(a.version == address.version for a in own_addresses):
-        own_addresses = (*own_addresses, address)
-    return Home(party, uplink, own_addresses)
+    found = Home(party, uplink, tuple(overlay(host, networks)))
+    if found.local != address or not any(a.version == address.version for a in found.overlay):
+        return replace(found, overlay=(*found.overlay, address))
+    return found
+
+
+def no_way(party: Party, me: Party) -> str:
+    """Why no device leads from this host to another, and what would help; "" if one does."""
+    if me.lease is not None and party.lease is not None:
+        return ""
+    who = f"host {party.id} ({party.endpoint})"
+    if not any(party.mac) or party.mac[0] & 1:
+        text = f"{who} tells no VTEP of weft's, and flannel has no lease for this host ({me.endpoint})"
+        return f"{text}: nothing leads there; start flannel on this host, or weft's registrar on that one"
+    if party.mac == me.mac:
+        return f"{who} tells this host's own VTEP {mac_text(me.mac)}: nothing is sent there; give it another HOST_NAME"
+    if (party.vni, party.port) != (me.vni, me.port):
+        theirs, mine = (f"VNI {of.vni} on UDP {of.port}" for of in (party, me))
+        return f"{who} has {theirs}, this host {mine}: nothing gets through; give both the same WEFT_VNI"
+    return ""
 
 
 def node(party: Party) -> Node:

@@ -119,6 +119,7 @@ def _own(scene: Scene) -> View:
     mine, options = scene.home.party, scene.options
     me = replace(
         node(mine),
+        endpoints=(scene.home.local,),
         mac=mine.mac,
         vni=mine.vni,
         port=mine.port,
@@ -159,6 +160,8 @@ def _own(scene: Scene) -> View:
 def _relay(scene: Scene, one: Node, beside_flannel: bool) -> Relay | None:
     """The relay's end in this layout; None: none is wanted, or it isn't reached by the same device."""
     through = scene.courses.get(one.id, DIRECT).relay
+    if not through:
+        return None
     other = next((n for n in scene.nodes if n.id == through), None)
     if other is None:
         return None
