@@ -23,9 +23,7 @@ TRIALS = 20
 DEADLINE = 20.0
 HERE = IPv4Address("198.18.0.1")
 THERE = IPv4Address("198.18.1.0")
-CUT = (
-    'add table netdev cut; add chain netdev cut out { type filter hook egress device "eth0" priority 0; policy drop; }'
-)
+CUT = 'add table netdev cut; add chain netdev cut c { type filter hook egress device "eth0" priority 0; policy drop; }'
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tests.support.frr import bfdd, needs_frr
 from tests.support.namespace import Namespace, namespace, veth
 from tests.support.needs import needs_root
 from weft.agent.liveness import Liveness, LivenessOptions, Reaches, session_key
+from weft.agent.prober import Prober
 from weft.model import Path, Reach
 
 pytestmark = needs_root
@@ -435,6 +436,41 @@ async def test_what_breaks_probing_is_raised_and_it_begins_anew(pair: Pair) -> N
         assert reaches["b", "tunnel"].state == "unknown"
         break
     await liveness.close()
+
+
+def test_a_stall_of_ones_own_is_no_silence_of_the_other(pair: Pair) -> None:
+    """Ticks at times of the test's own: one end ticks 5 s late, and what was said meanwhile is lost."""
+    hosts = {"a": pair.a, "b": pair.b}
+    ends = {name: Prober(120) for name in hosts}
+    for name, end in ends.items():
+        with hosts[name].entered():
+            end.probe([pair.path(name)], 0.0)
+
+    def tick(name: str, now: float, late: float = 0.0) -> str:
+        with hosts[name].entered():
+            ends[name].tick(now, late)
+        return next(iter(ends[name].reaches.values())).state
+
+    for number in range(1, 50):
+        assert "down" not in (tick("a", number * 0.09), tick("b", number * 0.09))
+    pair.drop("b", "")
+    ends["b"].close(4.5)
+    assert tick("a", 9.5, late=5.0) == "up"
+    assert ends["a"].counters["stalls"] == 1
+    assert tick("a", 9.95) == "up"
+    assert tick("a", 10.15) == "down"
+    ends["a"].close(10.2)
+
+
+async def test_an_event_loop_that_is_busy_makes_no_peer_miss_a_packet(pair: Pair) -> None:
+    async with both_up(pair) as (a, b):
+        sent = a.liveness.counters()["sent"]
+        until_then = time.monotonic() + 1.5
+        while time.monotonic() < until_then:
+            sum(range(1000))
+        assert a.liveness.counters()["sent"] >= sent + 6
+        await soon(lambda: a.liveness.counters()["received"] > sent + 10, "packets")
+        assert "down" not in a.states + b.states
 
 
 def test_busy_cores_raise_no_alarm() -> None:
