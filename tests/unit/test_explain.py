@@ -50,6 +50,12 @@ def test_local_networks_this_host_and_nodes() -> None:
     assert told("10.1.0.9") == (True, ["10.1.0.0/24 is this host's network home"])
     named = replace(VIEW, networks=(replace(network("home", "10.1.0.0/24"), bridge="br-home"),))
     assert explain("10.1.0.9", named, plan(named))[1][0].text.endswith("network home on br-home")
+    six = replace(VIEW, networks=(network("home", "10.1.0.0/24"), network("six", "fd00:9::/64")))
+    both = replace(VIEW, beside=(six,))
+    assert [line.text for line in explain("fd00:9::7", both, plan(VIEW))[1]] == [
+        "fd00:9::/64 is this host's network six"
+    ]
+    assert len(explain("10.1.0.9", both, plan(VIEW))[1]) == 1, "said once, though two overlays know it"
     assert told("a") == (True, ["a is this host"])
     found, said = told("b")
     assert found

@@ -93,7 +93,9 @@ def test_a_flannel_that_does_not_run_is_restarted_only_where_that_was_allowed() 
     assert rung(decide(stopped, (), NOW, LadderOptions())).startswith("the container flannel is exited; RESTART_FLAN")
     cooling = decide(stopped, (tried("restart", 100),), NOW, FREE)
     assert cooling.look == NOW + 800
-    assert rung(cooling).startswith("to restart container flannel waits for 800 s: done 1 times within an hour; the")
+    assert rung(cooling).startswith("to restart container flannel waits for its turn: done 1 times within an ho")
+    later = decide(stopped, (tried("restart", 100),), NOW + 2, FREE)
+    assert rung(later) == rung(cooling), "one word about it, not another one each time"
 
 
 def test_a_rung_cools_down_and_is_taken_so_often_an_hour() -> None:

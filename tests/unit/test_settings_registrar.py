@@ -10,7 +10,7 @@ import pytest
 
 from weft.errors import SettingsError
 from weft.settings import registrar
-from weft.settings.registrar import VARIABLES, bfd_key, describe, load
+from weft.settings.registrar import VARIABLES, bfd_key, describe, held, load
 
 DOCUMENTED = {
     "ETCD_ENDPOINT": "http://192.168.4.88:2379",
@@ -88,6 +88,8 @@ def test_the_name_falls_back_to_the_hosts_own(tmp_path: Path, monkeypatch: pytes
         ("ETCDCTL_API", "2", "3 is the only one"),
         ("FLANNEL_PREFIX", "coreos.com", "must begin with a slash"),
         ("FLANNEL_CONFIG_PREFIX", "/coreos.com/network/subnets", "flannel's own leases"),
+        ("FLANNEL_CONFIG_PREFIX", "/coreos.com/network/subnets/docker", "flannel's own leases"),
+        ("MONITORING_INTERVAL", "0.01", "MONITORING_INTERVAL = '0.01'"),
         ("RESTART_FLANNEL", "docker", "container, service:<unit>"),
         ("RUN_DIR", "run", "absolute path"),
         ("ETCD_ENDPOINT", ",", "names no endpoint"),
@@ -141,3 +143,13 @@ def test_debug_as_people_write_it() -> None:
     assert load({"DEBUG": "1"})[0].debug
     assert load({"DEBUG": "true"})[0].debug
     assert not load({"DEBUG": "0"})[0].debug
+
+
+def test_what_holds_is_shown_but_for_secrets() -> None:
+    given = {"ETCD_PASSWORD": "hunter2", "BFD_KEY": "s3cret", "INTERVAL": "2m", "NETWORKS": "web=10.9.1.0/24"}
+    settings, _ = load({"ETCD_ENDPOINT": "http://192.0.2.9:2379", **given})
+    shown = {name: held(settings, name) for name, _, _ in describe()}
+    assert (shown["INTERVAL"], shown["NETWORKS"], shown["DEBUG"]) == ("120", "web=10.9.1.0/24", "false")
+    assert (shown["ETCD_PASSWORD"], shown["BFD_KEY"], shown["BFD_KEY_FILE"]) == ("(set)", "(set)", "")
+    assert shown["ETCD_ENDPOINTS"] == "http://192.0.2.9:2379"
+    assert shown["FLANNELD_PUBLIC_IP"] == ""

@@ -296,6 +296,8 @@ class RegistrarWorld:
         found = self.registry.host(self.name) if self.registry is not None else None
         if wanted is None or found is None:
             return False
+        if found.status is None or found.status.public_ip != wanted.note.endpoints[0]:
+            return False  # another host has this name
         there, here = ({s for n in of.networks for s in n.subnets} for of in (found, wanted))
         return there == here
 

@@ -83,18 +83,22 @@ class Tending:
         return decision
 
     def _symptoms(self, scene: Scene, stale: tuple[str, ...] = ()) -> Symptoms:
-        """Who is reached through a relay because an operator asked for it is not lost."""
+        """Who is reached through a relay because an operator asked for it is not lost. Who is probed by another device,
+        or by none (weft's own beside flannel's, DirectRouting), says nothing about this one."""
         world = self._world
+        device = world.device
         direct = {n.id for n in scene.nodes if world.detour(n.id) != "asked"}
-        tunnels = {r.path.node: r for r in world.reaches.values() if r.path.kind == "tunnel"}
+        tunnels = {
+            r.path.node: r for r in world.reaches.values() if r.path.kind == "tunnel" and r.path.device == device
+        }
         beside = {r.path.node for r in world.reaches.values() if r.path.kind == "underlay" and r.state == "up"}
         return Symptoms(
-            device=world.device,
+            device=device,
             reached=frozenset(name for name, reach in tunnels.items() if reach.state == "up"),
             lost={name: reach.since for name, reach in tunnels.items() if reach.state == "down" and name in direct},
             beside=frozenset(beside),
             stale=stale,
-            down=read_counters(world.device, 0.0) is not None and not is_up(world.device),
+            down=read_counters(device, 0.0) is not None and not is_up(device),
             pending=self._pending(),
             stopped=self._stopped() if scene.leased else "",
         )

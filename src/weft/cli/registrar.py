@@ -11,7 +11,8 @@ import click
 
 from weft import __version__
 from weft.cli.client import table
-from weft.settings.registrar import describe, load
+from weft.errors import SettingsError
+from weft.settings.registrar import describe, held, load
 from weft.web.authorities import without_authorities
 
 HEAD = """Register this host's Docker networks in etcd and route to those of all other hosts.
@@ -68,15 +69,23 @@ def registrar(
         return result
     settings, remarks = load(os.environ)
     if listing:
-        table(["VARIABLE", "DEFAULT", "WHAT"], [list(row) for row in describe()])
+        rows = [[name, held(settings, name), default, text] for name, default, text in describe()]
+        table(["VARIABLE", "VALUE", "DEFAULT", "WHAT"], rows)
         return 0
     with without_authorities():
         from weft.daemons import registrar as work
     if config is not None:
-        text = Path(config[1:]).read_text(encoding="utf-8") if config.startswith("@") else config
+        text = _file(config[1:]) if config.startswith("@") else config
         click.echo(asyncio.run(work.write_config(settings, text)))
         return 0
     work.set_up_log(settings)
     for remark in remarks:
         logging.getLogger("weft").warning("%s", remark)
     return asyncio.run(work.run(settings, wait if once else None))
+
+
+def _file(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--init-config @{path} can't be read: {error}") from error

@@ -47,12 +47,13 @@ def explain(
         raise ValueError(f"{asked!r} is no address, no prefix and no known node; nodes: {known}") from error
     local = [
         Line(f"{subnet} is this host's network {network.name}" + (f" on {network.bridge}" if network.bridge else ""))
-        for network in view.networks
+        for one in (view, *view.beside)
+        for network in one.networks
         for subnet in network.subnets
         if _holds(subnet, target)
     ]
     if local:
-        return True, local
+        return True, list(dict.fromkeys(local))
     there = [node for node in claims if any(e in target for e in node.endpoints)]
     behind = [n.id for n in claims for w in n.networks for s in w.subnets if _holds(s, target)]
     said = [decided[name] for name in dict.fromkeys((*(n.id for n in there), *behind)) if name in decided]

@@ -167,7 +167,8 @@ class _Rungs:
             free = max(free, within[-options.limit[rung]] + HOUR)
         if free <= self.now:
             return Decision((Step(rung, device, reason),))
-        text = f"to {what} waits for {free - self.now:.0f} s: done {len(within)} times within an hour; {reason}"
+        often = f"{len(within)} times within an hour, and at most every {options.cooldown[rung]:.0f} s"
+        text = f"to {what} waits for its turn: done {often}; {reason}"  # the same words as long as it waits
         return Decision(held=(Problem(device, text),), look=free)
 
     def _done(self) -> list[Attempt]:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
@@ -35,6 +36,7 @@ from weft.core.ruleset import SHARED
 from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.engines import ENGINES
 from weft.engines.containers import Containers
+from weft.errors import WeftError
 from weft.model import Host, IPAddress, Known, Network, Problem, Reach, View
 from weft.settings.gateways import parse_extra_routes, parse_gateway_map
 from weft.settings.registrar import RegistrarSettings, bfd_key
@@ -50,6 +52,9 @@ from weft.web.registrar import RegistrarPages
 from weft.web.server import Server
 
 log = logging.getLogger("weft")
+
+AFTER_A_FAULT = 10.0
+"""Seconds."""
 
 
 class Registrar:
@@ -91,6 +96,7 @@ class Registrar:
         ladder = LadderOptions(settings.cycle_interface, means.words)
         self.tending = Tending(self.world, healer, ladder, self.journal, self._is_pending)
         self._again: asyncio.TimerHandle | None = None
+        self._probing = True
 
     def start(self, probing: bool = True) -> None:
         """Follow the sources."""
@@ -101,6 +107,7 @@ class Registrar:
         follow("ways", self.ways.directions, self._keep_ways)
         if self.settings.engine == "docker":
             follow("container", self.containers.containers, self._keep_container)
+        self._probing = probing
         if probing:
             follow("liveness", self.liveness.reaches, self._keep_reaches)
 
@@ -138,26 +145,31 @@ class Registrar:
         announcement = self.world.announcement()
         if announcement is not None:
             self.registration.tell(announcement)
-        self.liveness.probe(self.world.paths())
+        if self._probing:
+            self.liveness.probe(self.world.paths())
         self.ways.ask(self.world.asked())
         self.world.report("firewall", self.firewall.problem)
         self.world.report("disk", self.scribe.problem)
         self.chronicle.courses(self.world.chart.courses)
         self.chronicle.work(self.loop.reconciler)
-        self._come_again()
+        self._come_again(view)
         self.health.wake()
         if self.loop.ready.is_set() and self.world.is_registered():
             self.settled.set()
 
     def _is_pending(self) -> bool:
-        return not self.loop.ready.is_set() or bool(self.loop.reconciler.account.statuses)
+        """What another has, and kernel settings that a container may not write, stay so: nothing waits for them."""
+        statuses = self.loop.reconciler.account.statuses.items()
+        open_ = (key for key, status in statuses if status.state != "conflict" and key[0] != "sysctl")
+        return not self.loop.ready.is_set() or next(open_, None) is not None
 
-    def _come_again(self) -> None:
-        """When a course is to be looked at again although nothing happens."""
+    def _come_again(self, view: View | None) -> None:
+        """When a course is to be looked at again although nothing happens; without a View there is no new chart, and
+        the old one's date has passed for good."""
         if self._again is not None:
             self._again.cancel()
         again = self.world.chart.again
-        if again is not None:
+        if again is not None and view is not None:
             loop = asyncio.get_running_loop()
             self._again = loop.call_later(max(again - self.world.clock(), 0.01), self.loop.wake)
 
@@ -211,16 +223,29 @@ async def run(settings: RegistrarSettings, once: float | None = None) -> int:
             )
             pages = Pages(ROLE, answers.page, answers.metrics)
             health = HealthServer(str(settings.health_ip), settings.health_port, daemon.unready, pages)
-            await health.start()
-            stack.push_async_callback(health.stop)
-        judging = asyncio.ensure_future(daemon.health.run(lambda: judge(daemon.pulse.vitals())))
-        stack.callback(judging.cancel)
-        tending = asyncio.ensure_future(daemon.tending.run())
-        stack.callback(tending.cancel)
+            try:
+                await health.start()
+            except WeftError as error:  # flannel-registrar had no such port: who only changes the image must not fail
+                daemon.world.report("health", f"{error}; set HEALTH_PORT to a free one, or to 0")
+            else:
+                stack.push_async_callback(health.stop)
+        judging = _going_on("health", lambda: daemon.health.run(lambda: judge(daemon.pulse.vitals())))
+        for work in (judging, _going_on("ladder", daemon.tending.run)):
+            stack.callback(asyncio.ensure_future(work).cancel)
         daemon.start()
         await run_until_signalled(daemon.loop)
     log.info("stopped; routes stay, registrations for %d s; `weft cleanup` removes them", settings.lease_seconds)
     return 0
+
+
+async def _going_on(name: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Work that has no end; a fault in it is told, and it is begun anew."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("%s: a fault in weft itself; please report it", name)
+        await asyncio.sleep(AFTER_A_FAULT)
 
 
 async def _once(daemon: Registrar, seconds: float) -> int:

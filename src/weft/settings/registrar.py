@@ -30,6 +30,7 @@ ENDPOINTS = ("ETCD_ENDPOINT", "ETCD_ENDPOINTS")
 """Two names of one variable; both are found in the wild."""
 READ_FOR_NOTHING = {"ETCDCTL_API": "3"}
 """Variables that old files hold and that have nothing to say any more, with the only value that makes sense."""
+SECRETS = frozenset({"ETCD_PASSWORD", "BFD_KEY"})
 LEAST_INTERVAL = 5.0
 MOST_PACKETS = 500
 LEAST_LEASE = 60
@@ -68,7 +69,7 @@ class RegistrarSettings(msgspec.Struct, frozen=True, kw_only=True):
         int, Doc(ge=0, le=65535, description="MTU of the tunnel in octets; 0: what the underlay lets through")
     ] = 0
     monitoring_interval: Annotated[
-        Seconds, Doc(gt=0, description="health_status.json is written anew at least this often")
+        Seconds, Doc(ge=1, description="health_status.json is written anew at least this often")
     ] = 300.0
     etcd_cafile: Annotated[str, Doc(description="certificate authority of etcd's certificate")] = ""
     etcd_certfile: Annotated[str, Doc(description="client certificate for etcd")] = ""
@@ -183,16 +184,25 @@ def describe() -> list[tuple[str, str, str]]:
     """One row per variable: name, default as text, what it is."""
     rows = []
     for name, hint in _HINTS.items():
-        default = getattr(RegistrarSettings(), name)
-        if isinstance(default, tuple):
-            shown = ",".join(str(item) for item in default)
-        elif isinstance(default, float):
-            shown = f"{default:g}"
-        else:
-            shown = "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
         meta = next(m for m in get_args(hint)[1:] if isinstance(m, msgspec.Meta))
-        rows.append((name.upper(), shown, meta.description or ""))
+        rows.append((name.upper(), _shown(getattr(RegistrarSettings(), name)), meta.description or ""))
     return rows
+
+
+def held(settings: RegistrarSettings, variable: str) -> str:
+    """What a variable comes to, as text; of a secret, whether there is one."""
+    value = getattr(settings, variable.lower())
+    return "(set)" if variable in SECRETS and value else _shown(value)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(
+            ",".join(f"{n.name}={s}" for s in n.subnets) if isinstance(n, Network) else str(n) for n in value
+        )
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _value(variable: str, text: str, hint: object) -> Any:
@@ -241,7 +251,7 @@ def _check(settings: RegistrarSettings) -> None:
     for name in ("flannel_prefix", "flannel_config_prefix"):
         if not getattr(settings, name).startswith("/"):
             raise SettingsError(f"{name.upper()} = {getattr(settings, name)!r} must begin with a slash")
-    if settings.flannel_config_prefix == f"{settings.flannel_prefix}/subnets":
+    if f"{settings.flannel_config_prefix}/".startswith(f"{settings.flannel_prefix}/subnets/"):
         raise SettingsError(
             f"FLANNEL_CONFIG_PREFIX = {settings.flannel_config_prefix!r} is where flannel's own leases are; the default"
             " is /flannel/network/subnets"
