@@ -58,6 +58,7 @@ def bare(packet: Packet) -> Packet:
 def test_a_packet_is_laid_out_as_the_rfc_draws_it() -> None:
     assert encode(GOOD) == GOLDEN
     assert decode(GOLDEN) == GOOD
+    assert not genuine(GOLDEN, GOOD, b"a key")
 
 
 @given(packets(), st.integers(0, 64))
