@@ -230,3 +230,28 @@ def test_a_host_that_was_cut_off_from_etcd_goes_once_and_comes_back_once() -> No
             w.server.change(Delete(f"{FLANNEL}/nothing"))
 
     run(scenario)
+
+
+def test_of_several_that_go_each_goes_for_itself_and_the_lease_is_said_between() -> None:
+    """flannel forgets the VTEP with the first, and would be busy for 50 s with forgetting it again."""
+
+    async def scenario(w: World) -> None:
+        w.flannel()
+        three = tuple(lease(f"10.5.{n}.0/24", "192.168.4.88") for n in (40, 41, 42))
+        for how in ("networks go", "withdrawn"):
+            host = await w.settled(WEB)
+            host.entries(*three)
+            await reached(lambda host=host: host.now.entries == three, "the entries")
+            start = len(w.server.commits)
+            if how == "withdrawn":
+                await host.registration.withdraw()
+            else:
+                host.entries()
+                await reached(lambda host=host: not host.now.entries, "them to go", within=1)
+            told = [c for c in w.server.commits[start:] if any(FLANNEL in change.key for change in c)]
+            assert [[type(change) for change in commit] for commit in told] == 3 * [[Delete, Put]]
+            assert all(commit[1].key == OWN for commit in told)
+            await host.stop()
+            await asyncio.sleep(TTL)
+
+    run(scenario)

@@ -176,7 +176,8 @@ class Registration:
         """Take this host's keys away, those of an earlier run too. Raises StoreError, and WeftError if the store
         changes so fast that nothing can be taken from it."""
         host = self._announcement.host if self._announcement is not None else ""
-        for _ in range(WITHDRAWALS):
+        lost = 0
+        while lost < WITHDRAWALS:
             for side in (self._own, self._flannel):
                 side.snapshot = await self._store.range(side.prefix)
             self._read()
@@ -191,9 +192,10 @@ class Registration:
             rows, hold = self._reader.leases(), self._companion
             hold.adopt(hold.id or registering.added(host, rows))
             gone = registering.entries(Announcement(host), rows, self._prefixes, hold.id)
-            if await self._commit(self._flannel, gone.writes):
+            if not gone.writes:
                 await hold.revoke()
                 return await self._lease.revoke()
+            lost += not await self._commit(self._flannel, gone.writes)
         raise WeftError(f"the keys below {self._flannel.prefix} change too fast to be taken away: try again")
 
     async def _follow(self, side: _Side) -> None:

@@ -220,7 +220,7 @@ def beside(announcement: Announcement, rows: Sequence[tuple[Row, Found]]) -> Row
 
 def entries(announcement: Announcement, rows: Sequence[tuple[Row, Found]], prefixes: Prefixes, lease: int) -> Decision:
     """What must change below flannel's prefix. `lease`: the etcd lease of this host's entries. A row that is another
-    host's, or that flanneld on this one holds, is a problem."""
+    host's, or that flanneld on this one holds, is a problem. Of several that must go, one is decided on at a time."""
     host = announcement.host
     keys = {f"{subnets_of(prefixes)}{lease_key(entry)}": entry for entry in announcement.entries}
     there = {row.key: (row, found) for row, found in rows}
@@ -245,6 +245,7 @@ def entries(announcement: Announcement, rows: Sequence[tuple[Row, Found]], prefi
         and row.key.rpartition("/")[0] == below[:-1]
         and _added_here(row, found, host, own, lease)
     ]
+    gone = _one_vtep_at_a_time(gone)
     writes.extend(Write(row.key, None, row.modified) for row, _ in gone)
     writes.extend(_touched(gone, rows))
     return Decision(tuple(writes), tuple(problems))
@@ -265,6 +266,13 @@ def _added_here(row: Row, found: Found, host: str, own: set[IPAddress | None], l
 def _plain(row: Row, found: Found, own: set[IPAddress | None]) -> bool:
     """What an older program left for this host. On an etcd lease it would be flanneld's own, and not to be detached."""
     return not row.lease and found.held is not None and found.held.address in own
+
+
+def _one_vtep_at_a_time(gone: list[tuple[Row, Found]]) -> list[tuple[Row, Found]]:
+    """What may go in one transaction. flannel tries for 50 s to forget a VTEP that it has forgotten with the subnet
+    before, and does nothing else meanwhile: between two that go, the flannel lease is said again."""
+    vteps = [(row, found) for row, found in gone if found.held is not None and isinstance(found.held.lease.data, Vtep)]
+    return [one for one in gone if one not in vteps[1:]]
 
 
 def _touched(gone: Iterable[tuple[Row, Found]], rows: Sequence[tuple[Row, Found]]) -> Iterator[Write]:
