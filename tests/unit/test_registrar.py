@@ -14,10 +14,11 @@ from weft.core.plan import plan
 from weft.core.registrar import Options, Party
 from weft.core.registry import Registered, Registry
 from weft.core.scene import Scene
-from weft.core.sight import Course
+from weft.core.sight import Chart, Course
 from weft.model import DefaultRoute, Host, IPAddress, Network, Relay, Uplink, View, Way, parse_mac
 from weft.objects import Route
 from weft.wire.flannel import ExtensionData, Lease, Vtep
+from weft.wire.flannel_config import parse_config
 from weft.wire.registrar import Note, Status
 
 A, B, C = (ip_address(f"192.0.2.{n}") for n in (1, 2, 3))
@@ -347,7 +348,37 @@ def test_the_tunnels_mtu_may_be_set() -> None:
     (view,) = views(Registry(), options=Options("a", mtu=1300))
     assert view.me.mtu == 1350
     home = registrar.home(Options("a"), ip_address("2001:db8::1"), (), Host(), Registry())
-    assert (home.party.mtu, home.mtu) == (1500, 1500)
+    assert home.party.mtu == 1500
+
+
+def test_what_flannels_config_says_of_its_device_holds_for_the_probes() -> None:
+    """Else every full-sized probe would be a fault."""
+    config = parse_config(b'{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1400, "Port": 4789}}')
+    both = (lease("10.5.1.0/24", A), lease("10.5.2.0/24", B))
+    registry = Registry(hosts=(host("b", B, note=note(B)),), leases=both, config=config)
+    (path,) = scenes.paths(scene(registry))
+    assert path.mtu == 1350
+    (view,) = views(registry)
+    assert (view.me.mtu, view.me.port) == (1400, 4789)
+    alone = registrar.home(Options("a"), A, (), here(), replace(registry, leases=()))
+    assert (alone.party.mtu, alone.port) == (1500, 8472), "weft's own device is not flannel's"
+
+
+def test_a_relay_behind_the_other_device_is_told_and_not_taken() -> None:
+    registry = Registry(
+        hosts=(host("b", B, note=note(B)), host("c", C, note=note(C))),
+        leases=(lease("10.5.1.0/24", A), lease("10.5.2.0/24", B)),
+    )
+    mixed = scene(registry)
+    relayed = Chart({"b": Course("relay", "c reaches it", "c"), "c": Course("direct", "directly")})
+    found = scenes.passable(mixed, relayed)
+    assert (found.courses["b"].kind, found.courses["c"].kind) == ("none", "direct")
+    (problem,) = found.problems
+    assert "b is behind flannel's device, its relay c behind weft's own" in problem.message
+    (other,) = scenes.passable(mixed, Chart({"c": Course("relay", "", "b")})).problems
+    assert "c is behind weft's own, its relay b behind flannel's device" in other.message
+    alike = scene(replace(registry, leases=()))
+    assert scenes.passable(alike, relayed) is relayed
 
 
 # ---- isolation ----

@@ -158,7 +158,7 @@ class RegistrarWorld:
         scene = Scene(self.wishes.options, home, cast, nodes, networks, {}, self._direct())
         sight = self._sight(scene)
         past = self.chart.past if self.chart is not NO_CHART else recall(sight.places, self._former())
-        self.chart = chart(sight, past)
+        self.chart = scenery.passable(scene, chart(sight, past))
         self.scene = replace(scene, courses=self.chart.courses)
         first, *rest = (self._whole(view) for view in scenery.views(self.scene))
         problems = (*cast.problems, *self._unreached, *accepted.problems)
@@ -219,7 +219,7 @@ class RegistrarWorld:
             entries=self.wishes.entries,
             mode=self.wishes.mode,
             span=_spans(self.registry.config if self.registry is not None else None),
-            port=registrar.PORT,
+            port=scene.home.port,
             now=self.clock(),
         )
 

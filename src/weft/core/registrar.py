@@ -28,7 +28,7 @@ from weft.model import (
     Way,
     mac_text,
 )
-from weft.wire.flannel import Lease, Vtep
+from weft.wire.flannel import Lease, Vtep, VxlanBackend
 from weft.wire.registrar import Note
 
 ROLE = "registrar"
@@ -71,16 +71,13 @@ class Party:
 class Home:
     """This host's place: the address that the others send to, the uplink that has it, and as a party. `overlay`: what
     weft's own device has: an address of the underlay's family always, without which a device hears nothing wherever
-    rp_filter is on (fib_frontend.c, __fib_validate_source); behind NAT the public one, at which it is probed."""
+    rp_filter is on (fib_frontend.c, __fib_validate_source); behind NAT the public one, at which it is probed.
+    `port`: UDP port of the tunnels that lead to the others, by flannel's config where that is flannel's."""
 
     party: Party
     uplink: Uplink | None = None
     overlay: tuple[IPAddress, ...] = ()
-
-    @property
-    def mtu(self) -> int:
-        """Of the underlay, octets."""
-        return self.uplink.mtu if self.uplink is not None else 1500
+    port: int = PORT
 
     @property
     def local(self) -> IPAddress:
@@ -196,18 +193,23 @@ def home(options: Options, address: IPAddress, networks: Sequence[Network], host
     registered = own | frozenset(s for other in registry.hosts for n in other.networks for s in n.subnets)
     uplink = uplink_of(address, host)
     mtu = options.mtu + OVERHEAD[address.version] if options.mtu else uplink.mtu if uplink is not None else 1500
+    lease = lease_of(address, registry.leases, registered)
+    backend = registry.config.backend if registry.config is not None and lease is not None else None
+    if isinstance(backend, VxlanBackend) and backend.mtu:
+        mtu = min(mtu, backend.mtu)  # flannel's device is as small, whatever the interface lets through
     party = Party(
         options.host,
         address,
         tuple(networks),
-        lease_of(address, registry.leases, registered),
+        lease,
         vtep_mac(options.host, options.vni),
         options.vni,
         PORT,
         mtu,
         Note(),
     )
-    found = Home(party, uplink, tuple(overlay(host, networks)))
+    port = backend.port if isinstance(backend, VxlanBackend) else PORT
+    found = Home(party, uplink, tuple(overlay(host, networks)), port)
     if found.local != address or not any(a.version == address.version for a in found.overlay):
         return replace(found, overlay=(*found.overlay, address))
     return found

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from weft.backends.lease import LEASE
 from weft.backends.tunnel import OVERHEAD, REGISTRAR_METRICS, device_name, link_local
 from weft.core.flannel import inside
-from weft.core.registrar import PORT, ROLE, Cast, Groups, Home, Options, Party, node
-from weft.core.sight import Course, Place
+from weft.core.registrar import ROLE, Cast, Groups, Home, Options, Party, node
+from weft.core.sight import Chart, Course, Place
 from weft.core.stale import Wanted
 from weft.model import (
     Host,
@@ -23,6 +23,7 @@ from weft.model import (
     Network,
     Node,
     Path,
+    Problem,
     Profile,
     Relay,
     View,
@@ -86,8 +87,8 @@ def _beside_flannel(scene: Scene, lease: Lease, version: int) -> View:
     own = node(scene.home.party)
     me = replace(
         own,
-        mtu=scene.home.mtu,
-        port=PORT,
+        mtu=scene.home.party.mtu,
+        port=scene.home.port,
         vni=data.vni if isinstance(data, Vtep) else 0,
         networks=tuple(_of_version(own.networks, version)),
         overlay=tuple(
@@ -155,6 +156,24 @@ def _own(scene: Scene) -> View:
         device=device_name(options.vni),
     )
     return View(me=me, networks=scene.networks, nodes=tuple(nodes), profile=profile)
+
+
+def passable(scene: Scene, found: Chart) -> Chart:
+    """A chart without relays that are reached by another device than the node itself: what goes out of weft's own
+    device is not told to flannel's, nor the other way round. The direct way stays, and why is said."""
+    courses, problems = dict(found.courses), []
+    for name, course in found.courses.items():
+        through = scene.cast.parties.get(course.relay)
+        if through is None or scene.beside_flannel(through) == scene.beside_flannel(scene.cast.parties[name]):
+            continue
+        ours, theirs = ("flannel's device", "weft's own")
+        if scene.beside_flannel(through):
+            ours, theirs = theirs, ours
+        why = f"{name} is behind {ours}, its relay {course.relay} behind {theirs}: nothing is relayed between the two"
+        why = f"{why} ({course.rule}). Run flannel on all three hosts, or on none"
+        courses[name] = Course("none", course.rule, problem=why, asked=course.asked)
+        problems.append(Problem(name, why))
+    return replace(found, courses=courses, problems=(*found.problems, *problems)) if problems else found
 
 
 def _relay(scene: Scene, one: Node, beside_flannel: bool) -> Relay | None:
