@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from weft.core.bfd import SLOW, Session
-from weft.wire.bfd import Auth, AuthKind, Diagnostic, Packet, State, decode, encode
+from weft.wire.bfd import Auth, AuthKind, Diagnostic, Packet, State, decode, encode, genuine, reseal
 
 KEY = b"a key"
 INTERVAL = 200_000
@@ -299,6 +299,34 @@ def test_a_number_is_heeded_if_it_is_one_of_the_next(number: int, refusal: str) 
     assert trusting().hear(sealed(UP, number), 0.1) == refusal
 
 
+def test_a_sealed_packet_that_says_the_same_with_the_next_number_is_no_news() -> None:
+    end = trusting()
+    assert end.hear(sealed(UP, 101), 0.1) == ""
+    assert end.repeated(sealed(UP, 102), 0.2)
+    assert end.heard_at == 0.2
+    for other in (
+        sealed(UP, 102),
+        sealed(UP, 112),
+        sealed(UP, 103, b"another"),
+        sealed(DOWN, 103),
+        sealed(UP, 103) + b"\0",
+        sealed(UP, 103)[:40],
+        encode(UP),
+    ):
+        assert not end.repeated(other, 0.3)
+    assert not end.repeated(sealed(UP, 103), 0.2 + 2 * end.detection)
+    assert end.heard_at == 0.2
+    assert end.repeated(sealed(UP, 103), 0.4)
+
+
+def test_what_is_sealed_again_is_what_would_be_sealed_anew() -> None:
+    end = trusting()
+    assert end.compose(0.0)[24:] != end.compose(0.1)[24:]
+    packet = decode(end.compose(0.2))
+    assert genuine(encode(packet, KEY), packet, KEY)
+    assert encode(packet, KEY) == reseal(encode(packet, KEY), 1, KEY)
+
+
 def test_numbers_wrap() -> None:
     end = trusting(2**32 - 1)
     assert end.hear(sealed(UP, 2), 0.1) == ""
@@ -327,4 +355,8 @@ def test_a_restart_is_known_even_while_its_numbers_are_not_believed() -> None:
     assert end.restarted
     assert end.state == State.UP
     end.hear(sealed(UP, 101), 0.2)
+    assert not end.restarted
+    end.hear(sealed(replace(FROM, mine=8), 5_000), 0.3)
+    assert end.restarted
+    assert end.repeated(sealed(UP, 102), 0.4)
     assert not end.restarted

@@ -7,7 +7,19 @@ send and what. `core/probing.py` makes of it what probing a path came to.
 from __future__ import annotations
 
 from weft.errors import WireError
-from weft.wire.bfd import Auth, AuthKind, Diagnostic, Packet, State, decode, encode, genuine
+from weft.wire.bfd import (
+    SEALED_HEAD,
+    Auth,
+    AuthKind,
+    Diagnostic,
+    Packet,
+    State,
+    decode,
+    encode,
+    genuine,
+    reseal,
+    resealed,
+)
 
 SLOW = 1_000_000
 """Microseconds between two packets at least, while a session is not Up (§6.8.3)."""
@@ -147,7 +159,14 @@ class Session:
 
     def repeated(self, datagram: bytes, now: float) -> bool:
         """Whether it says nothing but what the last one said; then it is heeded, and nothing else has changed."""
-        if datagram != self._heard:
+        if self._key:
+            if datagram[:SEALED_HEAD] != self._heard or (sequence := resealed(datagram, self._key)) is None:
+                return False
+            if now >= self._auth_until or not self._is_next(sequence):
+                return False
+            self._sequence_in = sequence
+            self.restarted = False
+        elif datagram != self._heard:
             return False
         self._note(now)
         return True
@@ -164,9 +183,9 @@ class Session:
             return refusal
         if self.state == State.ADMIN_DOWN:
             return "closed"
-        plain = not (packet.auth or packet.poll or packet.final or len(datagram) != datagram[3])
+        plain = not (packet.poll or packet.final or len(datagram) != datagram[3])
         self._take(packet)
-        self._heard = datagram if plain else b""
+        self._heard = b"" if not plain else datagram[:SEALED_HEAD] if self._key else datagram
         if packet.poll:
             self.answer = len(datagram)
         if packet.final:
@@ -188,12 +207,14 @@ class Session:
             return "authentication"
         if packet.auth.key_id != KEY_ID or not genuine(datagram, packet, self._key):
             return "authentication"
-        ahead = (packet.auth.sequence - self._sequence_in) % _WRAP
-        if now < self._auth_until and not 1 <= ahead <= 3 * self.multiplier:
+        if now < self._auth_until and not self._is_next(packet.auth.sequence):
             self.restarted |= not packet.yours and packet.mine != self.remote
             return "sequence"
         self._sequence_in = packet.auth.sequence
         return ""
+
+    def _is_next(self, sequence: int) -> bool:
+        return 1 <= (sequence - self._sequence_in) % _WRAP <= 3 * self.multiplier
 
     def _take(self, packet: Packet) -> None:
         """Section 6.8.6, from where the packet is known to be the other end's."""
@@ -266,8 +287,10 @@ class Session:
         self._sent_at = now
         self._told = True
         self._schedule()
-        if not self._composed or self._key:
+        if not self._composed:
             self._composed = self._packet(poll=self._polling)
+        elif self._key:
+            self._composed = reseal(self._composed, self._next_number(), self._key)
         return self._composed
 
     def compose_answer(self) -> bytes:
@@ -285,11 +308,15 @@ class Session:
         self._polling = False
         self.deadline = _NEVER
 
+    def _next_number(self) -> int:
+        number = self._sequence_out
+        self._sequence_out = (number + 1) % _WRAP
+        return number
+
     def _packet(self, poll: bool = False, final: bool = False) -> bytes:
         auth = None
         if self._key:
-            auth = Auth(AuthKind.METICULOUS_SHA1, KEY_ID, self._sequence_out)
-            self._sequence_out = (self._sequence_out + 1) % _WRAP
+            auth = Auth(AuthKind.METICULOUS_SHA1, KEY_ID, self._next_number())
         packet = Packet(
             self.state,
             self.discriminator,

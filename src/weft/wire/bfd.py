@@ -207,3 +207,23 @@ def genuine(datagram: bytes, packet: Packet, key: bytes) -> bool:
     name, size = _HASHES[packet.auth.kind]
     covered = bytes(datagram[: SIZE + 8]) + key.ljust(size, b"\0") + bytes(datagram[SIZE + 8 + size : datagram[3]])
     return hmac.compare_digest(packet.auth.proof, hashlib.new(name, covered, usedforsecurity=False).digest())
+
+
+SEALED_HEAD = SIZE + 4
+"""Octets of a packet with keyed SHA1 before its sequence number: with the same ones it says the same."""
+_SEALED = SIZE + 28
+
+
+def reseal(sealed: bytes, sequence: int, key: bytes) -> bytes:
+    """The same packet, of keyed SHA1, with another sequence number: what `encode` would make, for less."""
+    covered = sealed[:SEALED_HEAD] + sequence.to_bytes(4, "big")
+    return covered + hashlib.sha1(covered + key.ljust(20, b"\0"), usedforsecurity=False).digest()
+
+
+def resealed(datagram: bytes, key: bytes) -> int | None:
+    """The sequence number of a packet of keyed SHA1 without padding, None if the key did not seal it: what `genuine`
+    would say, for less. The head is the caller's to know."""
+    if len(datagram) != _SEALED:
+        return None
+    sequence = int.from_bytes(datagram[SEALED_HEAD : SEALED_HEAD + 4], "big")
+    return sequence if hmac.compare_digest(reseal(datagram, sequence, key), datagram) else None
