@@ -197,7 +197,8 @@ def test_what_is_told_is_what_it_routes_by() -> None:
 def test_a_network_inside_flannels_gets_an_entry() -> None:
     inside = build.network("shop", "10.5.40.0/24")
     one = world()
-    ready(one, Registry(leases=(lease(1), lease(2)), config=CONFIG, complete=True), inside)
+    beside = Registry(leases=(lease(1), lease(2)), config=CONFIG, complete=True, woven=frozenset({A}))
+    ready(one, beside, inside)
     told = one.announcement()
     assert told is not None
     (entry,) = told.entries

@@ -186,6 +186,13 @@ def test_a_status_is_placed_by_a_lease_not_by_an_entry() -> None:
     assert read(config, flannel).hosts == (Registered("pita", (), Status("pita", mac(PITA), None, PITA)),)
 
 
+def test_where_weft_flanneld_runs_is_known_by_its_marks() -> None:
+    marks = rows(FLANNEL, {"weft/daemons/192.168.4.88": "{}", "weft/daemons/x": "{}", "weft/other": "{}"}, THEIRS)
+    left = rows(FLANNEL, {"weft/daemons/192.168.4.99": "{}"})
+    assert read((), both(marks, left)).woven == {BABKA}
+    assert read((), left).woven == frozenset()
+
+
 def test_what_cannot_be_read_is_a_problem_and_costs_no_other() -> None:
     config = rows(CFG, {"_host_status/a": "x", "_weft/b": '{"vni":-1}', "c/n": "10.9.0.0/16"})
     flannel = rows(
@@ -601,7 +608,8 @@ def test_what_flanneld_here_took_for_its_lease_is_not_detached() -> None:
 
 
 def flannel(*leases: Lease, text: bytes = CONFIG, added: tuple[Lease, ...] = ()) -> Registry:
-    return Registry(leases=leases, entries=added, config=parse_config(text) if text else None)
+    config = parse_config(text) if text else None
+    return Registry(leases=leases, entries=added, config=config, woven=frozenset({BABKA}))
 
 
 OWN = lease("10.5.20.0/24")
@@ -634,6 +642,7 @@ SIX = b'{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fc00:5::/48", 
         (flannel(), None, VTEP, "holds no flannel lease"),
         (flannel(), Lease(None, IPv6Network("fc00:5:0:1::/64"), BABKA), VTEP, "holds no flannel lease"),
         (flannel(OWN), OWN, None, "its MAC is not known"),
+        (replace(flannel(OWN), woven=frozenset({PITA})), OWN, VTEP, "lay its route over the network's bridge"),
     ],
 )  # fmt: skip
 def test_where_there_can_be_no_entry_at_all(

@@ -310,8 +310,10 @@ def backend_entries(
 ) -> tuple[tuple[Lease, ...], tuple[Problem, ...]]:
     """The entries that may stand below flannel's prefix for this host's Docker networks, and why others may not.
 
-    `own`: this host's flannel lease. A subnet outside flannel's Network never goes there, nor one that overlaps another
-    key, nor one whose key sorts before `own`: after a restart flanneld adopts the first that names its address."""
+    `own`: this host's flannel lease, which `weft flanneld` must hold: flannel's own adds a route for every key but its
+    lease's, in place of the one to the Docker network's bridge. A subnet outside flannel's Network never goes there,
+    nor one that overlaps another key, nor one whose key sorts before `own`: after a restart flanneld adopts the first
+    that names its address."""
     subnets = [
         (network, subnet)
         for network in networks
@@ -354,6 +356,11 @@ def _no_entries(registry: Registry, own: Lease | None, vtep: Vtep | None) -> str
         return f"flannel's backend {NAMES[type(backend)]} has one subnet per host"
     if own is None or own.subnet is None:
         return "this host holds no flannel lease, and flanneld would take the entry for it"
+    if own.public_ip not in registry.woven:
+        return (
+            "flannel's own flanneld here would take it for another host's, and lay its route over the network's bridge;"
+            " weft's own routes lead there, and `weft flanneld` knows whose it is"
+        )
     if isinstance(backend, VxlanBackend) and vtep is None:
         return "flannel's device is not there, so its MAC is not known"
     return ""

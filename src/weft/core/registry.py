@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Protocol, TypeAlias
 
 from weft.core.edits import Kept
@@ -85,7 +87,8 @@ class Registry:
     `entries`: what weft's registrars added below flannel's prefix for Docker networks, by key, also of those that have
     gone: these say so themselves (`wire.registrar.MARK`), whatever MAC they tell and however old they are. Older
     programs' say nothing and are among the leases (see `registrar.lease_of`). `config`: flannel's, None if there is
-    none that can be read. `complete`: what is not in it is gone."""
+    none that can be read. `complete`: what is not in it is gone. `woven`: the addresses of hosts whose flanneld is
+    `weft flanneld`, by the marks that it keeps (`agent/marker.py`)."""
 
     hosts: tuple[Registered, ...] = ()
     leases: tuple[Lease, ...] = ()
@@ -93,6 +96,7 @@ class Registry:
     config: Config | None = None
     complete: bool = False
     problems: tuple[Problem, ...] = ()
+    woven: frozenset[IPAddress] = frozenset()
 
     def host(self, name: str) -> Registered | None:
         """The host of this name."""
@@ -116,7 +120,7 @@ class Announcement:
 class Found:
     """One row, read. `key` None: it is nothing of the registrar's. `hangs_on`: its etcd lease, 0 for none. `nowhere`:
     it says that its host is at 127.0.0.1 or the like, and counts for nothing. `by`: the host whose registrar added
-    `held` for a Docker network, "" for flannel's own."""
+    `held` for a Docker network, "" for flannel's own. `woven`: `weft flanneld` runs at this address."""
 
     key: Key | None = None
     hangs_on: int = 0
@@ -127,6 +131,7 @@ class Found:
     problem: Problem | None = None
     nowhere: bool = False
     by: str = ""
+    woven: IPAddress | None = None
 
 
 class Reader:
@@ -192,7 +197,7 @@ class Reader:
         below = subnets_of(self.prefixes)
         name = row.key.removeprefix(below).removeprefix(f"{DOUBLED}/")
         if not row.key.startswith(below):
-            return Found()
+            return self._mark(row)
         key = parse_key(name)
         if isinstance(key, StatusKey):
             try:
@@ -200,6 +205,14 @@ class Reader:
             except WireError as error:
                 return Found(key, row.lease, problem=Problem(key.host, f"{error}; it is ignored"))
         return _lease(row) if "/" not in name else Found()
+
+    def _mark(self, row: Row) -> Found:
+        """What `weft flanneld` keeps for as long as it runs; one that hangs on nothing says nothing."""
+        address = row.key.removeprefix(f"{self.prefixes.flannel}/weft/daemons/")
+        with suppress(ValueError):
+            if row.lease and address != row.key:
+                return Found(hangs_on=row.lease, woven=ip_address(address))
+        return Found()
 
     def _read_network(self, rows: Rows) -> None:
         key = config_of(self.prefixes)
@@ -231,6 +244,7 @@ class Reader:
             network,
             complete,
             (*problems, *([problem] if problem is not None else [])),
+            frozenset(found.woven for found in self._flannel.made if found.woven is not None),
         )
 
 
