@@ -121,14 +121,27 @@ def ways(lab: Lab) -> dict[tuple[str, str], str]:
     return {(host, peer["node"]): peer["way"] for host in registrars(lab) for peer in show(lab, host, "peers")}
 
 
-def amiss(lab: Lab, relayed: Callable[[str, str], bool] = lambda host, peer: False) -> dict[object, object]:
-    """What is not as it should be: every host healthy, and each reaches each directly but for those to be `relayed`."""
-    found: dict[object, object] = {
+Relayed = Callable[[str, str], bool]
+
+
+def nobody(host: str, peer: str) -> bool:
+    """A `Relayed` for hosts that all reach each other directly."""
+    return False
+
+
+def astray(lab: Lab, relayed: Relayed = nobody) -> dict[object, object]:
+    """Who is reached otherwise than directly, or through a relay if `relayed` says so."""
+    return {
         (host, peer): way
         for (host, peer), way in ways(lab).items()
         if way.startswith("directly: its tunnel answers") == relayed(host, peer)
     }
-    return found | {host: said for host in registrars(lab) if (said := health(lab, host)).get("status") != "healthy"}
+
+
+def amiss(lab: Lab, relayed: Relayed = nobody) -> dict[object, object]:
+    """Who is `astray`, and hosts that are not healthy."""
+    ill = {host: said for host in registrars(lab) if (said := health(lab, host)).get("status") != "healthy"}
+    return astray(lab, relayed) | ill
 
 
 def never_more(amiss: Callable[[], object], timeout: float) -> None:

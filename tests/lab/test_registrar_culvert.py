@@ -14,6 +14,7 @@ from tests.lab.harness import do, example, failing, ip_json, lab_up, on, settle
 from tests.lab.registrar_lab import (
     FLANNEL,
     amiss,
+    astray,
     captured,
     explain,
     foreign,
@@ -196,7 +197,7 @@ def test_a_tunnel_that_is_cut_is_told_and_healed(lab: Lab) -> None:
     finally:
         do(lab.heal("lavash", "wg0"))
     settle(lab, 30)
-    never_more(lambda: amiss(lab, relayed), 40)
+    never_more(lambda: astray(lab, relayed), 40)
 
 
 def relayed(host: str, peer: str) -> bool:
