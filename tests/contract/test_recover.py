@@ -217,6 +217,13 @@ def test_boot_gives_up_in_time_and_says_what_is_missing(site: Site) -> None:
     assert "Docker: docker at unix:///nonexistent.sock can't be asked" in said
 
 
+def test_boot_needs_no_default_route_where_etcd_answers(site: Site) -> None:
+    assert "default" not in site.a.ip("route show")
+    code, said = site.weft("boot", "--timeout", "10", FLANNELD_PUBLIC_IP="")
+    assert code == 0, said
+    assert "10.9.1.0/24" in site.etcd.ctl("get", "/flannel/network/subnets/a/web")
+
+
 def test_boot_loads_the_modules_that_are_missing_and_goes_on_without(site: Site) -> None:
     noted = site.tool("modprobe", "echo no such module >&2; exit 1")
     code, said = site.weft("boot")

@@ -154,6 +154,8 @@ class Needs:
         return [*found, Need("docker", self._docker)] if self._settings.engine == "docker" else found
 
     async def _network(self) -> str:
+        if self._device is not None and self._settings.flanneld_public_ip is None:
+            return ""  # etcd answered, so there is a network, default route or not
         return _unconnected(await read_host(), self._settings)
 
     async def _etcd(self) -> str:
