@@ -179,7 +179,7 @@ def test_docker_is_seen() -> None:
 
 
 def test_without_rules_of_others_in_nat_and_raw_there_is_nothing_to_be_exempt_from() -> None:
-    bare = frozenset({(4, "filter", "FORWARD"), (4, "mangle", "FORWARD")})
+    bare = frozenset({(4, "filter", "FORWARD"), (4, "filter", "INPUT"), (4, "mangle", "FORWARD")})
     assert parents(Ruleset(4)) == bare
     _, ours_alone = script(adds(wanted(DEV, [ip_network("172.18.0.0/16")], hooks(4))), Ruleset(4))
     assert "nat" in ours_alone.tables

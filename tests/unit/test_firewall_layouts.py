@@ -51,10 +51,13 @@ def test_a_shared_device_is_opened_and_never_closed() -> None:
         text(wanted_by_shared(BESIDE, 4))
         == """*filter
 :WEFT-reg-flannel.1-FWD - [0:0]
+:WEFT-reg-flannel.1-IN - [0:0]
 -A WEFT-reg-flannel.1-FWD -d 10.5.35.0/24 -i flannel.1 -j ACCEPT
 -A WEFT-reg-flannel.1-FWD -s 10.5.35.0/24 -o flannel.1 -j ACCEPT
 -A WEFT-reg-flannel.1-FWD -i flannel.1 -o flannel.1 -j ACCEPT
 -A FORWARD -m comment --comment weft -j WEFT-reg-flannel.1-FWD
+-A WEFT-reg-flannel.1-IN -i flannel.1 -p udp -m udp --dport 4784 -j ACCEPT
+-A INPUT -m comment --comment weft -j WEFT-reg-flannel.1-IN
 COMMIT
 *nat
 :WEFT-reg-flannel.1-NAT - [0:0]
@@ -254,8 +257,8 @@ def test_what_a_view_comes_to() -> None:
     own = f"vxlan{me.vni}"
     suffixes = {label: {n.rpartition("-")[2] for n in names if f"-{label}-" in n} for label in (LABEL, own)}
     assert suffixes == {
-        LABEL: {"ADM", "FWD", "NAT", "RAW", "MSS", "ISO", "ZON", "OUT"},
-        own: {"ADM", "FWD", "NAT", "RAW", "MSS"},
+        LABEL: {"ADM", "FWD", "IN", "NAT", "RAW", "MSS", "ISO", "ZON", "OUT"},
+        own: {"ADM", "FWD", "IN", "NAT", "RAW", "MSS"},
     }
     forward = next(t.rules for t in things if isinstance(t, Chain) and t.name == f"WEFT-{LABEL}-FWD")
     assert "-d 10.5.10.0/24 -i flannel.1 -j ACCEPT" in forward, "this host's lease, too"

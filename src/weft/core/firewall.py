@@ -7,8 +7,9 @@ A packet's walk. A container of ours sends to one on another host: it is forward
 must not be masqueraded on its way (NAT). At the other end it comes in from the device, passes Docker's drops in raw
 PREROUTING (RAW), and is forwarded into the container's bridge (FWD). Both ends clamp TCP's segment size (MSS). What
 groups may not send each other is dropped before anybody's accepts (ISO), and FWD accepts nothing before it has asked
-what the administrator refuses (ADM). The tunnel's own packets may be sent to a gateway in place of their endpoint: in a
-conntrack zone of their own (ZON), they are translated (OUT).
+what the administrator refuses (ADM). Hosts that relay watch each other through the tunnel (IN). The tunnel's own
+packets may be sent to a gateway in place of their endpoint: in a conntrack zone of their own (ZON), they are translated
+(OUT).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from weft.objects import Chain, Jump
 CLAMP = "-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"
 MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 REJECT = {4: "REJECT --reject-with icmp-admin-prohibited", 6: "REJECT --reject-with icmp6-adm-prohibited"}
+WATCHING = 4784
+"""UDP port of BFD over several hops (RFC 5883), in the tunnel."""
 PASSING = "0x4c000000/0x4c000000"
 """The mark on connections (not on packets, where others could mistake it) that come out of a tunnel and go into one:
 nat's POSTROUTING can't ask where a packet came in."""
@@ -235,8 +238,10 @@ def _sets(here: _Here, rest: tuple[str, ...]) -> tuple[_Set, ...]:
     relayed = tuple(Traffic(into=a, out=b) for a, b in _ways(dev, transit))
     gates = (f"-i {dev}", f"! -i {dev} -o {dev}")
     forward = _Set("filter", "FWD", into + out + passing + rest, FORWARDED, traffic + relayed, gates)
+    watched = (f"-i {dev} -p udp -m udp --dport {WATCHING} -j ACCEPT",) if transit else ()
     return (
         *_isolated(here, forward),
+        _Set("filter", "IN", watched, ("INPUT",)),
         _Set("nat", "NAT", out + passed, ("POSTROUTING",)),
         _Set("raw", "RAW", into, ("PREROUTING",)),
         _Set("mangle", "MSS", (marks if here.has("nat", "POSTROUTING") else ()) + clamp, ("FORWARD",)),

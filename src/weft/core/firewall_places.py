@@ -61,6 +61,7 @@ PLACES: Mapping[tuple[str, str], Place] = {
     # All of DOCKER-USER is an administrator's own, a DROP of everything too; only Docker's RETURN at its end isn't.
     ("filter", DOCKER_USER): Place(frozenset({"RETURN"}), _to_all),
     ("filter", "FORWARD"): DENY_BY_DEFAULT,
+    ("filter", "INPUT"): DENY_BY_DEFAULT,
     ("mangle", "FORWARD"): DENY_BY_DEFAULT,
     ("nat", "POSTROUTING"): Place(TRANSLATORS, _may_leave_by),
     ("raw", "PREROUTING"): Place(frozenset({"DROP"}), _drops_strangers),

@@ -28,7 +28,13 @@ JUMP = "-m comment --comment weft -j "
 DOCKER_USER = "DOCKER-USER"
 INNER = "ADM"
 """Suffix of the chain that our forward chain leads to, before it accepts anything."""
-HOOKS = (("filter", "FORWARD"), ("nat", "POSTROUTING"), ("raw", "PREROUTING"), ("mangle", "FORWARD"))
+HOOKS = (
+    ("filter", "FORWARD"),
+    ("filter", "INPUT"),
+    ("nat", "POSTROUTING"),
+    ("raw", "PREROUTING"),
+    ("mangle", "FORWARD"),
+)
 ALWAYS = ("filter", "mangle")
 FINAL = frozenset({"ACCEPT", "DROP", "REJECT", "QUEUE", "NFQUEUE", "RETURN"})
 
