@@ -306,6 +306,38 @@ def test_where_no_tunnel_leads_none_is_missed() -> None:
     assert bad(with_kernel(routes=direct, fdb=(), neighbours=())) == []
 
 
+LAVASH = ip_address("192.168.4.6")
+BY_LAVASH = ip_address("10.5.30.0")
+HALF = RouteFacts(ip_network("10.5.20.0/25"), "flannel.1", BY_LAVASH, "76", 8630)
+
+
+@pytest.mark.parametrize("way", [HALF, put(HALF, dst=DB)], ids=["its lease", "its network"])
+def test_a_host_that_another_one_takes_packets_on_for_needs_no_tunnel(way: RouteFacts) -> None:
+    """The guide's HOST_GATEWAY_MAP: culvert's own tunnel is silent on babka and pita by design."""
+    lease = LeaseFacts("/coreos.com/network/subnets/10.5.30.0-24", ip_network("10.5.30.0/24"), LAVASH, "vxlan", "", 1)
+    relay = ProbeFacts("lavash", "tunnel", BY_LAVASH, "flannel.1", 1450, True, True)
+    silent = with_probes((False, None), (True, True))
+    facts = put(
+        with_etcd(leases=(*ETCD.leases, lease)),
+        kernel=put(KERNEL, routes=(*KERNEL.routes, way)),
+        probes=(*silent.probes, relay),
+    )
+    assert bad(facts) == []
+    assert "pita's own tunnel does not answer; its networks are reached through lavash" in page(facts, judge(facts))
+    down = put(facts, probes=(*silent.probes, put(relay, small=False, full=None)))
+    assert "pita" in bad(down)[0].what, "unless the relay is silent, too"
+    assert "pita" in bad(put(facts, kernel=KERNEL))[0].what, "or nothing is routed there"
+
+
+def test_a_neighbour_for_a_registrars_own_entry_is_not_stale() -> None:
+    """`weft flanneld` takes such an entry for a lease; flannel does, too."""
+    subnet = ip_network("10.5.40.0/24")
+    entry = LeaseFacts("/coreos.com/network/subnets/10.5.40.0-24", subnet, PITA, "vxlan", MAC["pita"], 1, entry=True)
+    known = NeighbourFacts("flannel.1", subnet.network_address, MAC["pita"])
+    kernel = put(KERNEL, neighbours=(*KERNEL.neighbours, known))
+    assert bad(put(with_etcd(leases=(*ETCD.leases, entry)), kernel=kernel)) == []
+
+
 def test_a_diverted_entry_is_as_it_was_asked_for() -> None:
     fdb = (FdbFacts("flannel.1", MAC["pita"], ip_address("192.168.4.6")),)
     assert bad(put(with_kernel(fdb=fdb), diverted=((PITA, ip_address("192.168.4.6")),))) == []

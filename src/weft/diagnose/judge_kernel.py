@@ -148,8 +148,9 @@ def _fdb(link: LinkFacts, vteps: dict[str, tuple[IPAddress, ...]], facts: Facts)
 
 def _neighbours(link: LinkFacts, leases: tuple[LeaseFacts, ...], facts: Facts) -> Iterator[Finding]:
     gateways = {lease.subnet.network_address: lease for lease in leases}
+    beside = {(lease.subnet.network_address, lease.mac.lower()) for lease in facts.etcd.leases if lease.entry}
     for entry in facts.kernel.neighbours:
-        if entry.dev != link.name or not entry.permanent:
+        if entry.dev != link.name or not entry.permanent or (entry.address, entry.mac.lower()) in beside:
             continue
         lease = gateways.get(entry.address)
         shown = f"the neighbour {entry.address} ({entry.mac}) on {link.name}"

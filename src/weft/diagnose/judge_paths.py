@@ -11,6 +11,7 @@ from weft.core.firewall_findings import Implementation, Outputs, Overlay, findin
 from weft.diagnose.facts import Facts, FirewallFacts, ProbeFacts
 from weft.diagnose.finding import Finding, Own, Root, few, names
 from weft.errors import DecodeError
+from weft.model import IPNetwork
 
 PORT = 8472
 
@@ -66,9 +67,14 @@ def engine(facts: Facts, own: Own) -> Iterator[Finding]:
 
 def paths(facts: Facts, own: Own) -> Iterator[Finding]:
     """What the probes came to."""
-    by_host: dict[str, dict[str, ProbeFacts]] = defaultdict(dict)
+    by_host: Mapping[str, dict[str, ProbeFacts]] = defaultdict(dict)
     for probe in facts.probes:
         by_host[probe.host][probe.where] = probe
+    relays = _relays(facts, by_host)
+    for host, relay in relays.items():
+        text = f"{host}'s own tunnel does not answer; its networks are reached through {relay}"
+        yield Finding("note", "paths", text, "", Root.PATHS)
+    by_host = {host: probes for host, probes in by_host.items() if host not in relays}
     blocked = [h for h, p in by_host.items() if _is(p.get("tunnel"), False) and _is(p.get("underlay"), True)]
     port = own.flannel.port if own.flannel is not None else PORT
     if blocked:
@@ -81,6 +87,27 @@ def paths(facts: Facts, own: Own) -> Iterator[Finding]:
         yield Finding("critical", "paths", text, fix, Root.PATHS)
     yield from few(_silent(by_host))
     yield from few(_narrow(by_host))
+
+
+def _relays(facts: Facts, by_host: Mapping[str, Mapping[str, ProbeFacts]]) -> dict[str, str]:
+    """Host whose tunnel is silent → the one that answers and takes its packets on, as this host's routes have it."""
+    tunnels = {host: probes["tunnel"] for host, probes in by_host.items() if "tunnel" in probes}
+    answering = {probe.address: host for host, probe in tunnels.items() if _is(probe, True)}
+    ours = [route for route in facts.kernel.routes if route.protocol == "76" and route.via in answering]
+    found = {}
+    for host, probe in tunnels.items():
+        subnets = {one.subnet for one in facts.etcd.registrations if one.host == host}
+        subnets |= {one.subnet for one in facts.etcd.leases if one.subnet.network_address == probe.address}
+        through = (route.via for route in ours if subnets & {route.dst, *_around(route.dst)})
+        relay = next((answering[via] for via in through if via is not None), None)
+        if _is(probe, False) and relay is not None:
+            found[host] = relay
+    return found
+
+
+def _around(dst: IPNetwork) -> tuple[IPNetwork, ...]:
+    """What is twice as large: a lease of which a half is routed."""
+    return (dst.supernet(),) if dst.prefixlen else ()
 
 
 def _silent(by_host: Mapping[str, Mapping[str, ProbeFacts]]) -> Iterator[Finding]:
