@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from weft.core import commands
-from weft.core.stale import Entry, Wanted, corrections, reason
+from weft.core.stale import Entry, Wanted, corrections, reason, relayed
 from weft.model import parse_mac
 from weft.objects import ZERO_MAC, Fdb, Neighbour, Route
 
@@ -38,6 +38,25 @@ def test_what_is_right_and_what_nobody_speaks_of_is_left_alone() -> None:
     )
     assert lines(WANTED, *RIGHT, *foreign) == []
     assert lines(WANTED) == [], "flannel may well do without an entry, for whoever answers"
+
+
+def test_whose_lease_is_routed_through_another_host() -> None:
+    leases = {GATE_B: NET_B, GATE_C: NET_C}
+
+    def by(dst: str, via: str, device: str = "flannel.1") -> Route:
+        return Route(ip_network(dst), device, via=ip_address(via), onlink=True)
+
+    assert relayed("flannel.1", leases, RIGHT) == {}
+    assert relayed("flannel.1", leases, (*RIGHT, by("10.5.2.0/25", "10.5.3.0"))) == {GATE_B: GATE_C}
+    for other in (
+        by("10.5.2.0/32", "10.5.2.0"),
+        by("10.5.2.0/24", "10.5.3.0"),
+        by("10.5.2.0/25", "10.5.9.0"),
+        by("10.5.9.0/25", "10.5.3.0"),
+        by("10.5.2.0/25", "10.5.3.0", "eth0"),
+        by("fd00::/65", "fd00::1"),
+    ):
+        assert relayed("flannel.1", leases, (*RIGHT, other)) == {}
 
 
 def test_a_destination_that_is_not_the_leases_is_corrected() -> None:

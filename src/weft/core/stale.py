@@ -38,6 +38,23 @@ def corrections(wanted: Wanted, found: Iterable[Entry]) -> tuple[Op, ...]:
     return (*_neighbours(wanted, there), *_fdb(wanted, there), *_routes(wanted, there))
 
 
+def relayed(device: str, leases: Mapping[IPAddress, IPNetwork], found: Iterable[Entry]) -> dict[IPAddress, IPAddress]:
+    """Whose lease is reached through another one's VTEP, by parts of it that are routed there (`core/plan.py`).
+    `leases`: the address of each VTEP and its subnet; the answer: address by address."""
+    parts = [(e.dst, e.via) for e in found if isinstance(e, Route) and e.dev == device]
+    return {
+        address: via
+        for address, subnet in leases.items()
+        for dst, via in parts
+        if via is not None
+        and via != address
+        and via in leases
+        and dst.version == subnet.version
+        and dst.prefixlen > subnet.prefixlen
+        and dst.network_address in subnet
+    }
+
+
 def reason(op: Op) -> str:
     """One sentence about one correction: what is wrong, and the line that mends it."""
     return f"{op.why.rule}: {commands.lines(op)[0]}"

@@ -18,7 +18,7 @@ from weft.agent.lease_book import Reader, config_of
 from weft.core import flannel
 from weft.core.ladder import LadderOptions, Step, Symptoms, decide
 from weft.core.registrar import ROLE
-from weft.core.stale import Wanted, reason
+from weft.core.stale import Wanted, reason, relayed
 from weft.daemons import registrar
 from weft.daemons.boot import flannel_container
 from weft.daemons.process import claimed
@@ -27,7 +27,7 @@ from weft.errors import StoreError, TargetError, WeftError, WireError
 from weft.model import Host, IPAddress, IPNetwork, Mac
 from weft.settings.registrar import RegistrarSettings
 from weft.stores.etcd import EtcdStore
-from weft.targets.kernel.borrowed import is_up
+from weft.targets.kernel.borrowed import is_up, read_entries
 from weft.targets.kernel.host import read_host
 from weft.wire.flannel import Lease, Vtep
 from weft.wire.flannel_config import parse_config
@@ -217,6 +217,7 @@ class Recovery:
         wanted = _wanted(device, others, frozenset(a for a in outer if str(a) in lost))
         try:
             ops = await self._healer.stale(wanted)
+            routes = await asyncio.to_thread(read_entries, None, device)
             down = not is_up(None, device)
         except TargetError as error:
             text = f"flannel's device: {error}"
@@ -226,9 +227,16 @@ class Recovery:
         reached = frozenset(map(str, outer)) - lost
         beside = frozenset(str(address) for address in outer if address in alive) & lost
         good = [f"{device}: {len(reached)} of {len(outer)} hosts answer through it"]
+        owners: dict[IPAddress, str] = {address: str(one.public_ip) for address, one in inner.items()}
+        through = relayed(device, {a: one.subnet for a, one in inner.items() if one.subnet is not None}, routes)
+        relays = {owners[far]: owners[by] for far, by in through.items() if by in alive}
+        good += [
+            f"{name} does not answer through {device} itself; its networks are reached through {relays[name]}"
+            for name in sorted(lost & relays.keys())
+        ]
         silent = [
             f"{name} does not answer through {device}; beside it, it {'does' if name in beside else 'does not either'}"
-            for name in sorted(lost)
+            for name in sorted(lost - relays.keys())
         ]
         symptoms = Symptoms(device, reached, dict.fromkeys(lost, 0.0), beside, wrong, down, stopped=stopped)
         fallen = [f"{device} is set down"] if down else []
