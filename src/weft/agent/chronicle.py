@@ -52,7 +52,10 @@ class Chronicle:
         """By which way the others are reached."""
         for name, course in now.items():
             before = self._courses.get(name)
-            if before is not None and (before.kind, before.relay) != (course.kind, course.relay):
+            if before is None and course.kind != "direct":
+                self._journal.note("course", name, _way(course), course.rule)
+                log.info("%s is reached %s: %s", name, _way(course), course.rule)
+            elif before is not None and (before.kind, before.relay) != (course.kind, course.relay):
                 self._journal.note("course", name, f"{_way(before)} → {_way(course)}", course.rule)
                 log.info("%s is reached %s, until now %s: %s", name, _way(course), _way(before), course.rule)
         self._courses = dict(now)
