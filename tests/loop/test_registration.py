@@ -521,6 +521,34 @@ def test_a_second_registrar_on_one_machine_does_not_fight() -> None:
     run(scenario)
 
 
+def test_a_host_that_booted_anew_goes_on_where_it_was() -> None:
+    """In a container without /etc/machine-id a machine is known by its boot: at one address, it is the same host."""
+
+    async def scenario(w: World) -> None:
+        first = await w.settled(WEB, machine="boot-1")
+        await first.stop(hard=True)
+        second = w.host(WEB, DB, machine="boot-2")
+        await reached(lambda: "babka/db-1.x" in w.server.networks(), "the new network", within=5)
+        assert not second.says("two hosts")
+        await asyncio.sleep(TTL + 10)
+        assert set(w.server.networks()) == {"babka/web", "babka/web~2", "babka/db-1.x"}
+        assert not second.says("two hosts")
+
+    run(scenario)
+
+
+def test_two_machines_at_one_address_do_not_fight() -> None:
+    async def scenario(w: World) -> None:
+        first = await w.settled(WEB, machine="boot-1")
+        w.host(DB, machine="boot-2")
+        await reached(lambda: first.says("a second registrar"), "the conflict")
+        commits = len(w.server.commits)
+        await asyncio.sleep(600)
+        assert len(w.server.commits) - commits <= 12
+
+    run(scenario)
+
+
 def status_of_old(ip: str, at: float) -> str:
     return f'{{"hostname":"babka","vtep_mac":"82:00:c0:a8:04:58","primary_ip":"{ip}","timestamp":{int(at)}}}'
 

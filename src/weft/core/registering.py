@@ -173,10 +173,12 @@ def _rival(announcement: Announcement, rows: Sequence[tuple[Row, Found]], moment
         theirs = note[1].note
         if theirs is None:
             return _two(host, f"somebody whose note can't be read{at}", me) if note[0].lease != moment.lease else ""
-        if theirs.machine != me.machine:
+        # In a container without /etc/machine-id, a reboot makes another machine of it: then the address tells.
+        if theirs.machine != me.machine and not set(theirs.endpoints) & set(mine):
             return _two(host, f"the machine {theirs.machine or 'without an id'}{at}", me)
         if theirs.instance != me.instance and moment.seen:
-            return _two(host, f"a second registrar on this very machine (run {theirs.instance})", me)
+            where = "on this very machine" if theirs.machine == me.machine else "at this very address"
+            return _two(host, f"a second registrar {where} (run {theirs.instance})", me)
     if note is None:
         for row, one in of_host:
             if (
