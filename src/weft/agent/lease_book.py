@@ -11,6 +11,7 @@ from weft.errors import WireError
 from weft.model import Problem
 from weft.stores import Entry, Snapshot
 from weft.wire.flannel import Lease, parse_key, parse_lease
+from weft.wire.registrar import registrar_of
 
 
 class Reader:
@@ -54,4 +55,5 @@ def _read(entry: Entry) -> tuple[Held | None, Problem | None]:
             lease = Lease(*parse_key(entry.key))
         except WireError:
             return None, problem
-    return Held(entry.key, lease, entry.created, entry.modified, entry.lease, readable), problem
+    added = bool(registrar_of(entry.value))
+    return Held(entry.key, lease, entry.created, entry.modified, entry.lease, readable, added), problem

@@ -51,7 +51,8 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Held:
     """One key under `<prefix>/subnets/` as it is in the store. `created`, `modified`: revisions. `hangs_on`: an etcd
-    lease; 0: it is a reservation. `readable` False: only the key is, so the subnet is taken, nobody knows by whom."""
+    lease; 0: it is a reservation. `readable` False: only the key is, so the subnet is taken, nobody knows by whom.
+    `added`: a registrar wrote it for a Docker network: it is nobody's lease."""
 
     key: str
     lease: Lease
@@ -59,6 +60,7 @@ class Held:
     modified: int
     hangs_on: int = 0
     readable: bool = True
+    added: bool = False
     address: IPAddress | None = field(init=False)
     known_by: int = field(init=False)
     span4: Span = field(init=False)
@@ -266,7 +268,7 @@ def address_of(lease: Lease) -> IPAddress | None:
 def adoptable(book: Book, config: Config, candidate: Candidate) -> Held | None:
     """The key that is this host's already and that the config would give out: that of subnet.env before a reservation,
     a reservation before a lease, and of two leases the older one: what a registrar added came later (`_is_added`)."""
-    own = (h for h in book.of(candidate.address) if fits(config, h.lease.subnet, h.lease.subnet6))
+    own = (h for h in book.of(candidate.address) if not h.added and fits(config, h.lease.subnet, h.lease.subnet6))
     return min(own, key=lambda h: _rank(h, candidate), default=None)
 
 
@@ -283,7 +285,7 @@ def _acquire(book: Book, config: Config, candidate: Candidate, random: float) ->
     held = adoptable(book, config, candidate)
     if held is not None:
         return _as_it_should(held, candidate)
-    own = sorted(book.of(candidate.address), key=lambda h: _rank(h, candidate))
+    own = sorted((h for h in book.of(candidate.address) if not h.added), key=lambda h: _rank(h, candidate))
     leases = [h for h in own if h.hangs_on]
     return _take(book, config, candidate, tuple(h for h in leases if not _is_added(h, leases[0])), random)
 
@@ -326,7 +328,9 @@ def _rank(held: Held, candidate: Candidate) -> tuple[bool, bool, int, str]:
 
 def _is_added(held: Held, own: Held) -> bool:
     """Whether this is an entry for a Docker network that a registrar on this host keeps beside its lease `own`: it says
-    the same of the host, and hangs on an etcd lease of the registrar's. It is not ours to look after."""
+    so; or it says the same of the host, and hangs on another etcd lease. It is not ours to look after."""
+    if held.added:
+        return True
     alike = (held.lease.backend, held.lease.data) == (own.lease.backend, own.lease.data)
     return alike and bool(own.lease.backend) and bool(held.hangs_on) and held.hangs_on != own.hangs_on
 
