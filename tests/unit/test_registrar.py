@@ -469,6 +469,19 @@ def test_a_relay_that_was_not_accepted_is_none() -> None:
     assert [one.relay for one in view.nodes] == [None]
 
 
+def test_a_renamed_host_goes_by_its_newest_name() -> None:
+    def named(name: str, machine: str, at: int) -> Registered:
+        return Registered(name, (), Status(name, public_ip=B, timestamp=at), note(B, machine=machine))
+
+    old, new = named("a-old", "m", 10), named("new", "m", 20)
+    for hosts in ((old, new), (new, old)):
+        assert list(registrar.cast(Registry(hosts=hosts), "a", A).parties) == ["new"]
+    other = named("new", "n", 20)
+    assert sorted(registrar.cast(Registry(hosts=(old, other)), "a", A).parties) == ["a-old", "new"], "a dispute"
+    nameless = (named("x", "", 10), named("y", "", 20))
+    assert len(registrar.cast(Registry(hosts=nameless), "a", A).parties) == 2
+
+
 # ---- behind NAT, and hosts to which no device leads ----
 
 

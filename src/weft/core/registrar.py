@@ -149,8 +149,9 @@ def cast(registry: Registry, me: str, mine: IPAddress) -> Cast:
     problems: list[Problem] = []
     parties: dict[str, Party] = {}
     registered = frozenset(s for host in registry.hosts for n in host.networks for s in n.subnets)
+    former = _former(registry.hosts)
     for host in registry.hosts:
-        if host.host == me:
+        if host.host == me or host.host in former:
             continue
         party = _party(host, registry, registered)
         if isinstance(party, Problem):
@@ -168,6 +169,17 @@ def cast(registry: Registry, me: str, mine: IPAddress) -> Cast:
             known.add(address)
             parties[f"flannel host {address}"] = Party(f"flannel host {address}", address, lease=own, registered=False)
     return Cast(parties, tuple(problems))
+
+
+def _former(hosts: Iterable[Registered]) -> frozenset[str]:
+    """Names that a machine had before it was renamed, whose keys have not run out yet: the newest heartbeat tells. Its
+    VTEP is the new name's, so what goes to the former one is lost."""
+    of: dict[tuple[str, IPAddress], list[tuple[int, str]]] = {}
+    for host in hosts:
+        if host.note is not None and host.note.machine and host.status is not None and host.status.public_ip:
+            place = host.note.machine, host.status.public_ip
+            of.setdefault(place, []).append((host.status.timestamp, host.host))
+    return frozenset(name for names in of.values() for _, name in sorted(names)[:-1])
 
 
 def _party(host: Registered, registry: Registry, registered: frozenset[IPNetwork]) -> Party | Problem:
