@@ -51,9 +51,14 @@ def test_down_counts_at_once_and_up_after_a_hold() -> None:
     assert line.edge.back is None
 
 
-def test_a_first_return_of_what_was_never_up_is_held_back_too() -> None:
-    line = Line("unknown")
+@pytest.mark.parametrize("first", ["unknown", "down"])
+def test_the_first_answer_of_all_counts_at_once(first: State) -> None:
+    """At the start, the hosts come one after the other: no good way is to be left alone for that."""
+    line = Line(first)
     assert not line.turn("down", after=1.0)
+    assert line.turn("up", after=1.0)
+    assert not line.turn("down", after=1.0)
+    assert line.edge.hold == 2.0
     assert not line.turn("up", after=1.0)
     assert line.look(after=2.0)
 

@@ -225,7 +225,7 @@ def test_a_tunnel_that_comes_back_is_used_after_its_hold() -> None:
         found = reach("culvert", state, since=since)
         return chart(seen(places, "babka", found, now=now), before.past if before is not None else None)
 
-    down = at(100.0, "down", 1.0)
+    down = at(100.0, "down", 1.0, at(99.0, "up", 0.5))
     held = at(101.0, "up", 2.0, down)
     assert held.courses["culvert"].relay == "lavash"
     assert "its tunnel answers again and has to hold for a while" in held.courses["culvert"].rule
@@ -241,7 +241,8 @@ def test_the_first_of_several_holds_is_when_to_look_again() -> None:
     def at(now: float, *found: Reach, before: Chart | None = None) -> Chart:
         return chart(seen(hosts(), "babka", *found, now=now), before.past if before is not None else None)
 
-    down = at(1.0, reach("culvert", "down", since=1.0), reach("pita", "down", since=1.0))
+    up = at(0.5, reach("culvert", "up", since=0.5), reach("pita", "up", since=0.5))
+    down = at(1.0, reach("culvert", "down", since=1.0), reach("pita", "down", since=1.0), before=up)
     one = at(2.0, reach("culvert", "up", since=2.0), reach("pita", "down", since=1.0), before=down)
     both = at(3.0, reach("culvert", "up", since=2.0), reach("pita", "up", since=3.0), before=one)
     assert (one.again, both.again) == (4.0, 4.0)

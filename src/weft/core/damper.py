@@ -1,7 +1,8 @@
 """An edge that comes back is not trusted at once, and one that comes and goes ever less. Pure; called by `topology.py`.
 
-Going down counts at once: packets are being lost. Coming back counts after a hold; each fall doubles the hold of the
-next return, quiet time while up halves it. What is not known yet counts as up: a relay for lack of news would be worse.
+Going down counts at once: packets are being lost. So does the first answer of all. Coming back counts after a hold;
+each fall doubles the hold of the next return, quiet time while up halves it. What is not known yet counts as up: a
+relay for lack of news would be worse.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ class Damper:
     def step(self, edge: Edge | None, state: Literal["unknown", "up", "down"], seen: float, now: float) -> Edge:
         """The edge after a finding: its state, and since when it has it (`seen`, told apart by equality alone)."""
         if edge is None:
-            hold = self.hold if state == "down" else 0.0
-            return Edge(up=state != "down", state=state, seen=seen, turned=now, hold=hold)
+            return Edge(up=state != "down", state=state, seen=seen, turned=now, proved=state == "up")
         if (state, seen) == (edge.state, edge.seen):
             return self._elapsed(edge, now)
         if state == edge.state == "up" or (state == "down" and (edge.up or edge.state != "unknown")):
             edge = self._fallen(edge, now)
-        edge = replace(edge, state=state, seen=seen, back=None)
+        first = state == "up" and not edge.proved
+        edge = replace(edge, state=state, seen=seen, back=None, proved=edge.proved or first)
         if state == "up" and not edge.up:
-            edge = replace(edge, back=now + edge.hold)
+            edge = replace(edge, up=True, turned=now) if first else replace(edge, back=now + edge.hold)
         return edge
 
     def _fallen(self, edge: Edge, now: float) -> Edge:
         """Also an edge that fell and rose unseen between two findings."""
         quiet = int(max(0.0, now - edge.turned) // self.calm) if edge.up else 0
-        hold = min(self.longest, max(self.hold, edge.hold * 2 / 2 ** min(quiet, 32)))
+        hold = min(self.longest, max(self.hold, edge.hold * 2 / 2 ** min(quiet, 32))) if edge.proved else 0.0
         return replace(edge, up=False, turned=now if edge.up else edge.turned, hold=hold)
 
     def _elapsed(self, edge: Edge, now: float) -> Edge:

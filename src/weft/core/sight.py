@@ -86,6 +86,7 @@ class Edge:
     turned: float
     back: float | None = None
     hold: float = 0.0
+    proved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
