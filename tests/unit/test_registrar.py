@@ -482,6 +482,19 @@ def test_a_renamed_host_goes_by_its_newest_name() -> None:
     assert len(registrar.cast(Registry(hosts=nameless), "a", A).parties) == 2
 
 
+def test_a_group_of_less_than_a_network_keeps_nothing_apart_and_that_is_told() -> None:
+    web, shop = build.network("web", "10.9.1.0/24"), build.network("shop", "10.9.2.0/24")
+    registry = Registry(hosts=(host("b", B, shop, note=note(B)),))
+    groups = (("x", (ip_network("10.9.1.0/25"),)), ("y", (ip_network("10.9.2.0/23"), ip_network("10.9.2.0/25"))))
+    (problem,) = scenes.half_apart(scene(registry, web, options=Options("a", groups=groups)))
+    assert problem.message == (
+        "ISOLATE: group x has 10.9.1.0/25, a part of network web 10.9.1.0/24, which is in no group: write x=10.9.1.0/24"
+    )
+    assert not list(scenes.half_apart(scene(registry, web)))
+    labelled = replace(web, group="z")
+    assert not list(scenes.half_apart(scene(registry, labelled, options=Options("a", groups=groups))))
+
+
 # ---- behind NAT, and hosts to which no device leads ----
 
 

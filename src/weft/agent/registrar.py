@@ -84,7 +84,7 @@ class RegistrarWorld:
     _address: IPAddress | None = None
     _first: IPAddress | None = None
     _accepted: Accepted | None = None
-    _unreached: tuple[Problem, ...] = ()
+    _faults: tuple[Problem, ...] = ()
     _cast: tuple[object, IPAddress | None, Cast] = (None, None, Cast())
 
     @property
@@ -153,15 +153,16 @@ class RegistrarWorld:
         cast = self._cast[2]
         accepted = self._accept(home, cast, networks)
         without = {name: why for name, party in cast.parties.items() if (why := registrar.no_way(party, home.party))}
-        self._unreached = tuple(Problem(name, why) for name, why in without.items() if cast.parties[name].registered)
         nodes = tuple(one for one in accepted.nodes if one.id not in without) if without else accepted.nodes
         scene = Scene(self.wishes.options, home, cast, nodes, networks, {}, self._direct())
+        unreached = (Problem(name, why) for name, why in without.items() if cast.parties[name].registered)
+        self._faults = (*unreached, *scenery.half_apart(scene))
         sight = self._sight(scene)
         past = self.chart.past if self.chart is not NO_CHART else recall(sight.places, self._former())
         self.chart = scenery.passable(scene, chart(sight, past))
         self.scene = replace(scene, courses=self.chart.courses)
         first, *rest = (self._whole(view) for view in scenery.views(self.scene))
-        problems = (*cast.problems, *self._unreached, *accepted.problems)
+        problems = (*cast.problems, *self._faults, *accepted.problems)
         return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()), problems=problems)
 
     def _former(self) -> Iterator[StaticRoute]:
@@ -356,7 +357,7 @@ class RegistrarWorld:
         if self.registry is not None:
             yield from self.registry.problems
         yield from self._cast[2].problems
-        yield from self._unreached
+        yield from self._faults
         yield from self.conflicts()
         yield from self.chart.problems
         if self.scene is not None:

@@ -244,6 +244,21 @@ def group_of(network: Network, subnet: IPNetwork, groups: Groups) -> str:
     return network.group or next(named, "")
 
 
+def half_apart(scene: Scene) -> Iterator[Problem]:
+    """Networks that ISOLATE means and does not hold whole: they are in no group, and nothing is kept from them."""
+    groups = scene.options.groups
+    everybody = (scene.home.party.networks, *(one.networks for one in scene.nodes)) if groups else ()
+    for network in (network for networks in everybody for network in networks):
+        for subnet in network.subnets:
+            parts = [(name, of) for name, subnets in groups for of in subnets if inside(of, subnet) and of != subnet]
+            if parts and not group_of(network, subnet, groups):
+                name, part = parts[0]
+                text = (
+                    f"ISOLATE: group {name} has {part}, a part of network {network.name} {subnet}, which is in no group"
+                )
+                yield Problem("settings", f"{text}: write {name}={subnet}")
+
+
 # ---- liveness ----
 
 
