@@ -239,6 +239,8 @@ class Profile:
     lets all of it through (`forward`) and translates what leaves it (`masquerade`), not only this host's networks.
     `clamp`: TCP's segments are made to fit the device; False where there is none. `shared`: the device is another
     daemon's: nothing is written on it, routes alone go out of it, and the firewall's chains are named after the role.
+    `sources`: on such a device, what this host's own packets through a relay come from, at most one per family: answers
+    to the device's own address would take the direct way.
     """
 
     role: str = "agent"
@@ -254,6 +256,7 @@ class Profile:
     masquerade: bool = False
     clamp: bool = True
     shared: bool = False
+    sources: tuple[IPAddress, ...] = ()
     wireguard: WireguardEnd | None = None
 
 

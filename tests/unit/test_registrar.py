@@ -314,6 +314,23 @@ def test_courses_beside_flannel() -> None:
     assert c.relay == Relay("b", (B,), parse_mac("02:00:00:00:00:02"), (ip_address("10.5.2.0"),))
 
 
+def test_through_a_relay_the_host_itself_speaks_from_among_its_containers() -> None:
+    """Its flannel device's address is answered by the direct way."""
+    registry = Registry(
+        hosts=(host("b", B, note=note(B)), host("c", C, build.network("web", "10.9.3.0/24"), note=note(C))),
+        leases=(lease("10.5.1.0/24", A), lease("10.5.2.0/24", B), lease("10.5.3.0/24", C)),
+    )
+    docker0 = Uplink("docker0", 1450, (ip_interface("10.5.1.1/24"),))
+    flannel = Uplink("flannel.1", 1450, (ip_interface("10.5.1.0/32"),))
+    home = registrar.home(Options("a"), A, (), here("192.0.2.1/24", flannel, docker0), registry)
+    courses = {"c": Course("relay", "b reaches it", "b")}
+    (view,) = scenes.views(replace(scene(registry, courses=courses), home=home))
+    wanted = (want.object for want in plan(view).wanted.values())
+    sources = {str(one.dst): one.src for one in wanted if isinstance(one, Route)}
+    assert sources["10.9.3.0/24"] == sources["10.5.3.0/25"] == ip_address("10.5.1.1")
+    assert sources["10.5.3.0/32"] is sources["10.5.2.0/32"] is None
+
+
 def test_courses_on_wefts_own_device() -> None:
     registry = Registry(hosts=(host("b", B, note=note(B)), host("c", C, note=note(C))))
     courses = {"c": Course("relay", "b reaches it", "b"), "b": Course("fdb", "map", gateway=ETCD)}

@@ -76,7 +76,7 @@ def _lease(
     """The direct way to the address where the node is probed. With a relay, that way for the rest, as two halves; of a
     lease of two addresses there are none but the probed one."""
     probe = Why(node.source, node.id, f"address at which node {node.id} is probed directly")
-    yield _route(ip_network(direct.address), direct, node, tunnel), probe
+    yield _route(ip_network(direct.address), direct, node, tunnel, own=True), probe
     if relayed is not None and subnet.prefixlen < subnet.max_prefixlen - 1:
         asked = Why(node.source, node.id, f"half of the lease of node {node.id}{_through(node)}")
         for half in subnet.subnets():
@@ -94,10 +94,12 @@ def _halves(
             yield _route(half, relayed, node, tunnel), asked
 
 
-def _route(subnet: IPNetwork, hop: _Hop, node: Node, tunnel: Tunnel) -> Route:
+def _route(subnet: IPNetwork, hop: _Hop, node: Node, tunnel: Tunnel, own: bool = False) -> Route:
+    """`own`: what this host sends itself is to have the device's own address."""
     metric = spread(tunnel.metric, subnet)
     mtu = route_mtu(node, tunnel) if hop.tunnelled else 0
-    return Route(subnet, hop.dev, via=hop.via, onlink=hop.tunnelled, metric=metric, mtu=mtu)
+    source = tunnel.source(subnet.version) if node.relay is not None and not own else None
+    return Route(subnet, hop.dev, via=hop.via, onlink=hop.tunnelled, metric=metric, src=source, mtu=mtu)
 
 
 def _why(node: Node, network: Network, relayed: _Hop | None) -> Why:

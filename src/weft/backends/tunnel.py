@@ -57,7 +57,7 @@ class Tunnel:
             underlay=view.profile.underlay,
             mtu=view.me.mtu,
             metric=view.profile.metric,
-            sources=view.me.overlay if view.profile.gateway == "endpoint" else (),
+            sources=view.me.overlay if view.profile.gateway == "endpoint" else view.profile.sources,
             nexthop_objects=view.host.nexthop_objects,
             gateway=view.profile.gateway,
             wireguard=view.profile.wireguard,

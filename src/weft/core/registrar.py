@@ -72,12 +72,14 @@ class Home:
     """This host's place: the address that the others send to, the uplink that has it, and as a party. `overlay`: what
     weft's own device has: an address of the underlay's family always, without which a device hears nothing wherever
     rp_filter is on (fib_frontend.c, __fib_validate_source); behind NAT the public one, at which it is probed.
-    `port`: UDP port of the tunnels that lead to the others, by flannel's config where that is flannel's."""
+    `port`: UDP port of the tunnels that lead to the others, by flannel's config where that is flannel's. `inner`: this
+    host's own addresses among its containers, at most one per family."""
 
     party: Party
     uplink: Uplink | None = None
     overlay: tuple[IPAddress, ...] = ()
     port: int = PORT
+    inner: tuple[IPAddress, ...] = ()
 
     @property
     def local(self) -> IPAddress:
@@ -221,10 +223,17 @@ def home(options: Options, address: IPAddress, networks: Sequence[Network], host
         Note(),
     )
     port = backend.port if isinstance(backend, VxlanBackend) else PORT
-    found = Home(party, uplink, tuple(overlay(host, networks)), port)
+    found = Home(party, uplink, tuple(overlay(host, networks)), port, _inner(lease, networks, host))
     if found.local != address or not any(a.version == address.version for a in found.overlay):
         return replace(found, overlay=(*found.overlay, address))
     return found
+
+
+def _inner(lease: Lease | None, networks: Sequence[Network], host: Host) -> tuple[IPAddress, ...]:
+    """A bridge in the lease comes first; flannel's own device doesn't count."""
+    leased = tuple(s for s in (lease.subnet, lease.subnet6) if s is not None) if lease is not None else ()
+    bridges = replace(host, uplinks=tuple(u for u in host.uplinks if not u.name.startswith("flannel")))
+    return tuple(overlay(bridges, (Network(LEASE, leased, since=float("-inf")), *networks)))
 
 
 def no_way(party: Party, me: Party) -> str:

@@ -112,6 +112,7 @@ def _beside_flannel(scene: Scene, lease: Lease, version: int) -> View:
         device=device_of(lease, version),
         gateway="overlay",
         shared=True,
+        sources=scene.home.inner,
     )
     return View(me=me, networks=tuple(_of_version(scene.networks, version)), nodes=tuple(nodes), profile=profile)
 
