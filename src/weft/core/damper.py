@@ -21,22 +21,21 @@ class Damper:
     longest: float = 60.0
     calm: float = 60.0
 
-    def step(self, edge: Edge | None, state: Literal["unknown", "up", "down"], seen: float, now: float) -> Edge:
-        """The edge after a finding: its state, and since when it has it (`seen`, told apart by equality alone)."""
+    def step(self, edge: Edge | None, state: Literal["unknown", "up", "down"], now: float) -> Edge:
+        """The edge after a finding."""
         if edge is None:
-            return Edge(up=state != "down", state=state, seen=seen, turned=now, proved=state == "up")
-        if (state, seen) == (edge.state, edge.seen):
+            return Edge(up=state != "down", state=state, turned=now, proved=state == "up")
+        if state == edge.state:
             return self._elapsed(edge, now)
-        if state == edge.state == "up" or (state == "down" and (edge.up or edge.state != "unknown")):
+        if state == "down" and (edge.up or edge.state != "unknown"):
             edge = self._fallen(edge, now)
         first = state == "up" and not edge.proved
-        edge = replace(edge, state=state, seen=seen, back=None, proved=edge.proved or first)
+        edge = replace(edge, state=state, back=None, proved=edge.proved or first)
         if state == "up" and not edge.up:
             edge = replace(edge, up=True, turned=now) if first else replace(edge, back=now + edge.hold)
         return edge
 
     def _fallen(self, edge: Edge, now: float) -> Edge:
-        """Also an edge that fell and rose unseen between two findings."""
         quiet = int(max(0.0, now - edge.turned) // self.calm) if edge.up else 0
         hold = min(self.longest, max(self.hold, edge.hold * 2 / 2 ** min(quiet, 32))) if edge.proved else 0.0
         return replace(edge, up=False, turned=now if edge.up else edge.turned, hold=hold)

@@ -56,9 +56,7 @@ def find(sight: Sight, past: Past) -> Findings:
 
 
 def _edge(place: Place, reach: Reach | None, past: Past, now: float) -> Edge:
-    if reach is None:
-        return DAMPER.step(past.edges.get(place.id), "unknown", 0.0, now)
-    return DAMPER.step(past.edges.get(place.id), reach.state, reach.since, now)
+    return DAMPER.step(past.edges.get(place.id), reach.state if reach is not None else "unknown", now)
 
 
 def _best(found: Iterable[Reach]) -> dict[str, Reach]:

@@ -76,13 +76,12 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What a `Damper` remembers of one edge. `up`: as it is judged. `state`, `seen`: Reach.state and .since of the last
-    finding. `turned`: when the judgement last changed. `back`: when an edge that came back counts, None if it did not.
-    `hold`: seconds that it has to have been up then; 0: it never fell."""
+    """What a `Damper` remembers of one edge. `up`: as it is judged. `state`: of the last finding. `turned`: when the
+    judgement last changed. `back`: when an edge that came back counts, None if it did not. `hold`: seconds that it has
+    to have been up then; 0: it never fell. `proved`: it was found up at some time."""
 
     up: bool
     state: Literal["unknown", "up", "down"]
-    seen: float
     turned: float
     back: float | None = None
     hold: float = 0.0
