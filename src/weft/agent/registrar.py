@@ -240,11 +240,15 @@ class RegistrarWorld:
         return tuple((n.endpoints[0], c.gateway) for n, c in courses if c is not None and c.kind == "fdb" and c.gateway)
 
     def _extra(self) -> Iterator[StaticRoute]:
-        """The routes of FLANNEL_ROUTES_EXTRA whose gateway is on a segment of this host's."""
+        """The routes of FLANNEL_ROUTES_EXTRA whose gateway is on a segment of this host's. One out of an interface that
+        isn't there takes no other host's network its place."""
+        names = {uplink.name for uplink in self.host.uplinks} if self.host is not None else set()
+        nodes = self.scene.nodes if self.scene is not None else ()
+        taken = {subnet for node in nodes for network in node.networks for subnet in network.subnets}
         for extra in self.wishes.extra:
             way = self.ways.get(extra.gateway)
             dev = extra.interface or (way.dev if way is not None and way.gateway is None else "")
-            if dev:
+            if dev and (dev in names or extra.dst not in taken):
                 yield StaticRoute(extra.dst, extra.gateway, dev, "settings", f"FLANNEL_ROUTES_EXTRA: {extra.text}")
 
     def _elsewhere(self) -> Iterator[Problem]:
