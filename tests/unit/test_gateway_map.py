@@ -50,7 +50,7 @@ def plain(one: Place) -> Place:
 def test_the_guides_map_relays_through_the_gateway() -> None:
     made = babka(LAVASH, CULVERT, PITA)
     assert course(made) == Course(
-        "relay", "map entry 172.24.90.1:172.24.90.6: 172.24.90.6 is lavash, which relays", "lavash"
+        "relay", "map entry 172.24.90.1:172.24.90.6: 172.24.90.6 is lavash, which relays", "lavash", asked=True
     )
     assert {name: c.kind for name, c in made.courses.items()} == {
         "culvert": "relay",
@@ -113,6 +113,7 @@ def test_before_the_kernel_has_answered_nothing_is_claimed_and_that_is_said() ->
     assert course(made) == Course(
         "direct",
         "map entry 172.24.90.1:172.24.90.6: it is not known yet how this host reaches 172.24.90.6",
+        asked=True,
     )
     assert made.unanswered == {ip_address("172.24.90.6")}
     assert not made.problems
@@ -239,6 +240,7 @@ def test_mode_fdb_sends_to_the_gateway_and_warns() -> None:
         "fdb",
         "map entry 172.24.90.1:172.24.90.6, mode fdb: 172.24.90.6 has to forward UDP 8472 itself (DNAT)",
         gateway=ip_address("172.24.90.6"),
+        asked=True,
     )
     assert made.via == {"culvert": "culvert"}
     wrong = course(babka(LAVASH, CULVERT, mode="fdb"))
