@@ -109,9 +109,6 @@ def test_both_directions_one_at_a_time(lab: Lab) -> None:
             assert counters.read() == [1], f"{own} → {far} arrives with its own address"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="its source is the address that the others probe directly, never through the relay"
-)
 def test_a_host_itself_reaches_what_is_relayed(lab: Lab) -> None:
     assert answers(lab, "babka", address(lab, "culvert/monitoring1"))
     assert answers(lab, "culvert", address(lab, "pita/backup1"))
