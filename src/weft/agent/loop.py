@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 FIRST_RESTART = 0.2
 LAST_RESTART = 10.0
+REST, LONGEST_REST = 10.0, 0.5
+"""What comes in bursts waits until so many times the last cycle's time has passed; and seconds, at the most."""
 LOGGED_FAILURES = 5
 LOGGED_PROBLEMS = 50
 
@@ -93,10 +95,21 @@ class Loop(Generic[K]):
         self._tasks: list[asyncio.Task[None]] = []
         self._problems: frozenset[Problem] = frozenset()
         self._busy = asyncio.Lock()
+        self._rested_at = 0.0
+        self._later: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         """Something happened; run a cycle soon. Cheap, and any number of calls make one cycle."""
         self._woken.set()
+
+    def wake_after_rest(self) -> None:
+        """The same, for what comes in bursts: at once after a while of quiet, else when most of the time has gone to
+        other things. Fifty hosts that come one after the other are not fifty cycles."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._rested_at:
+            self.wake()
+        elif self._later is None:
+            self._later = loop.call_at(self._rested_at, self.wake)
 
     def follow(
         self,
@@ -104,10 +117,17 @@ class Loop(Generic[K]):
         open_source: Callable[[], AsyncIterator[T]],
         keep: Callable[[T], None],
         last_restart: float = LAST_RESTART,
+        in_bursts: bool = False,
     ) -> None:
         """Keep the newest value of a source in the world, for ever. `last_restart`: seconds between two attempts to
-        open one that fails again and again."""
-        self._start(self._follow(name, open_source, keep, last_restart), f"source {name}")
+        open one that fails again and again. `in_bursts`: it may speak often; see `wake_after_rest`."""
+        wake = self.wake_after_rest if in_bursts else self.wake
+
+        def take(value: T) -> None:
+            keep(value)
+            wake()
+
+        self._start(self._follow(name, open_source, take, last_restart), f"source {name}")
 
     def join(self, target: Target) -> None:
         """One target more, while the loop runs already."""
@@ -128,7 +148,7 @@ class Loop(Generic[K]):
                     last_full = now
                 self._woken.clear()
                 try:
-                    await self.step(full)
+                    await self._timed(full)
                 except Exception:  # whatever it was, the next cycle starts from the kernel again
                     log.exception("a cycle failed by a fault in weft itself; please report it")
                     await asyncio.sleep(FIRST_RESTART)
@@ -136,8 +156,22 @@ class Loop(Generic[K]):
         finally:
             self.stop()
 
+    async def _timed(self, full: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        began = loop.time()
+        try:
+            await self.step(full)
+        finally:
+            ended = loop.time()
+            self._rested_at = ended + min(REST * (ended - began), LONGEST_REST)
+
     def stop(self) -> None:
         """End the sources' tasks."""
+        if self._later is not None:
+            self._later.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -201,7 +235,6 @@ class Loop(Generic[K]):
                     delay = FIRST_RESTART
                     self.world.report(name, "")
                     keep(value)
-                    self.wake()
             except (WeftError, OSError) as error:
                 self._broke(name, str(error))
             except Exception as error:  # a fault of weft's own in one source must not silence it for ever

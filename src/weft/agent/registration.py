@@ -36,6 +36,8 @@ PATIENCE = 10.0
 BURST = 20.0
 PACE = 2.0
 """Writes at once, and per second from then on: whoever else writes the same keys is not to be outrun."""
+REST, LONGEST_REST = 10.0, 0.25
+"""Sets that come in bursts are read when so many times the last reading's time has passed; and seconds, at most."""
 AT_ONCE = 100
 """Changes in one transaction: etcd takes 128."""
 WITHDRAWALS = 5
@@ -128,6 +130,8 @@ class Registration:
         self._next_beat = 0.0
         self._seen = False
         self._forgetful_until = 0.0
+        self._rested_at = 0.0
+        self._done: tuple[Registry, Announcement | None] | None = None
 
     def tell(self, announcement: Announcement) -> None:
         """This is what this host is to have in etcd. Any time, any number of times."""
@@ -153,12 +157,13 @@ class Registration:
         try:
             while not any(watch.done() for watch in watches):
                 if all(side.snapshot is not None for side in sides):
-                    if (now := self._read()) != said:
+                    if (now := self._read_in_time()) != said:
                         said = now
                         yield now
-                    await self._act()
-                    if self._read() != said:
-                        continue
+                    if not self._is_done(now):
+                        await self._act()
+                        if self._read() != said:
+                            continue
                 await self._something()
             for watch in watches:
                 if watch.done():
@@ -207,10 +212,11 @@ class Registration:
                 self._woken.set()
 
     async def _something(self) -> None:
-        """Wait for a new set, a new announcement, or the next date."""
+        """Wait for a new set, a new announcement, or the next date; in a burst of sets, a while longer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._until_next()):
                 await self._woken.wait()
+                await asyncio.sleep(self._rested_at - _now())
         self._woken.clear()
 
     def _until_next(self) -> float | None:
@@ -223,6 +229,18 @@ class Registration:
         soonest = min(dates, default=NEVER)
         return max(soonest - now, SHORTEST) if soonest != NEVER else None
 
+    def _read_in_time(self) -> Registry:
+        began = _now()
+        registry = self._read()
+        ended = _now()
+        self._rested_at = ended + min(REST * (ended - began), LONGEST_REST)
+        return registry
+
+    def _is_done(self, registry: Registry) -> bool:
+        """Whether there was nothing to do when all was as it is now: most sets tell nothing but others' heartbeats."""
+        done = self._done is not None and self._done[0] is registry and self._done[1] is self._announcement
+        return done and _now() < self._next_beat
+
     def _read(self) -> Registry:
         """Everything that the last sets say, and what there is to say of it."""
         assert self._own.snapshot is not None
@@ -233,23 +251,30 @@ class Registration:
         registry = self._reader.read(own, flannel, now >= self._forgetful_until)
         self._removed = {problem: until for problem, until in self._removed.items() if until > now}
         said = [problem for duty in self._duties for problem in (*duty.said, duty.trouble) if problem is not None]
+        if not said and not self._removed:
+            return registry
         return replace(registry, problems=(*registry.problems, *said, *self._removed))
 
     async def _act(self) -> None:
         """Do what is due. What the store refuses is a problem that is told, and tried again."""
+        announcement, owed, done = self._announcement, (self._own.owed, self._flannel.owed), True
         for duty in self._duties:
             now = _now()
             if now < duty.not_before or not duty.side.is_current(now):
+                done = False
                 continue
             self._read()
             try:
                 await duty.work()
             except StoreError as error:
+                done = False
                 duty.retry = min(duty.retry * 2, LAST_RETRY) if duty.retry else FIRST_RETRY
                 duty.not_before = _now() + duty.retry
                 duty.trouble = Problem(SUBJECT, f"{duty.what}: {error}; it is tried again")
             else:
                 duty.retry, duty.trouble = 0.0, None
+        done = done and owed == (self._own.owed, self._flannel.owed)
+        self._done = (self._read(), announcement) if done else None
 
     async def _register(self) -> None:
         """The note, the heartbeat and the networks."""

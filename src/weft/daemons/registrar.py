@@ -25,6 +25,7 @@ from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.registrar import Reaches, RegistrarWorld, Wishes
 from weft.agent.registration import Registration, RegistrationOptions, init_config
+from weft.agent.telling import Teller
 from weft.agent.tending import Tending
 from weft.agent.vitals import Pulse
 from weft.backends.tunnel import device_name, vtep_mac
@@ -65,6 +66,7 @@ class Registrar:
         self.settings = settings
         prefixes = Prefixes(settings.flannel_config_prefix, settings.flannel_prefix)
         self.registration = Registration(store, RegistrationOptions(prefixes, settings.interval))
+        self.teller = Teller(self.registration.tell)
         self.engine = ENGINES[settings.engine](settings.of_the_engine)
         self.containers = Containers(settings.flannel_container_name, settings.of_the_engine.docker_host)
         device = device_name(settings.weft_vni)
@@ -103,15 +105,16 @@ class Registrar:
         follow = self.loop.follow
         follow("host", HostFacts().hosts, self._keep_host)
         follow("engine", self.engine.networks, self._keep_engine)
-        follow("etcd", self.registration.registries, self._keep_registry, last_restart=1.0)
+        follow("etcd", self.registration.registries, self._keep_registry, last_restart=1.0, in_bursts=True)
         follow("ways", self.ways.directions, self._keep_ways)
         if self.settings.engine == "docker":
             follow("container", self.containers.containers, self._keep_container)
         self._probing = probing
         if probing:
-            follow("liveness", self.liveness.reaches, self._keep_reaches)
+            follow("liveness", self.liveness.reaches, self._keep_reaches, in_bursts=True)
 
     async def close(self) -> None:
+        self.teller.close()
         await self.liveness.close()
         await self.registration.close()
         await self.containers.close()
@@ -134,7 +137,9 @@ class Registrar:
 
     def _keep_reaches(self, reaches: Reaches) -> None:
         self.chronicle.reaches(reaches)
-        self.world.reaches = reaches
+        before, self.world.reaches = self.world.reaches, reaches
+        if any(reach.state == "down" and before.get(path) != reach for path, reach in reaches.items()):
+            self.loop.wake()  # packets are being lost
 
     def _keep_container(self, container: Container) -> None:
         self.chronicle.container(container)
@@ -144,7 +149,7 @@ class Registrar:
         """After each cycle: tell the others what changed in it, probe who is known, note what was done."""
         announcement = self.world.announcement()
         if announcement is not None:
-            self.registration.tell(announcement)
+            self.teller.tell(announcement)
         if self._probing:
             self.liveness.probe(self.world.paths())
         self.ways.ask(self.world.asked())
