@@ -121,7 +121,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[tuple[FakeDocker, str]]:
 
 async def test_the_documented_variables(pair: tuple[Here, Here, Etcd], engine: tuple[FakeDocker, str]) -> None:
     """All of them with other values than their defaults."""
-    here, _, etcd = pair
+    here, other, etcd = pair
     docker, url = engine
     documented = {
         "ETCD_ENDPOINT": etcd.endpoints[0],
@@ -163,6 +163,16 @@ async def test_the_documented_variables(pair: tuple[Here, Here, Etcd], engine: t
         )
         assert " DEBUG " in here.log()
         assert here.health()["hostname"] == "my-host.example"
+
+        # Names that the old program wrote and never read back.
+        places = {name: documented[name] for name in ("FLANNEL_PREFIX", "FLANNEL_CONFIG_PREFIX")}
+        with other.runs(WEFT, **places, HOST_NAME="lower-case_host.2"):
+            await soon(lambda: other.routes().get("10.9.7.0/24"), "the other host's route to here", 20)
+            await soon(lambda: plain_routes(here) >= {"10.9.2.0/24"}, "the route to the other host", 20)
+            (link,) = here.ns.ip_json("link show dev vxlan7600")
+            assert link["mtu"] == 1400, "FLANNEL_MTU"
+            (route,) = here.ns.ip_json("route show 10.9.2.0/24")
+            assert route["dev"] == "vxlan7600"
 
         # FLANNEL_CONTAINER_NAME
         assert here.told("container") == []

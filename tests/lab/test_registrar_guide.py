@@ -19,7 +19,20 @@ import pytest
 
 from tests.lab.flannel_lab import address, answers, pinged
 from tests.lab.harness import bridge_json, do, ip_json, lab_up, on, settle
-from tests.lab.registrar_lab import FLANNEL, explain, foreign, health, healthy, keys, log_of, routes, service, show
+from tests.lab.registrar_lab import (
+    FLANNEL,
+    etcdctl,
+    explain,
+    foreign,
+    health,
+    healthy,
+    keys,
+    log_of,
+    owned,
+    routes,
+    service,
+    show,
+)
 from tests.support.etcd import needs_etcd
 from tests.support.eventually import until
 from tests.support.needs import needs_root
@@ -272,6 +285,33 @@ def test_extra_routes_come_with_their_entry_and_go_with_it_and_debug_logs_more(l
     _, _, last = log_of(lab, "babka").rpartition(" registrar, host babka; ")
     assert " INFO " in last
     assert " DEBUG " not in last
+
+
+def test_groups_of_isolate_do_not_talk_and_the_chain_is_where_the_page_says(lab: Lab) -> None:
+    """docs/isolation.md, "To see what holds"."""
+    apart, open_ = address(lab, "culvert/caddy-public-net1"), address(lab, "culvert/monitoring1")
+    restart(lab, "babka", ISOLATE="home=10.9.2.0/24;web=10.5.8.0/24")
+    until(lambda: not answers(lab, "babka/media1", apart), "the two groups to be apart", 10)
+    assert answers(lab, "babka/media1", open_), "one of no group"
+    said = shell(lab, "babka", "iptables -t mangle -nvL WEFT-reg-flannel.1-ISO")
+    assert re.search(r"[1-9]\d* +\d+ DROP .* 10\.9\.2\.0/24 +10\.5\.8\.0/24", said), said
+    shell(lab, "babka", "iptables -I FORWARD -s 10.9.2.0/24 -d 10.9.1.0/24 -j DROP")
+    until(lambda: not answers(lab, "babka/media1", open_), "the README's recipe to hold", 10)
+    assert "10.9.1.0/24" in shell(lab, "babka", "iptables -nvL WEFT-reg-flannel.1-ADM")
+    shell(lab, "babka", "iptables -D FORWARD -s 10.9.2.0/24 -d 10.9.1.0/24 -j DROP")
+    restart(lab, "babka")
+    until(lambda: answers(lab, "babka/media1", apart) and answers(lab, "babka/media1", open_), "both to answer", 15)
+    until(lambda: is_well(lab), "all to be well again", 30)
+
+
+def test_flannels_own_leases_are_still_attached_after_all_that(lab: Lab) -> None:
+    """The old program's plain put on such a key took it off its lease."""
+    held = owned(lab, FLANNEL)
+    own = {f"{gateway}-24" for gateway, _ in leases(lab).values()}
+    assert own <= held.keys()
+    assert all(held[key] for key in own)
+    config = etcdctl(lab, "get", "--print-value-only", "/coreos.com/network/config")
+    assert json.loads(config) == CONFIG
 
 
 def test_localhost_entries_go_while_it_runs(lab: Lab) -> None:
