@@ -156,10 +156,14 @@ class Way:
     source: IPAddress | None = None
 
 
+DETECTION = "detection"
+"""Source of the StaticRoutes that nobody asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class StaticRoute:
     """A route beside those to the nodes' networks: an operator asked for it, or this host found that it is needed.
-    `source`: who asked ("settings", "detection"), `rule`: the words in which."""
+    `source`: who asked ("settings", DETECTION), `rule`: the words in which."""
 
     dst: IPNetwork
     via: IPAddress

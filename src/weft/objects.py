@@ -29,9 +29,12 @@ PROTOCOL = 76
 METRIC_CLASSES = 1024
 """Without next-hop objects, routes are spread over this many metrics, because the kernel's fib_info hash leaves the
 gateway out and one bucket would hold them all (measured: 50,000 routes take 28 s with one metric, 0.4 s with many)."""
-REGISTRAR_METRICS = range(8624, 8624 + METRIC_CLASSES)
+REGISTRAR_METRICS = range(8624, 8624 + METRIC_CLASSES + 1)
 """Metrics of the registrar's routes, and of nobody else's: out of a device that it shares with flanneld, one daemon's
 routes are told from the other's by nothing but this. It begins where the classes of the default metric, 7600, end."""
+FOUND_METRIC = REGISTRAR_METRICS[-1]
+"""Of those, the one of routes that nobody asked for but that were found to be needed. A restart knows by it which ones
+to keep, and a route to the same place that somebody asks for is preferred to it."""
 
 
 class Rank(IntEnum):

@@ -8,11 +8,12 @@ from typing import Any
 
 from tests import build
 from weft.agent.registrar import RegistrarWorld, Wishes
+from weft.backends.tunnel import spread
 from weft.core.plan import plan
 from weft.core.registrar import Options
 from weft.core.registry import Registered, Registry
 from weft.model import DefaultRoute, Host, Known, Network, Path, Reach, Uplink, View, Way, parse_mac
-from weft.objects import Fdb, Route
+from weft.objects import FOUND_METRIC, REGISTRAR_METRICS, Fdb, Route
 from weft.settings.gateways import parse_extra_routes, parse_gateway_map
 from weft.wire.flannel import Lease, Vtep
 from weft.wire.flannel_config import parse_config
@@ -104,6 +105,18 @@ def test_no_docker_networks_is_a_normal_state() -> None:
     assert told is not None
     assert told.networks == ()
     assert list(one.problems()) == []
+
+
+def test_a_restart_keeps_the_way_that_was_found_and_none_that_the_settings_asked_for() -> None:
+    """HOST_GATEWAY_MAP, or FLANNEL_ROUTES_EXTRA, is gone by then: so is its route."""
+    via, dst = ip_address("192.0.2.254"), ip_network("192.0.2.2/32")
+    known = Registry((peer("b", 2, "10.9.2.0/24", reaches=()),), complete=True)
+    for metric, kept in ((FOUND_METRIC, [via]), (spread(REGISTRAR_METRICS.start, dst), [])):
+        one = world()
+        one.standing = lambda metric=metric: [Route(dst, "eth0", via=via, metric=metric)]  # type: ignore[misc]
+        found = ready(one, known)
+        assert [route.via for route in found.routes] == kept
+        assert one.chart.courses["b"].kind == ("underlay" if kept else "direct")
 
 
 def test_the_address_stays_for_as_long_as_this_host_has_it() -> None:
@@ -306,15 +319,6 @@ def test_peers_are_everybody_who_registered() -> None:
     assert one.peers is not None
     assert [n.id for n in one.peers.items] == ["b"]
     assert one.others() == {"b"}
-
-
-def test_after_a_restart_a_way_that_was_found_is_kept() -> None:
-    """A host route over a gateway that no map names, by a former run."""
-    left = Route(ip_network("192.0.2.2/32"), "eth0", via=ip_address("192.0.2.254"), metric=8700)
-    one = world()
-    one.standing = lambda: (left,)
-    view = ready(one, Registry((peer("b", 2, "10.9.2.0/24"),), complete=True))
-    assert [(str(r.dst), str(r.via)) for r in view.routes] == [("192.0.2.2/32", "192.0.2.254")]
 
 
 def test_nothing_is_removed_before_the_ways_of_extra_routes_and_of_direct_routing_are_known() -> None:

@@ -13,7 +13,20 @@ from weft.backends.tunnel import REGISTRAR_METRICS, link_local, spread, vtep_mac
 from weft.core.commands import script, text
 from weft.core.plan import HERE, plan
 from weft.model import Host, IPAddress, Network, Node, Profile, Relay, StaticRoute, View
-from weft.objects import Chain, Fdb, Jump, Link, Neighbour, NextHop, Object, Op, Route, Sysctl
+from weft.objects import (
+    FOUND_METRIC,
+    METRIC_CLASSES,
+    Chain,
+    Fdb,
+    Jump,
+    Link,
+    Neighbour,
+    NextHop,
+    Object,
+    Op,
+    Route,
+    Sysctl,
+)
 
 BESIDE = Profile(role="registrar", device="flannel.1", shared=True, metric=REGISTRAR_METRICS.start, gateway="overlay")
 ALONE = Profile(role="registrar", metric=REGISTRAR_METRICS.start)
@@ -264,6 +277,18 @@ def test_other_routes_are_this_hosts_own_part() -> None:
         f"ip route add 172.24.90.1/32 via 192.168.4.1 dev eth0 proto 76 metric {metric('172.24.90.1/32')}"
     ]
     assert str(want.why) == "HOST_GATEWAY_MAP 172.24.90.1:192.168.4.1 (babka, told by settings)"
+
+
+def test_a_route_that_was_found_stands_behind_one_to_the_same_place_that_was_asked_for() -> None:
+    """By its metric a restart tells it from what the settings asked for then."""
+    asked = StaticRoute(ip_network("172.24.90.1/32"), ip_address("192.168.4.1"), "eth0", "settings", "the map")
+    found = replace(asked, via=ip_address("192.168.4.6"), source="detection", rule="found")
+    said = [w.object for w in plan(routed(found, asked)).wanted.values()]
+    there = {str(o.via): o.metric for o in said if isinstance(o, Route) and o.dst == asked.dst}
+    assert there == {"192.168.4.1": metric("172.24.90.1/32"), "192.168.4.6": 9648}
+    assert FOUND_METRIC == 9648
+    assert FOUND_METRIC in REGISTRAR_METRICS
+    assert FOUND_METRIC not in range(REGISTRAR_METRICS.start, REGISTRAR_METRICS.start + METRIC_CLASSES)
 
 
 def test_of_a_route_that_was_asked_for_and_a_nodes_network_the_first_holds() -> None:

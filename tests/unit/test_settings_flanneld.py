@@ -69,8 +69,8 @@ def test_flags_for_logging_are_read_and_do_nothing() -> None:
         (["-ip-masq=maybe"], "-ip-masq = 'maybe': true or false is expected"),
         (["-public-ip=::1"], "-public-ip = '::1': an IPv4 address is expected"),
         (["-public-ipv6=x"], "-public-ipv6 = 'x'"),
-        (["-metric=7601"], "from 7601 to 8624, and 8624 to 9647 are `weft registrar`'s"),
-        (["-metric=9647"], "7600 or less, or 9648 or more, keeps out of its way"),
+        (["-metric=7601"], "from 7601 to 8624, and 8624 to 9648 are `weft registrar`'s"),
+        (["-metric=9648"], "7600 or less, or 9649 or more, keeps out of its way"),
         (["-healthz-port=x"], "-healthz-port = 'x'"),
         (["-healthz-port=70000"], "is no port"),
         (["-etcd-prefix=a"], "must begin with a slash"),
@@ -89,7 +89,7 @@ def test_what_cannot_be_used_is_named(arguments: list[str], said: str) -> None:
 
 
 def test_metrics_beside_the_registrars_band_are_free() -> None:
-    assert [load([f"-metric={metric}"], {}).metric for metric in (0, 7600, 9648)] == [0, 7600, 9648]
+    assert [load([f"-metric={metric}"], {}).metric for metric in (0, 7600, 9649)] == [0, 7600, 9649]
 
 
 def test_a_bad_variable_is_named_too() -> None:

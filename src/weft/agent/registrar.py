@@ -23,6 +23,7 @@ from weft.core.scene import Scene
 from weft.core.sight import Chart, Course, Mode, Sight
 from weft.core.topology import chart, recall
 from weft.model import (
+    DETECTION,
     Host,
     IPAddress,
     IPNetwork,
@@ -37,7 +38,7 @@ from weft.model import (
     View,
     Way,
 )
-from weft.objects import Object, Route
+from weft.objects import FOUND_METRIC, Object, Route
 from weft.settings.gateways import ExtraRoute, MapEntry
 from weft.wire.flannel import Config, Lease, Vtep, VxlanBackend
 from weft.wire.registrar import Note, Status
@@ -166,10 +167,10 @@ class RegistrarWorld:
         return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()), problems=problems)
 
     def _former(self) -> Iterator[StaticRoute]:
-        """Routes of a former run through a gateway of the underlay."""
+        """Routes through a gateway of the underlay that a former run found to be needed."""
         for thing in self.standing():
-            if isinstance(thing, Route) and thing.via is not None and not thing.onlink:
-                yield StaticRoute(thing.dst, thing.via, thing.dev, "detection", "found before the restart")
+            if isinstance(thing, Route) and thing.via is not None and thing.metric == FOUND_METRIC:
+                yield StaticRoute(thing.dst, thing.via, thing.dev, DETECTION, "found before the restart")
 
     def _direct(self) -> dict[IPAddress, str]:
         """Endpoints that flannel reaches without its tunnel."""

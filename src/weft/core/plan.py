@@ -18,8 +18,8 @@ from weft.core.firewall import wanted as firewall
 from weft.core.layered import Layered
 from weft.core.ruleset import shared_label
 from weft.core.slots import Slots
-from weft.model import Host, IPNetwork, Node, View
-from weft.objects import File, Key, Object, Route, Sysctl, Why
+from weft.model import DETECTION, Host, IPNetwork, Node, View
+from weft.objects import FOUND_METRIC, File, Key, Object, Route, Sysctl, Why
 
 RELAYS = "registrar"
 """The role of the daemon whose hosts forward for each other."""
@@ -128,7 +128,7 @@ def _here(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:
         yield sysctl, settings
     yield from BACKENDS[view.me.backend].here(view)
     for route in view.routes:
-        metric = spread(view.profile.metric, route.dst)
+        metric = FOUND_METRIC if route.source == DETECTION else spread(view.profile.metric, route.dst)
         yield Route(route.dst, route.dev, via=route.via, metric=metric), Why(route.source, view.me.id, route.rule)
     for thing in _firewall(view, subnets, devices):
         yield thing, exposed

@@ -18,11 +18,8 @@ from weft.core.findings import Findings, find
 from weft.core.gateway_map import GatewayMap, Match
 from weft.core.mesh import Mesh
 from weft.core.sight import Chart, Course, Detour, Past, Place, Sight
-from weft.model import IPNetwork, Problem, StaticRoute
+from weft.model import DETECTION, IPNetwork, Problem, StaticRoute
 from weft.settings.gateways import MAP
-
-DETECTION = "detection"
-"""Source of the StaticRoutes that nobody asked for."""
 
 
 def chart(sight: Sight, past: Past | None = None) -> Chart:
