@@ -29,7 +29,7 @@ class LivenessOptions:
     `key`: "" for none, else what both ends must know (its octets; over 20 of them, their hash). `netns`: path of the
     network namespace to probe in, None: this one."""
 
-    budget: int = 120
+    budget: int = 60
     key: str = field(default="", repr=False)
     netns: str | None = None
 

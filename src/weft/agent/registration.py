@@ -40,6 +40,9 @@ REST, LONGEST_REST = 10.0, 0.25
 """Sets that come in bursts are read when so many times the last reading's time has passed; and seconds, at most."""
 AT_ONCE = 100
 """Changes in one transaction: etcd takes 128."""
+BEATS = 6
+"""Moments in an interval at which heartbeats are written, by the wall clock: hosts that beat together wake all others
+once, not once each."""
 WITHDRAWALS = 5
 SHORTEST = 0.001
 NEVER = float("inf")
@@ -294,7 +297,12 @@ class Registration:
         if decision.writes and not duty.may_write(_now()):
             return
         if await self._commit(duty.side, decision.writes) and beat:
-            self._next_beat = _now() + self._options.interval
+            self._next_beat = _now() + self._until_beat()
+
+    def _until_beat(self) -> float:
+        """Seconds, the interval or a little less."""
+        interval = self._options.interval
+        return interval - (self._wall() + interval) % (interval / BEATS)
 
     def _decided(self, announcement: Announcement, beat: bool) -> Decision:
         moment = Moment(self._lease.id, self._wall(), beat, self._seen)

@@ -58,6 +58,9 @@ class Tending:
 
     async def look(self, scene: Scene) -> Decision:
         """Decide once, and do what was decided."""
+        down = any(reach.state == "down" for reach in self._world.reaches.values())
+        if not down and not (scene.leased and self._stopped()):
+            return Decision()  # all is well, as nearly always
         symptoms = self._symptoms(scene)
         if not symptoms.lost and not symptoms.stopped:
             return Decision()

@@ -83,7 +83,7 @@ class RegistrarSettings(msgspec.Struct, frozen=True, kw_only=True):
     bfd_key_file: Annotated[str, Doc(description="file that holds this key")] = ""
     bfd_packets: Annotated[
         int, Doc(ge=10, le=MOST_PACKETS, description="packets per second, sent and received, that this may take")
-    ] = 120
+    ] = 60
     weft_vni: Annotated[int, Doc(ge=1, le=0xFFFFFF, description="VXLAN network id where there is no flannel")] = 7600
     health_ip: Annotated[IPAddress, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
     health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9476
