@@ -2,7 +2,7 @@
 one item of thousands changed: `stores/etcd`, `lease_book.py`, `tenancy.py`, `roster.py`, `acceptance.py`, `plan.py`.
 
 A set that was made from the one before by `edited` knows where it differs. Of others, items are compared as pointers,
-in C: 10,000 that are the same objects take 0.1 ms. It comes to the same.
+in C: 10,000 take 0.3 ms. It comes to the same.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ T = TypeVar("T")
 S = TypeVar("S")
 Runs: TypeAlias = list[tuple[slice, slice]]
 """Where in the old set, and where in the new one."""
-
-CHUNK = 256
-"""Items that are compared at once. Comparing tuples stops at the first that differs, so pieces of them are compared."""
 
 
 class Edited(tuple[T, ...]):
@@ -131,7 +128,5 @@ def altered(old: tuple[T, ...], new: tuple[T, ...]) -> tuple[list[T], list[T]]:
 
 
 def _replaced(old: tuple[T, ...], new: tuple[T, ...]) -> Iterator[int]:
-    for start in range(0, len(old), CHUNK):
-        before, now = old[start : start + CHUNK], new[start : start + CHUNK]
-        if before != now:
-            yield from compress(count(start), map(is_not, before, now))
+    """Where an item is not the very same. Equal ones may differ in what their equality leaves out (a lease's age)."""
+    return compress(count(), map(is_not, old, new))
