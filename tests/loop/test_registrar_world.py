@@ -382,3 +382,11 @@ def test_nothing_is_removed_before_the_ways_to_the_maps_gateways_are_known() -> 
     view = one.view()
     assert view is not None
     assert view.synced
+
+
+def test_another_hosts_address_from_its_file_is_not_taken_for_this_ones() -> None:
+    one = world(address=B)
+    registry = Registry((peer("b", 2, "10.9.2.0/24"),), (lease(2),), config=CONFIG, complete=True)
+    one.host, one.registry, one.engine = host(), registry, Known((), complete=True)
+    assert one.view() is None
+    assert "is host b's, and no interface here has it" in "".join(p.message for p in one.problems())

@@ -63,6 +63,13 @@ def test_what_can_not_be_meant(options: EtcdOptions, text: str) -> None:
         EtcdStore(options)
 
 
+def test_a_password_in_an_endpoint_is_not_printed() -> None:
+    with pytest.raises(SettingsError) as error:
+        checked(EtcdOptions(("http://root:secret@10.0.1.2:2379",)))
+    assert "secret" not in str(error.value)
+    assert "…@10.0.1.2:2379" in str(error.value)
+
+
 def test_a_password_is_not_printed() -> None:
     assert "secret" not in repr(EtcdOptions(username="u", password="secret"))
 

@@ -152,6 +152,8 @@ class RegistrarWorld:
         if self._cast[0] is not self.registry or self._cast[1] != address:
             self._cast = self.registry, address, registrar.cast(self.registry, self.name, address)
         cast = self._cast[2]
+        if self._is_anothers(address, cast):
+            return None
         accepted = self._accept(home, cast, networks)
         without = {name: why for name, party in cast.parties.items() if (why := registrar.no_way(party, home.party))}
         nodes = tuple(one for one in accepted.nodes if one.id not in without) if without else accepted.nodes
@@ -165,6 +167,15 @@ class RegistrarWorld:
         first, *rest = (self._whole(view) for view in scenery.views(self.scene))
         problems = (*cast.problems, *self._faults, *accepted.problems)
         return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()), problems=problems)
+
+    def _is_anothers(self, address: IPAddress, cast: Cast) -> bool:
+        """FLANNELD_PUBLIC_IP came with another host's file: that host's lease would be taken for this one's."""
+        own = {a.ip for uplink in (self.host.uplinks if self.host is not None else ()) for a in uplink.addresses}
+        whose = next((p.id for p in cast.parties.values() if p.endpoint == address and p.registered), "")
+        is_so = bool(whose) and address not in own
+        text = f"FLANNELD_PUBLIC_IP = {address} is host {whose}'s, and no interface here has it: nothing is done before"
+        self.report("public address", f"{text} it is this host's own, or left out" if is_so else "")
+        return is_so
 
     def _former(self) -> Iterator[StaticRoute]:
         """Routes through a gateway of the underlay that a former run found to be needed."""

@@ -303,11 +303,12 @@ async def _addresses(settings: RegistrarSettings) -> tuple[IPAddress, ...]:
     found: list[IPAddress] = []
     for endpoint in settings.endpoints:
         name = urlsplit(endpoint).hostname or ""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TimeoutError):
             try:
                 found.append(ip_address(name))
             except ValueError:
-                answers = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+                async with asyncio.timeout(settings.etcd_timeout):
+                    answers = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
                 found.extend(ip_address(answer[4][0]) for answer in answers)
     return tuple(address for address in dict.fromkeys(found) if not address.is_loopback)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -57,15 +58,16 @@ def checked(options: EtcdOptions) -> tuple[Endpoint, ...]:
 
 def _endpoint(text: str) -> Endpoint:
     scheme, separator, _ = text.partition("://")
+    shown = re.sub(r"[^/@]*@", "…@", text)  # a password may stand there
     try:
         parts = urlsplit(text if separator else f"http://{text}")
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise SettingsError(f"etcd: the endpoint {text!r} can't be read ({error}): {FORMS}") from None
+        raise SettingsError(f"etcd: the endpoint {shown!r} can't be read ({error}): {FORMS}") from None
     extra = parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None
     if parts.scheme not in ("http", "https") or not host or extra or " " in text:
         what = f"scheme {scheme!r}" if separator and parts.scheme not in ("http", "https") else "form"
-        raise SettingsError(f"etcd: the endpoint {text!r} has a {what} that is not known: {FORMS}")
+        raise SettingsError(f"etcd: the endpoint {shown!r} has a {what} that is not known: {FORMS}")
     if not port:
-        raise SettingsError(f"etcd: the endpoint {text!r} has no port; etcd's is 2379: {FORMS}")
+        raise SettingsError(f"etcd: the endpoint {shown!r} has no port; etcd's is 2379: {FORMS}")
     return Endpoint(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", parts.scheme == "https")
