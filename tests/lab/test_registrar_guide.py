@@ -266,6 +266,16 @@ def test_diagnose(lab: Lab) -> None:
         assert words in page
 
 
+def test_what_our_page_says_to_look_at(lab: Lab) -> None:
+    """docs/coming-from-flannel-registrar.md, "Look"."""
+    assert json.loads(shell(lab, "babka", "curl -s localhost:9476/health"))["status"] == "healthy"
+    assert 'weft_relayed{node="culvert",relay="lavash"} 1' in shell(lab, "babka", "curl -s localhost:9476/metrics")
+    assert f"culvert: map entry {MAP}" in shell(lab, "babka", "weft show peers")
+    assert "lavash" in shell(lab, "babka", "weft explain 172.24.90.1")
+    assert "files, without passwords" in shell(lab, "babka", "weft diagnose --bundle /run/weft.tar.gz 2>&1")
+    assert "events.log" in shell(lab, "babka", "tar tzf /run/weft.tar.gz")
+
+
 # -- settings that change ---------------------------------------------------------------------------------------------
 
 
