@@ -142,6 +142,7 @@ REFUSED = EndpointFacts("http://192.168.4.88:2379", error="connection refused")
 LEASELESS = put(ETCD, leases=ETCD.leases[1:])
 OTHER = LeaseFacts("/k", ip_network("10.5.30.0/24"), ip_address("192.168.4.77"), "vxlan", "02:00:00:00:00:03", 1)
 
+NO_PROBES = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -m udp --dport 4784 -j DROP\nCOMMIT\n"
 CASES: list[tuple[str, Facts, str, str]] = [
     ("etcd is silent", with_etcd(error="nobody answers", endpoints=(REFUSED,)), "can't be asked: nobody", "curl http"),
     ("no endpoint", with_etcd(error="none is given", endpoints=()), "can't be asked", "set ETCD_ENDPOINT"),
@@ -251,6 +252,12 @@ CASES: list[tuple[str, Facts, str, str]] = [
         put(WELL, firewall=FirewallFacts(tables="table ip docker-bridges\n")),
         "Docker's rules are nftables' own",
         "bridge-accept-fwmark",
+    ),
+    (
+        "probes",
+        put(WELL, firewall=FirewallFacts({"nft/4": NO_PROBES})),
+        "(BFD, UDP 4784) through flannel.1 are refused",
+        "-I INPUT -i flannel.1 -p udp --dport 4784 -j ACCEPT",
     ),
     ("no Docker", with_docker(error="refused"), "can't be asked: refused", "start Docker"),
     ("a label", with_docker(problems=("label x is neither",)), "label x is neither", "correct"),

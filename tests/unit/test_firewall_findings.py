@@ -100,6 +100,23 @@ def test_what_docker_28_does_to_an_overlay() -> None:
     assert "is it running" in masquerade.fix
 
 
+def test_probes_that_a_host_does_not_let_in() -> None:
+    watched = Overlay("flannel.1", port=0, watched=True)
+    (found,) = look(UFW_INPUT, watched)
+    assert (found.severity, found.about) == ("warning", "probes")
+    assert found.message == (
+        "the other hosts' probes (BFD, UDP 4784) through flannel.1 are refused, so they take the tunnel to this "
+        "host for dead: iptables-nft, the policy of INPUT is DROP and nothing accepts them before"
+    )
+    assert found.fix.endswith("By hand: iptables-nft -I INPUT -i flannel.1 -p udp --dport 4784 -j ACCEPT")
+    assert look(UFW_INPUT, Overlay("flannel.1", port=0)) == ()
+    for rule in ("-i flannel.1 -j ACCEPT", "-d 10.5.35.0/32 -p udp -m udp --dport 4784 -j ACCEPT"):
+        assert look(UFW_INPUT.replace("-A INPUT", f"-A INPUT {rule}\n-A INPUT"), watched) == (), rule
+    assert look(UFW_INPUT, Overlay("flannel.1", port=0, watched=True, underlay=6)) == ()
+    place = Site("flannel.1", (), parents(parse_save(4, UFW_INPUT)), transit=("flannel.1",))
+    assert look(with_ours(UFW_INPUT, wanted_by_shared(place, 4)), watched) == ()
+
+
 @pytest.mark.parametrize("text", [DOCKER_20, DOCKER_28, UFW, FIREWALLD, ""], ids=["20", "28", "ufw", "firewalld", "-"])
 def test_where_weft_did_its_work_nothing_is_found(text: str) -> None:
     overlay = Overlay(DEV, (OWN,), port=0)

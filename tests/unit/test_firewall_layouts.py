@@ -81,6 +81,26 @@ COMMIT
     )
 
 
+def test_on_a_shared_device_probes_come_to_the_leases_address_by_whatever_way() -> None:
+    """With flannel's DirectRouting, hosts on one segment send them over the uplink."""
+    heard = (ip_address("10.5.35.0"), ip_address("fc00:5:0:35::"))
+    site = replace(BESIDE, chains=hooks(4, 6), heard=heard)
+    things = wanted_by_shared(replace(site, own=(OWN, ip_network("fc00:5:0:35::/64"))), 4)
+    four, six = (rules([t for t in things if t.family == family], "IN") for family in (4, 6))
+    assert four == ("-d 10.5.35.0/32 -p udp -m udp --dport 4784 -j ACCEPT",)
+    assert six == ("-d fc00:5:0:35::/128 -p udp -m udp --dport 4784 -j ACCEPT",)
+    assert rules(wanted_by_shared(replace(BESIDE, heard=heard[1:]), 4), "IN") == ()
+
+
+def test_the_plan_says_where_probes_are_heard() -> None:
+    me = replace(node("babka", "192.0.2.1"), backend="lease", overlay=(ip_address("10.5.35.0"),))
+    beside = Profile(role="registrar", device="flannel.1", shared=True, gateway="overlay")
+    own = replace(me, backend="vxlan"), Profile(role="registrar"), "-i vxlan4096"
+    for here, profile, rule in ((me, beside, "-d 10.5.35.0/32"), own):
+        things = planned(view(me=here, host=Host(uplinks=(uplink(),), chains=ALL), profile=profile))
+        assert rules(things, "IN") == (f"{rule} -p udp -m udp --dport 4784 -j ACCEPT",)
+
+
 def test_without_others_rules_in_nat_nothing_is_marked() -> None:
     things = wanted_by_shared(replace(BESIDE, chains=BARE), 4)
     assert not any("CONNMARK" in rule for rule in rules(things, "MSS"))

@@ -45,7 +45,8 @@ class Site:
     `dev`: its name, or what stands for it where packets go without one. `own`: this host's exposed subnets. `chains`:
     the foreign chains there are (`model.Host`). `refused`: what an administrator forbids. `apart`: pairs of subnets
     that may not talk. `transit`: devices (itself among them) between which this host may relay. `label`: in the names
-    of the chains, "" for the device's name.
+    of the chains, "" for the device's name. `heard`: addresses at which the others probe this host, by whatever way
+    that comes; none: through the device.
     """
 
     dev: str
@@ -55,6 +56,7 @@ class Site:
     apart: tuple[tuple[IPNetwork, IPNetwork], ...] = ()
     transit: tuple[str, ...] = ()
     label: str = ""
+    heard: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +240,20 @@ def _sets(here: _Here, rest: tuple[str, ...]) -> tuple[_Set, ...]:
     relayed = tuple(Traffic(into=a, out=b) for a, b in _ways(dev, transit))
     gates = (f"-i {dev}", f"! -i {dev} -o {dev}")
     forward = _Set("filter", "FWD", into + out + passing + rest, FORWARDED, traffic + relayed, gates)
-    watched = (f"-i {dev} -p udp -m udp --dport {WATCHING} -j ACCEPT",) if transit else ()
     return (
         *_isolated(here, forward),
-        _Set("filter", "IN", watched, ("INPUT",)),
+        _Set("filter", "IN", tuple(_watched(here)) if transit else (), ("INPUT",)),
         _Set("nat", "NAT", out + passed, ("POSTROUTING",)),
         _Set("raw", "RAW", into, ("PREROUTING",)),
         _Set("mangle", "MSS", (marks if here.has("nat", "POSTROUTING") else ()) + clamp, ("FORWARD",)),
     )
+
+
+def _watched(here: _Here) -> Iterator[str]:
+    """With flannel's DirectRouting, probes of a neighbour come in by the uplink."""
+    heard = [f"-d {a}/{a.max_prefixlen}" for a in here.site.heard if a.version == here.family]
+    for which in heard if here.site.heard else [f"-i {here.site.dev}"]:
+        yield f"{which} -p udp -m udp --dport {WATCHING} -j ACCEPT"
 
 
 def _ways(dev: str, transit: Iterable[str]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
+from weft.core.firewall import WATCHING
 from weft.core.firewall_walk import STOPS, TRANSLATES, Packets, Verdict, walk
 from weft.core.ruleset import JUMP, PREFIX, Family, Ruleset, device_in, parse_save
 from weft.model import IPNetwork
@@ -37,12 +38,14 @@ class Outputs:
 @dataclass(frozen=True, slots=True)
 class Overlay:
     """What the firewall is to let through: packets of the tunnel's `device` from and to `own`, this host's exposed
-    subnets. `port`: of the tunnel's own UDP packets, 0 if it has none. `underlay`: IP version that they have."""
+    subnets. `port`: of the tunnel's own UDP packets, 0 if it has none. `underlay`: IP version that they have.
+    `watched`: the other hosts probe this one through the device, with the same IP version."""
 
     device: str
     own: tuple[IPNetwork, ...] = ()
     port: int = 8472
     underlay: Family = 4
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,8 @@ def _judge(firewall: Firewall, overlay: Overlay) -> Iterator[Finding]:
     family = firewall.ruleset.family
     if overlay.port and family == overlay.underlay:
         yield from _tunnel(firewall, overlay)
+    if overlay.watched and family == overlay.underlay:
+        yield from _probes(firewall, overlay)
     for subnet in overlay.own:
         if subnet.version == family:
             into = Packets(target=subnet, into=overlay.device)
@@ -146,6 +151,19 @@ def _tunnel(firewall: Firewall, overlay: Overlay) -> Iterator[Finding]:
             f"{firewall.tool} -I INPUT -p udp --dport {overlay.port} -s HOSTS -j ACCEPT for the other hosts' addresses "
             f"(ufw: `ufw allow proto udp from HOSTS to any port {overlay.port}`; firewalld: "
             f"`firewall-cmd --permanent --add-port={overlay.port}/udp`, then --reload)",
+        )
+
+
+def _probes(firewall: Firewall, overlay: Overlay) -> Iterator[Finding]:
+    verdict = walk(firewall.ruleset, "filter", "INPUT", Packets(into=overlay.device, port=WATCHING))
+    if verdict.target in STOPS and not verdict.maybe_accepted:
+        yield Finding(
+            "warning",
+            "probes",
+            f"the other hosts' probes (BFD, UDP {WATCHING}) through {overlay.device} are refused, so they take the "
+            f"tunnel to this host for dead: {firewall.tool}, {_words(verdict)}",
+            f"{_mending(firewall, overlay)} By hand: {firewall.tool} -I INPUT -i {overlay.device} -p udp "
+            f"--dport {WATCHING} -j ACCEPT",
         )
 
 

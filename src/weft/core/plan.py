@@ -146,6 +146,7 @@ def _firewall(view: View, subnets: list[IPNetwork], devices: tuple[str, ...]) ->
         refused=host.refused,
         apart=view.apart if device == devices[0] else (),
         transit=devices if profile.role == RELAYS else (),
+        heard=view.me.overlay if profile.shared else (),
         label=shared_label(profile.role, device) if profile.shared else "",
     )
     if profile.span:

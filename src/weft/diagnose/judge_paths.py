@@ -25,6 +25,7 @@ def firewall(facts: Facts, own: Own) -> Iterator[Finding]:
             subnets,
             port=link.port or PORT,
             underlay=6 if link.local is not None and link.local.version == 6 else 4,
+            watched=True,
         )
         for link in own.tunnels
     ]
