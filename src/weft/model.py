@@ -209,6 +209,10 @@ class Host:
     """A device made now would have IPv6."""
     nexthop_objects: bool = True
     """The kernel has next-hop objects (Linux 5.3)."""
+    sysctls: bool = True
+    """Kernel settings can be written: Docker mounts a container's /proc/sys read-only."""
+    strict: bool = False
+    """Where they can't: a device of ours has a strict rp_filter, or would have."""
     refused: tuple[tuple[int, str], ...] = ()
     chains: frozenset[tuple[int, str, str]] = frozenset()
     """Foreign firewall chains that we hook into where they exist: (4 or 6, table, chain), e.g. (4, "filter",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
+import sys
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_interface
 
@@ -141,6 +143,36 @@ def test_whether_a_new_device_would_have_ipv6(ns: Namespace) -> None:
     ns.ip("link add new0 type bridge")
     assert ns.run("sysctl", "-n", "net.ipv6.conf.new0.disable_ipv6").strip() == "1"
     assert not read(ns).ipv6
+
+
+SEALED = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "
+LOOK = """
+import asyncio
+from weft.targets.kernel.host import read_host
+host = asyncio.run(read_host())
+print(host.sysctls, host.strict)
+"""
+
+
+@pytest.mark.parametrize(
+    ("every", "default", "of_device", "strict"),
+    [(0, 0, None, False), (0, 1, None, True), (1, 2, None, False), (1, 0, 2, False), (0, 0, 1, True)],
+)
+def test_whether_settings_can_be_written(
+    ns: Namespace, every: int, default: int, of_device: int | None, strict: bool
+) -> None:
+    """Docker mounts /proc/sys read-only. Of two rp_filters, the greater holds: 1 is strict, 2 isn't."""
+    ns.run("sysctl", "-qw", f"net.ipv4.conf.all.rp_filter={every}", f"net.ipv4.conf.default.rp_filter={default}")
+    if of_device is not None:
+        ns.ip("link add vxlan7600 type vxlan id 7600 dstport 8472")
+        ns.ip("link set vxlan7600 alias weft:registrar:a")
+        ns.run("sysctl", "-qw", f"net.ipv4.conf.vxlan7600.rp_filter={of_device}")
+    assert (read(ns).sysctls, read(ns).strict) == (True, False), "it is set then"
+    look = shlex.join((sys.executable, "-c", LOOK))
+    assert ns.run("unshare", "--mount", "sh", "-c", SEALED + look).split() == ["False", str(strict)]
+    as_weft = ("setpriv", "--reuid=7600", "--regid=7600", "--clear-groups")
+    able = (*as_weft, "--inh-caps=+net_admin", "--ambient-caps=+net_admin", sys.executable, "-c", LOOK)
+    assert ns.run(*able).split() == ["True", "False"], "with NET_ADMIN alone, as in our image"
 
 
 async def test_the_event_loop_runs_while_a_large_table_is_read(ns: Namespace) -> None:

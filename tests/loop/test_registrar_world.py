@@ -119,6 +119,22 @@ def test_a_restart_keeps_the_way_that_was_found_and_none_that_the_settings_asked
         assert one.chart.courses["b"].kind == ("underlay" if kept else "direct")
 
 
+def test_settings_that_cannot_be_written_are_told_once_and_are_wrong_where_the_filter_is_strict() -> None:
+    one, known = world(), Registry((peer("b", 2, "10.9.2.0/24"),), complete=True)
+    ready(one, known)
+    assert list(one.problems()) == []
+    for strict in (False, True):
+        one.host = replace(host(), sysctls=False, strict=strict)
+        one.view()
+        (told,) = one.problems()
+        assert (told.subject, told.wrong) == ("settings", strict)
+        assert "net.ipv4.conf.vxlan7600.rp_filter" in told.message
+        assert "security_opt: [systempaths=unconfined]" in told.message
+    one.registry = Registry((peer("b", 2, "10.9.2.0/24"),), (lease(1), lease(2)), config=CONFIG, complete=True)
+    one.view()
+    assert list(one.problems()) == [], "there is no such device"
+
+
 def test_the_address_stays_for_as_long_as_this_host_has_it() -> None:
     one = world()
     ready(one, Registry(complete=True))

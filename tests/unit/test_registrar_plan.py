@@ -322,6 +322,12 @@ def test_this_hosts_part_is_made_anew_when_what_it_is_made_of_changes(change: Ca
     assert after.parts["culvert"] is before.parts["culvert"]
 
 
+def test_settings_of_a_device_that_cannot_be_written_are_not_wanted() -> None:
+    sealed = view(profile=ALONE, host=replace(view().host, sysctls=False))
+    wanted = [w.object for w in plan(sealed).wanted.values()]
+    assert [o.path for o in wanted if isinstance(o, Sysctl)] == ["net/ipv4/ip_forward"], "often it is right already"
+
+
 def test_settings_of_a_device_come_with_it_and_go_with_it() -> None:
     wanted = [w.object for w in plan(view(profile=ALONE)).wanted.values()]
     (link,) = (o for o in wanted if isinstance(o, Link))

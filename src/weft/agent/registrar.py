@@ -365,6 +365,8 @@ class RegistrarWorld:
         yield from self.wishes.remarks
         yield from self._elsewhere()
         yield from self._extra_faults()
+        if self.host is not None and self.scene is not None and self.scene.own_device:
+            yield from registrar.sealed(self.host, device_name(self.wishes.options.vni))
         if self.engine is not None:
             yield from self.engine.problems
         if self.host is not None and self.engine is not None:

@@ -28,7 +28,7 @@ def here(view: View) -> Iterator[tuple[Object, Why]]:
     settings = Why("settings", view.me.id, "this host's end of the overlay")
     link = device(view)
     yield link, settings
-    if probed(view):
+    if probed(view) and view.host.sysctls:
         # A peer's probe has its endpoint as source, to which the way back is the uplink: a strict filter (RHEL has that
         # on all devices; of the two values the greater holds) would drop it. 2: there must be a way back by any device.
         yield Sysctl(f"net/ipv4/conf/{link.name}/rp_filter", "2", link.name), settings

@@ -284,6 +284,19 @@ def without_own(networks: Sequence[Network], uplinks: Sequence[Uplink]) -> Itera
             yield network, clash
 
 
+def sealed(host: Host, device: str) -> Iterator[Problem]:
+    """Settings of weft's own device that can't be set, if so."""
+    if host.sysctls:
+        return
+    settings = f"net.ipv4.conf.{device}.rp_filter (to 2) and send_redirects (to 0)"
+    text = f"{settings} can't be set: /proc/sys is read-only here, as Docker has it, or this user may not"
+    remedy = "Add security_opt: [systempaths=unconfined] to the Compose file, or set them on the host"
+    effect = "nothing is lost by it here, where no rp_filter is strict (1)"
+    if host.strict:
+        effect = "rp_filter is strict (1) here, so probes and answers that come by another way are dropped"
+    yield Problem("settings", f"{text}; {effect}. {remedy}", wrong=host.strict)
+
+
 def _clashes(network: Network, uplinks: Sequence[Uplink]) -> Iterator[str]:
     """An interface that has the very subnet is the network's own bridge, where nobody knows the bridge's name."""
     for subnet in network.subnets:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -65,6 +66,7 @@ PAUSE = 0.1
 RESTS = 5
 """... so many times as long as the last reading took: a flapping interface beside a BGP table keeps nobody busy."""
 OURS = "weft:"
+CONF = Path("/proc/sys/net/ipv4/conf")
 PORTS_OF = frozenset({"bridge", "bond", "team", "openvswitch"})
 """A link whose master is of these kinds carries packets for that one; containers' veths are such."""
 TRIES = 10
@@ -136,10 +138,14 @@ async def _read(socket: NetlinkSocket, netns: str | None) -> Host:
     found = list(_uplinks(links, addresses, defaults))
     takes_ra = inside(netns, lambda: {uplink.name for uplink in found if _accepts_ra(uplink.name)})
     uplinks = [replace(uplink, accepts_ra=uplink.name in takes_ra) for uplink in found]
+    written = inside(netns, _writes_settings)
+    ours = [link.name for link in links if link.alias.startswith(OURS)]
     return Host(
         tuple(sorted(uplinks, key=lambda uplink: uplink.name)),
         ipv6=inside(netns, _gives_ipv6),
         nexthop_objects=_has_nexthop_objects(socket),
+        sysctls=written,
+        strict=not written and inside(netns, lambda: _filters_strictly(ours)),
     )
 
 
@@ -261,6 +267,28 @@ def _gives_ipv6() -> bool:
         return Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").read_text().strip() == "0"
     except OSError:
         return False  # this kernel has no IPv6
+
+
+def _writes_settings() -> bool:
+    """By opening one: access(2) asks for the real user, and forgets what NET_ADMIN allows."""
+    try:
+        os.close(os.open(CONF.parent / "ip_forward", os.O_WRONLY))
+    except OSError:
+        return False
+    return True
+
+
+def _filters_strictly(names: Sequence[str]) -> bool:
+    """Whether one of these links has rp_filter 1; a new one, if there are none. Of all's and a link's own, the greater
+    holds (Documentation/networking/ip-sysctl)."""
+
+    def value(name: str) -> int:
+        try:
+            return int((CONF / name / "rp_filter").read_text())
+        except (OSError, ValueError):
+            return 0  # it has just gone
+
+    return any(max(value("all"), value(name)) == 1 for name in names or ("default",))
 
 
 def _discard(listener: NetlinkSocket) -> None:
