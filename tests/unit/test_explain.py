@@ -148,3 +148,24 @@ def test_objects_as_text() -> None:
             getattr(Object(), missing)
     assert Object().needs == ()
     assert Object().fixed is None
+
+
+def test_beside_flannel_its_own_networks_are_told_as_flannels() -> None:
+    """flanneld routes to the lease itself; the registrar has only the address that it probes."""
+    there = replace(
+        node("b", "192.0.2.2", networks=(network("web", "10.9.2.0/24"), network("lease", "10.5.2.0/24"))),
+        backend="lease",
+        overlay=(ip_address("10.5.2.0"),),
+    )
+    base = view(there)
+    me = replace(base.me, backend="lease")
+    profile = replace(base.profile, role="registrar", device="flannel.1", shared=True, gateway="overlay", metric=8624)
+    beside = replace(base, me=me, profile=profile)
+    found, said = explain("10.5.2.9", beside, plan(beside), (there,), {"b": "directly: its tunnel answers"})
+    assert found
+    assert [line.text for line in said] == [
+        "10.5.2.9 is in 10.5.2.0/24, which flannel.1 of flannel's leads to: node b",
+        "b: directly: its tunnel answers",
+    ]
+    found, said = explain("b", beside, plan(beside), (there,), {"b": "directly: its tunnel answers"})
+    assert said[0].text == "b: directly: its tunnel answers"

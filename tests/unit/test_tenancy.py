@@ -54,6 +54,18 @@ def taken(action: Action) -> str:
 
 
 class TestAtTheStart:
+    def test_what_a_registrar_wrote_is_not_adopted_whatever_else_there_is(self) -> None:
+        """The real key was deleted by hand; subnet.env still names it."""
+        entry = replace(held("10.5.40.0/24", "192.0.2.1", hangs_on=REGISTRARS), added=True)
+        me = replace(ME, previous=IPv4Network("10.5.7.0/24"))
+        action = acquire(entry, me=me)
+        assert taken(action) == "10.5.7.0/24"
+        assert isinstance(action, Take)
+        assert action.instead == ()
+        own = held("10.5.50.0/24", "192.0.2.1", at=9)
+        assert acquire(entry, own) == Keep(own), "younger than the entry"
+        assert tenancy.remarks(book(entry, own), CONFIG, ME, own.lease) == ()
+
     def test_the_lease_that_names_this_host_is_kept(self) -> None:
         own = held("10.5.7.0/24", "192.0.2.1")
         assert acquire(held("10.5.1.0/24"), own) == Keep(own)
