@@ -22,6 +22,7 @@ from tests.support.namespace import Namespace, namespace, veth
 from tests.support.needs import needs_root
 from weft.agent.liveness import Liveness, LivenessOptions, Reaches, session_key
 from weft.agent.prober import Prober
+from weft.core.probing import pace
 from weft.model import Path, Reach
 
 pytestmark = needs_root
@@ -522,9 +523,10 @@ async def test_new_intervals_are_agreed_on_with_frr(pair: Pair) -> None:
                 Path(f"n{n}", "underlay", "", ip_address("192.0.2.1"), ip_address(f"192.0.2.{n}"))
                 for n in range(20, 60)
             ]
-            a.liveness.probe([pair.path("a"), *many])  # 41 paths: each more rarely
+            rarer = 1000 * pace(41, a.liveness.options.budget).interval
+            a.liveness.probe([pair.path("a"), *many])
             await soon(
-                lambda: frr.peers()["192.0.2.1"]["remote-transmit-interval"] == 875, "FRR to hear of the new interval"
+                lambda: frr.peers()["192.0.2.1"]["remote-transmit-interval"] == rarer, "FRR to hear of the new interval"
             )
             assert a.seen[-1][1]["b", "tunnel"].state == "up"
             a.liveness.probe([pair.path("a")])

@@ -229,6 +229,21 @@ def test_what_stands_in_etcd_after_a_start() -> None:
     run(scenario)
 
 
+def test_hosts_beat_together_whenever_they_began() -> None:
+    async def scenario(w: World) -> None:
+        for number in range(1, 5):
+            await w.settled(ip=f"192.168.4.{number}", host=f"h{number}")
+            await asyncio.sleep(2.3)
+        await asyncio.sleep(120)
+        before = dict(w.hosts[0].registration.last_seen())
+        await asyncio.sleep(60)
+        after = w.hosts[0].registration.last_seen()
+        assert len(set(after.values())) == 1, after
+        assert {after[name] - before[name] for name in after} == {60}
+
+    run(scenario)
+
+
 def test_no_docker_networks_is_a_normal_state() -> None:
     async def scenario(w: World) -> None:
         host = await w.settled()

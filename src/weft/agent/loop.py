@@ -96,6 +96,8 @@ class Loop(Generic[K]):
         self._problems: frozenset[Problem] = frozenset()
         self._busy = asyncio.Lock()
         self._rested_at = 0.0
+        self._cycling = False
+        self._missed = False
         self._later: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
@@ -106,7 +108,9 @@ class Loop(Generic[K]):
         """The same, for what comes in bursts: at once after a while of quiet, else when most of the time has gone to
         other things. Fifty hosts that come one after the other are not fifty cycles."""
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._rested_at:
+        if self._cycling:
+            self._missed = True
+        elif loop.time() >= self._rested_at:
             self.wake()
         elif self._later is None:
             self._later = loop.call_at(self._rested_at, self.wake)
@@ -161,12 +165,14 @@ class Loop(Generic[K]):
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        began = loop.time()
+        began, self._cycling, self._missed = loop.time(), True, False
         try:
             await self.step(full)
         finally:
-            ended = loop.time()
+            ended, self._cycling = loop.time(), False
             self._rested_at = ended + min(REST * (ended - began), LONGEST_REST)
+            if self._missed:
+                self.wake_after_rest()
 
     def stop(self) -> None:
         """End the sources' tasks."""

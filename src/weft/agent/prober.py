@@ -1,7 +1,8 @@
 """All sessions of this host, driven by ticks: read what came, judge, send what is due. `agent/liveness.py` has it run
 in a thread of its own; nothing here waits.
 
-A tick costs more than a packet, so packets wake nobody up: what came is read at the next tick, at most 0.2 s later.
+A tick costs more than a packet, so packets wake nobody up: what came is read at the next tick, half a second later at
+the most.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from weft.core.bfd import Session
 from weft.core.probing import Probe, Track, pace
 from weft.model import Path, Reach
 
-SLOWEST_TICK = 0.35
+SLOWEST_TICK = 0.55
 _EARLY, _LATE = 0.75, 0.97
 """Bounds of the time between two ticks, which is random in between: the jitter of RFC 5880 §6.8.7."""
 _MARGIN = 0.98
@@ -33,7 +34,7 @@ _GOODBYES = 3
 class _Lane:
     """One session with its sockets; several names (node, kind) may go by the same."""
 
-    __slots__ = ("mouth", "paths", "probe", "remote", "session")
+    __slots__ = ("ear", "mouth", "paths", "probe", "remote", "session")
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
@@ -41,6 +42,8 @@ class _Lane:
         self.paths: list[Path] = []
         self.mouth: Mouth | None = None
         self.remote = str(probe.track.remote)
+        self.ear = probe.track.device, str(probe.track.local)
+        """Where it hears."""
 
 
 class Prober:
@@ -61,6 +64,7 @@ class Prober:
         self._indexes: dict[str, int] = {}
         self._stalled = 0.0
         self._look_at = 0.0
+        self._soonest = _NEVER
 
     # Which paths. -----------------------------------------------------------------------------------------------
 
@@ -96,7 +100,7 @@ class Prober:
         lane = _Lane(Probe(track, session, listening, self._rng.random()))
         self._lanes[track] = lane
         self._by_discriminator[discriminator.to_bytes(4, "big")] = lane
-        self._by_sender.setdefault(_ear_of(track), {})[lane.remote] = lane
+        self._by_sender.setdefault(lane.ear, {})[lane.remote] = lane
         return lane
 
     def _end(self, lane: _Lane, now: float) -> None:
@@ -107,7 +111,7 @@ class Prober:
         for _ in range(_GOODBYES if heard else 0):
             self._say(lane, session.compose(now), now)
         del self._by_discriminator[session.discriminator.to_bytes(4, "big")]
-        del self._by_sender[_ear_of(lane.probe.track)][lane.remote]
+        del self._by_sender[lane.ear][lane.remote]
         self._hush(lane)
 
     def close(self, now: float) -> None:
@@ -136,7 +140,7 @@ class Prober:
         for place, ear in self._ears.items():
             self._drain(ear, self._by_sender[place], listening)
         horizon = now + self._longest_rest() * _MARGIN if regular else _AT_ONCE
-        changed = False
+        changed, soonest = False, _NEVER
         for lane in self._lanes.values():
             probe, session = lane.probe, lane.session
             if (listening >= probe.judge_at or listening >= session.deadline) and probe.judge(listening):
@@ -144,11 +148,14 @@ class Prober:
                 changed = True
             if session.answer or session.due_at <= horizon or listening >= probe.large_at:
                 self._speak(lane, now, horizon)
+            if session.deadline < soonest:
+                soonest = session.deadline
+        self._soonest = soonest
         return changed
 
     def next_deadline(self) -> float:
-        """When the first session's silence has lasted too long; inf if that can't be."""
-        return min((lane.session.deadline for lane in self._lanes.values()), default=_NEVER) + self._stalled
+        """When the first session's silence has lasted too long, as of the last tick; inf if that can't be."""
+        return self._soonest + self._stalled
 
     def _drain(self, ear: Ear, senders: Mapping[str, _Lane], listening: float) -> None:
         heard = 0
@@ -217,7 +224,7 @@ class Prober:
                 self._forget(device)
         self._indexes = indexes
         for lane in self._lanes.values():
-            if lane.mouth is None or _ear_of(lane.probe.track) not in self._ears:
+            if lane.mouth is None or lane.ear not in self._ears:
                 self._open(lane)
         for place, ear in self._ears.items():
             ear.tunnels = frozenset(
@@ -227,8 +234,8 @@ class Prober:
     def _open(self, lane: _Lane) -> None:
         track = lane.probe.track
         try:
-            if _ear_of(track) not in self._ears:
-                self._ears[_ear_of(track)] = Ear(track)
+            if lane.ear not in self._ears:
+                self._ears[lane.ear] = Ear(track)
             if lane.mouth is None:
                 lane.mouth = Mouth(track, self._rng)
             lane.probe.trouble = ""
@@ -252,10 +259,6 @@ class Prober:
         if lane.mouth is not None:
             lane.mouth.close()
             lane.mouth = None
-
-
-def _ear_of(track: Track) -> tuple[str, str]:
-    return track.device, str(track.local)
 
 
 def _index(device: str) -> int:

@@ -196,8 +196,9 @@ class Session:
     def _note(self, now: float) -> None:
         self.heard += 1
         self.heard_at = now
-        self.deadline = now + self.detection
-        self._auth_until = now + 2 * self.detection
+        detection = self.detection
+        self.deadline = now + detection
+        self._auth_until = now + 2 * detection
 
     def _authenticate(self, datagram: bytes, packet: Packet, now: float) -> Refusal:
         """Section 6.7.4. Where the two ends disagree on whether there is a key, nothing is heeded."""

@@ -20,8 +20,8 @@ GOODBYE = 60.0
 """Seconds that a goodbye is believed. After a host was shut down, its path is down too."""
 REFUSED = 5.0
 """Seconds that a host's "port unreachable" tells of it; hosts send at most one per second."""
-ANSWER = 1.0
-"""Seconds to wait for the answer to a large packet."""
+ANSWER = 1.5
+"""Seconds to wait for the answer to a large packet: either end looks every half second, at the least."""
 MISSES = 3
 MISSES_WITH_LOSS = 6
 """Unanswered large packets in a row that tell of their size, where small ones are all heard, and where they aren't."""
