@@ -66,6 +66,12 @@ class Site:
         path.chmod(0o755)
         return path.with_name(f"{name}.said")
 
+    def lease(self, number: int, public_ip: str) -> None:
+        """In etcd, as flannel writes it."""
+        vtep = {"VNI": 1, "VtepMAC": f"02:00:00:00:00:0{number}"}
+        value = {"PublicIP": public_ip, "PublicIPv6": None, "BackendType": "vxlan", "BackendData": vtep}
+        self.etcd.ctl("put", f"{PREFIX}/subnets/10.5.{number}.0-24", json.dumps(value))
+
     def answers(self) -> bool:
         command = ("ping", "-c1", "-W1", "-I", "10.5.1.0", "10.5.2.0")
         return ", 0% packet loss" in self.a.run(*command, check=False)
@@ -76,15 +82,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with two_hosts() as (a, b), cluster(namespace=a, address="192.0.2.1") as etcd:
         (tmp_path / "tools").mkdir()
         etcd.ctl("put", f"{PREFIX}/config", '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}')
-        for number in (1, 2):
-            value = {
-                "PublicIP": f"192.0.2.{number}",
-                "PublicIPv6": None,
-                "BackendType": "vxlan",
-                "BackendData": {"VNI": 1, "VtepMAC": f"02:00:00:00:00:0{number}"},
-            }
-            etcd.ctl("put", f"{PREFIX}/subnets/10.5.{number}.0-24", json.dumps(value))
         found = Site(a, b, etcd, tmp_path)
+        for number in (1, 2):
+            found.lease(number, f"192.0.2.{number}")
         found.tool("modprobe")
         yield found
 
@@ -172,6 +172,15 @@ def test_without_etcd_it_says_so_and_touches_nothing(site: Site) -> None:
     assert "now: cycle" not in said
 
 
+def test_behind_nat_this_hosts_own_lease_is_nobody_elses(site: Site) -> None:
+    site.a.ip("route add default via 192.0.2.2")
+    site.lease(1, "198.51.100.7")
+    code, said = site.weft("recover", FLANNELD_PUBLIC_IP="198.51.100.7")
+    assert code == 0, said
+    assert "ok   flannel.1: 1 of 1 hosts answer through it" in said
+    assert "198.51.100.7" not in said.replace("FLANNELD_PUBLIC_IP = 198.51.100.7", "")
+
+
 # -- boot -----------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +202,7 @@ def test_boot_waits_for_what_is_not_there_yet_and_says_for_what(site: Site, tmp_
         def told(words: str) -> None:
             until(lambda: words in systemd.recv(4096).decode(), words, 20)
 
-        told("the address 192.0.2.1 (FLANNELD_PUBLIC_IP) on an interface")
+        told("there is no default route, and FLANNELD_PUBLIC_IP = 192.0.2.1 is on no interface")
         site.a.ip("address add 192.0.2.1/24 dev eth0")
         told("STATUS=waiting for etcd (http://192.0.2.1")
         site.etcd.members[0].start()
@@ -222,6 +231,16 @@ def test_boot_needs_no_default_route_where_etcd_answers(site: Site) -> None:
     code, said = site.weft("boot", "--timeout", "10", FLANNELD_PUBLIC_IP="")
     assert code == 0, said
     assert "10.9.1.0/24" in site.etcd.ctl("get", "/flannel/network/subnets/a/web")
+
+
+def test_boot_does_not_wait_for_an_address_that_is_the_routers(site: Site) -> None:
+    site.lease(1, "198.51.100.7")
+    code, said = site.weft("boot", "--timeout", "10", FLANNELD_PUBLIC_IP="198.51.100.7")
+    assert code == 0, "etcd answers: " + said
+    site.a.ip("route add default via 192.0.2.2")
+    site.etcd.members[0].stop()
+    code, said = site.weft("boot", "--timeout", "0.5", FLANNELD_PUBLIC_IP="198.51.100.7", ETCD_TIMEOUT="1")
+    assert "not there within 0.5 s: etcd (http" in said, "a default route is enough of a network"
 
 
 def test_boot_loads_the_modules_that_are_missing_and_goes_on_without(site: Site) -> None:

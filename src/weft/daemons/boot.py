@@ -154,7 +154,7 @@ class Needs:
         return [*found, Need("docker", self._docker)] if self._settings.engine == "docker" else found
 
     async def _network(self) -> str:
-        if self._device is not None and self._settings.flanneld_public_ip is None:
+        if self._device is not None:
             return ""  # etcd answered, so there is a network, default route or not
         return _unconnected(await read_host(), self._settings)
 
@@ -202,11 +202,10 @@ async def flannel_container(settings: RegistrarSettings) -> Container:
 
 
 def _unconnected(host: Host, settings: RegistrarSettings) -> str:
-    """A default route, or the address by which the others know this host."""
+    """A default route, or the address by which the others know this host: behind NAT it never has that."""
     wanted = settings.flanneld_public_ip
     own = {address.ip for uplink in host.uplinks for address in uplink.addresses}
-    if wanted is not None:
-        return "" if wanted in own else f"the address {wanted} (FLANNELD_PUBLIC_IP) on an interface"
-    if any(uplink.defaults for uplink in host.uplinks):
+    if wanted in own or any(uplink.defaults for uplink in host.uplinks):
         return ""
-    return "the network: there is no default route, and FLANNELD_PUBLIC_IP names no address"
+    named = "names no address" if wanted is None else f"= {wanted} is on no interface"
+    return f"the network: there is no default route, and FLANNELD_PUBLIC_IP {named}"

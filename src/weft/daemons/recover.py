@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -209,7 +209,9 @@ class Recovery:
 
     async def _tunnel(self, device: str, leases: list[Lease], host: Host, seen: Seen, stopped: str) -> Seen:
         own = {address.ip for uplink in host.uplinks for address in uplink.addresses}
-        others = [lease for lease in leases if lease.public_ip not in own and isinstance(lease.data, Vtep)]
+        if self._settings.flanneld_public_ip is not None:
+            own.add(self._settings.flanneld_public_ip)  # behind NAT, a router's
+        others = [lease for lease in leases if not _is_of(lease, own) and isinstance(lease.data, Vtep)]
         inner = {lease.subnet.network_address: lease for lease in others if lease.subnet is not None}
         outer = {lease.public_ip: lease for lease in others if lease.public_ip is not None}
         alive = await self._ping([*inner, *outer], PING)
@@ -241,6 +243,11 @@ class Recovery:
         symptoms = Symptoms(device, reached, dict.fromkeys(lost, 0.0), beside, wrong, down, stopped=stopped)
         fallen = [f"{device} is set down"] if down else []
         return Seen((*seen.good, *good), (*seen.bad, *fallen, *silent, *wrong), wanted, symptoms)
+
+
+def _is_of(lease: Lease, own: Set[IPAddress]) -> bool:
+    """Whether a host with these addresses has it: flannel puts the lease's on its device."""
+    return lease.public_ip in own or (lease.subnet is not None and lease.subnet.network_address in own)
 
 
 def _wanted(device: str, others: list[Lease], lost: frozenset[IPAddress]) -> Wanted:
