@@ -64,6 +64,8 @@ class Connection:
         self._token: str | None = None  # "": none is needed; None: not known yet
         self._renewing = asyncio.Lock()
         self._closed = False
+        self.heard: dict[Endpoint, float] = {}
+        """When a member last said something in a stream, by the loop's clock: a sign of life of the whole member."""
 
     @property
     def endpoint(self) -> Endpoint:

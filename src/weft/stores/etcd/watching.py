@@ -1,7 +1,8 @@
 """One watch on etcd: events come in, full sets go out. Made by `store.EtcdStore.watch`, once per listing.
 
 A task reads events as they come, so that a consumer who takes his time finds one set and not a queue. A second one
-asks for a sign of life when all is quiet: a member that hangs keeps its connection open and says nothing.
+asks for a sign of life when all is quiet: a member that hangs keeps its connection open and says nothing. What the
+member tells another watch on the same connection is such a sign, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from weft.stores.etcd.messages import (
     WatchRequest,
     WatchResponse,
 )
+from weft.stores.etcd.options import Endpoint
 from weft.stores.etcd.refusals import of_watch
 
 PACE = 0.008  # seconds from one set to the next while changes come in a burst: else one falls ever further behind
@@ -69,7 +71,6 @@ class Watch:
         self._changed = False
         self._over = False
         self._failure: StoreError | None = None
-        self._heard = 0.0
         self.held = 0.0
 
     async def sets(self) -> AsyncGenerator[Snapshot, None]:
@@ -78,8 +79,11 @@ class Watch:
         call, first = await self._connection.open(WATCH, create, self._asked, _refusal)
         endpoint = self._connection.endpoint
         loop = asyncio.get_running_loop()
-        began = self._heard = loop.time()
-        tasks = [asyncio.create_task(self._read(call, first)), asyncio.create_task(self._pulse(call))]
+        began = self._connection.heard[endpoint] = loop.time()
+        tasks = [
+            asyncio.create_task(self._read(call, first, endpoint)),
+            asyncio.create_task(self._pulse(call, endpoint)),
+        ]
         told = began - PACE
         try:
             while not self._over:
@@ -101,7 +105,7 @@ class Watch:
                 self._connection.leave(endpoint)
             raise type(self._failure)(f"etcd, asked to {self._asked}: {endpoint}: {self._failure}")
 
-    async def _read(self, call: Call, answer: WatchResponse) -> None:
+    async def _read(self, call: Call, answer: WatchResponse, endpoint: Endpoint) -> None:
         """Take in what the stream tells, until it ends; then say why."""
         loop = asyncio.get_running_loop()
         try:
@@ -111,7 +115,7 @@ class Watch:
                     self._changed = True
                     self._woken.set()
                 answer = await read(call, WATCH)
-                self._heard = loop.time()
+                self._connection.heard[endpoint] = loop.time()
             self._end(None if answer.compacted else of_watch(answer.reason))
         except StoreError as error:
             self._end(error)
@@ -119,17 +123,17 @@ class Watch:
             self._end(StoreUnreachable(CLOSED))
             raise
 
-    async def _pulse(self, call: Call) -> None:
+    async def _pulse(self, call: Call, endpoint: Endpoint) -> None:
         """Ask for a sign of life after `quiet` seconds of silence; after as many more without one, all is over."""
-        quiet = self._connection.timeout
+        quiet, heard = self._connection.timeout, self._connection.heard
         loop = asyncio.get_running_loop()
         asked_at = 0.0
         while True:
-            silent = loop.time() - self._heard
+            silent = loop.time() - heard[endpoint]
             if silent < quiet:
                 await asyncio.sleep(quiet - silent)
                 continue
-            if self._heard < asked_at:
+            if heard[endpoint] < asked_at:
                 self._end(StoreUnreachable(f"it is connected and has said nothing for {silent:.1f} s"))
                 return
             asked_at = loop.time()
