@@ -113,6 +113,11 @@ async def _drain(rig: Rig) -> None:
     assert rig.reconciler.account.statuses == {}
 
 
+async def _drain_of(rig: Rig, view_: View) -> None:
+    await rig.heal(view_)
+    assert rig.reconciler.account.statuses == {}
+
+
 async def test_what_one_more_attempt_mends_is_mended_at_once_and_not_told() -> None:
     rig = Rig()
     await _drain(rig)
@@ -123,6 +128,42 @@ async def test_what_one_more_attempt_mends_is_mended_at_once_and_not_told() -> N
     second = await rig.cycle()
     assert [op.object.key for op in second.done] == [ROUTE]
     assert not second.recovered
+
+
+async def test_a_repair_is_of_what_was_right_before() -> None:
+    """Not an attempt more at something new, nor what a former run left, nor a change that was asked for."""
+    rig = Rig()
+    rig.kernel.faults.fail_at(3)
+    assert (await rig.cycle(UNSYNCED)).repaired == ()
+    await _drain_of(rig, UNSYNCED)
+    rig.kernel.faults.fail_at(rig.kernel.faults.ops_seen + 2)
+    for _ in range(4):
+        assert (await rig.cycle(VIEW)).repaired == ()
+        rig.now += LAST_RETRY
+    await _drain(rig)
+    rig.kernel.tamper_delete(ROUTE)
+    rig.kernel.faults.fail_next(1)
+    assert (await rig.cycle()).repaired == ()
+    assert [op.object.key for op in (await rig.cycle()).repaired] == [ROUTE], "also if it takes a second attempt"
+    rig.kernel.tamper_delete(ROUTE)
+    both = await rig.cycle(replace(VIEW, nodes=(*VIEW.nodes, node("d", "192.0.2.4", "10.4.0.0/24"))))
+    assert [op.object.key for op in both.repaired] == [ROUTE], "beside a change"
+    assert len(both.done) > 1
+
+
+async def test_what_a_former_run_left_is_no_repair() -> None:
+    rig = Rig()
+    await rig.cycle()
+    rig.reconciler = Reconciler((rig.kernel, rig.firewall), Clock(lambda: rig.now, lambda: rig.now))
+    assert (await rig.cycle(UNSYNCED)).held
+    gone = await rig.cycle(EMPTY)
+    assert gone.done
+    assert gone.repaired == ()
+    await rig.cycle()
+    rig.reconciler = Reconciler((rig.kernel, rig.firewall), Clock(lambda: rig.now, lambda: rig.now))
+    gone = await rig.cycle(EMPTY)
+    assert any(op.action == "remove" for op in gone.done)
+    assert gone.repaired == ()
 
 
 async def test_a_failure_is_told_once_and_its_recovery_once() -> None:

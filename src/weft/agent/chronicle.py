@@ -21,8 +21,8 @@ MOST = 50
 
 
 class Chronicle:
-    """`repairs`: objects that were put right although the plan had not changed. `seconds`: of all cycles that did
-    something."""
+    """`repairs`: objects that had been right and were put right again (`Report.repaired`). `seconds`: of all cycles
+    that did something."""
 
     def __init__(self, journal: Journal) -> None:
         self.repairs = 0
@@ -61,18 +61,20 @@ class Chronicle:
         self._courses = dict(now)
 
     def work(self, reconciler: Reconciler) -> None:
-        """What the last cycle did. What was put right although the plan had not changed is a repair."""
+        """What the last cycle did."""
         account = reconciler.account
         done = account.last.done if account.cycles != self._cycles else ()
         self._cycles = account.cycles
         if not done:
             return
-        kind = "change" if reconciler.plan.moved else "repair"
-        self.repairs += len(done) if kind == "repair" else 0
+        repaired = {op.object.key for op in account.last.repaired}
+        self.repairs += len(repaired)
         self.seconds += account.last.seconds
         for op in done[:MOST]:
+            kind = "repair" if op.object.key in repaired else "change"
             self._journal.note(kind, text(op.object), op.action, str(op.why))
         if len(done) > MOST:
+            kind = "repair" if repaired else "change"
             self._journal.note(kind, "", f"{len(done) - MOST} more", "too many to be listed")
 
 

@@ -73,6 +73,7 @@ class Reconciler:
         self._doubtful = True
         self._dirty: set[Key] = set()
         self._waiting: set[Key] = set()
+        self._repairing: set[Key] = set()
         self._readings: dict[str, Reading] = {}
         self._reads: dict[Key, Failure | None] = {}
         self._unread: set[str] = set()
@@ -112,14 +113,17 @@ class Reconciler:
 
     async def mend(self, view: View) -> Report:
         """After `read`: make the targets what `view` demands, as far as that works now."""
-        self._adopt(plan(view, self.plan), view.synced)
+        before = self.plan
+        self._adopt(plan(view, before), view.synced)
+        as_before = _AsBefore(before, frozenset(self.account.statuses), frozenset(self._waiting))
         changes = self._changes(view.synced)
         self._doubtful = bool(self._unread)
         possible = [op for op in changes.ops if self._target_of[type(op.object)].name not in self._unread]
         self._waiting = {op.object.key for op in (*changes.ops, *changes.held)} - {op.object.key for op in possible}
         answers = await self._apply([op for op in possible if self._due(op)])
         self._settle(changes, answers, view.synced)
-        report = self._account(changes, dict(self._reads), answers)
+        repaired = self._repaired(answers, as_before) if self.account.cycles else ()
+        report = replace(self._account(changes, dict(self._reads), answers), repaired=repaired)
         self.account.cycles += 1
         self.account.last = report
         return report
@@ -204,6 +208,22 @@ class Reconciler:
                 self._doubtful = True
         return answers
 
+    def _repaired(self, answers: list[tuple[Op, Failure | None]], before: _AsBefore) -> tuple[Op, ...]:
+        """What was put right that had been right, by the plan as it was; also if that took several attempts."""
+        repaired: list[Op] = []
+        for op, failure in answers:
+            key = op.object.key
+            known = key in self._repairing if key in before.statuses else key not in before.waiting
+            was_right = known and before.plan.wanted.get(key) == self.plan.wanted.get(key)
+            if was_right and failure is None:
+                repaired.append(op)
+            if was_right and failure is not None:
+                self._repairing.add(key)
+            else:
+                self._repairing.discard(key)
+        self._repairing &= before.statuses | {op.object.key for op, _ in answers}
+        return tuple(repaired)
+
     def _account(
         self,
         changes: Changes,
@@ -258,6 +278,15 @@ class Reconciler:
     def _right(self, key: Key) -> bool:
         want, have = self.plan.wanted.get(key), self._held(key)
         return have is None if want is None else have == want.object
+
+
+@dataclass(frozen=True, slots=True)
+class _AsBefore:
+    """How a cycle begins: the plan until then, what was not done, and of that what waited for something."""
+
+    plan: Plan
+    statuses: frozenset[Key]
+    waiting: frozenset[Key]
 
 
 class _Together(Mapping[Key, V]):

@@ -34,13 +34,14 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What one cycle did. `failed`: objects that began to fail, told when the second attempt failed too; `recovered`:
-    those of them that are right again."""
+    those of them that are right again. `repaired`: of `done`, what had been right before, by the same plan."""
 
     done: tuple[Op, ...] = ()
     failed: Mapping[Key, str] = field(default_factory=dict)
     recovered: tuple[Key, ...] = ()
     held: int = 0
     seconds: float = 0.0
+    repaired: tuple[Op, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to say."""
