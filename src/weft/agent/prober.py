@@ -165,8 +165,10 @@ class Prober:
             lane = self._by_discriminator.get(yours) if yours != b"\0\0\0\0" else senders.get(sender)
             if lane is None:
                 self.counters["refused.unknown"] += 1
-            elif lane.remote != sender or senders.get(sender) is not lane:
+            elif senders.get(sender) is not lane:
                 self.counters["refused.address"] += 1
+            elif lane.session.repeated(datagram, listening):
+                continue
             elif refusal := lane.probe.hear(datagram, listening):
                 self.counters[f"refused.{refusal}"] += 1
         self.counters["received"] += heard
@@ -178,7 +180,7 @@ class Prober:
         if session.due_at <= horizon:
             self._say(lane, session.compose(now), now)
         listening = now - self._stalled
-        if lane.probe.large_due(listening):
+        if listening >= lane.probe.large_at and lane.probe.large_due(listening):
             lane.probe.large_sent(listening)
             size = lane.probe.payload
             self._say(lane, session.compose_padded(size), now, size)

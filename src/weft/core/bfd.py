@@ -42,6 +42,7 @@ class Session:
         "_detection_rx",
         "_heard",
         "_key",
+        "_latest",
         "_polling",
         "_remote_demand",
         "_remote_desired",
@@ -50,6 +51,7 @@ class Session:
         "_sent_at",
         "_sequence_in",
         "_sequence_out",
+        "_silence",
         "_told",
         "_wanted",
         "answer",
@@ -108,6 +110,8 @@ class Session:
         self._sent_at = -_NEVER
         self._composed = b""
         self._heard = b""
+        self._silence = 0.0  # `detection`, as of the last change: what is asked for each packet
+        self._latest = 0.0  # likewise, seconds until the next packet after one; inf: the other end wants none
         self.due_at = -_NEVER
         """When the next packet is to be sent at the latest; -inf: at once. Whoever looks at random moments has the
         jitter of §6.8.7; it is the caller's to keep packets 75 % of `interval` apart."""
@@ -196,9 +200,8 @@ class Session:
     def _note(self, now: float) -> None:
         self.heard += 1
         self.heard_at = now
-        detection = self.detection
-        self.deadline = now + detection
-        self._auth_until = now + 2 * detection
+        self.deadline = now + self._silence
+        self._auth_until = now + 2 * self._silence
 
     def _authenticate(self, datagram: bytes, packet: Packet, now: float) -> Refusal:
         """Section 6.7.4. Where the two ends disagree on whether there is a key, nothing is heeded."""
@@ -280,14 +283,18 @@ class Session:
     def _schedule(self) -> None:
         """A change of state is told at once (§6.8.7). No periodic packets while the other end asks for none."""
         demanded = self._remote_demand and self.state == self.remote_state == State.UP and not self._polling
-        latest = self.interval * (0.9 if self.multiplier == 1 else 1.0)
-        self.due_at = -_NEVER if not self._told else _NEVER if demanded else self._sent_at + latest
+        self._silence = self.detection
+        self._latest = _NEVER if demanded else self.interval * (0.9 if self.multiplier == 1 else 1.0)
+        self.due_at = self._sent_at + self._latest if self._told else -_NEVER
 
     def compose(self, now: float) -> bytes:
         """The periodic packet, which counts as sent now."""
         self._sent_at = now
-        self._told = True
-        self._schedule()
+        if self._told:
+            self.due_at = now + self._latest
+        else:
+            self._told = True
+            self._schedule()
         if not self._composed:
             self._composed = self._packet(poll=self._polling)
         elif self._key:
