@@ -451,10 +451,10 @@ def test_a_hello_costs_no_more_than_it_may() -> None:
     hellos = [seal(encode_hello(node(2, "10.2.0.0/16"), Stamp("i", 9, seq), LIMIT)[0], key) for seq in range(1, 2001)]
     taken = []
     for start in range(0, 2000, 200):
-        begun = time.perf_counter()
+        begun = time.process_time()
         for datagram in hellos[start : start + 200]:
             host.receive(datagram, address(2), 1.0)
-        taken.append((time.perf_counter() - begun) / 200)
+        taken.append((time.process_time() - begun) / 200)
     assert host.ids() == ["host-2"]
     assert host.counters.received["HELLO"] == 2000
     assert min(taken) < 0.0002
