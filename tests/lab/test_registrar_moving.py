@@ -49,9 +49,9 @@ def devices(lab: Lab) -> dict[str, set[str]]:
     return {host: {link["ifname"] for link in ip_json(lab, host, "link show type vxlan")} for host in HOSTS}
 
 
-def not_by(lab: Lab, device: str) -> dict[str, object]:
+def not_by(lab: Lab, device: str) -> dict[object, object]:
     """Host → its routes to the others' networks that lead out of another device, and networks without a route."""
-    wrong: dict[str, object] = {}
+    wrong: dict[object, object] = {}
     for number, host in enumerate(HOSTS, start=1):
         out = {route["dst"]: route.get("dev") for route in ip_json(lab, host, "route show proto 76")}
         others = [f"10.9.{n}.0/24" for n in (1, 2, 3) if n != number]
@@ -69,7 +69,7 @@ def chains(lab: Lab, host: str) -> set[str]:
 
 def moved(lab: Lab, device: str) -> dict[object, object]:
     """What is still as it was before all hosts' tunnels were `device`'s, or left from then."""
-    wrong: dict[object, object] = dict(not_by(lab, device))
+    wrong = not_by(lab, device)
     for host, there in devices(lab).items():
         label = device if device == OURS else f"reg-{device}"
         if there != {device} or chains(lab, host) - {FLANNELS} != {label}:  # flanneld's own stay when it goes
