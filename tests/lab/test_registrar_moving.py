@@ -83,7 +83,7 @@ def lose_flannel(lab: Lab, hosts: str) -> None:
         service(lab, host, "stop", "flanneld")
         etcdctl(lab, "del", lease(lab, host))
     for host in hosts:
-        never_more(lambda: {h: found for h, found in not_by(lab, OURS).items() if h in hosts}, 20)
+        never_more(lambda: {h: found for h, found in not_by(lab, OURS).items() if h in set(hosts)}, 20)
         on(lab, host, f"ip link delete {FLANNELS}")
 
 
