@@ -124,7 +124,7 @@ def slowest() -> Result:
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "liveness.cpu.49-peers": Benchmark(idle, "processor time of probing 49 peers, 120 packets per second (twice the default)", slow=True),
+    "liveness.cpu.49-peers": Benchmark(idle, "processor time of probing 49 peers, 120 packets per second", slow=True),
     "liveness.cpu.49-peers.fast": Benchmark(fast, "the same with 500 packets per second", slow=True),
     "liveness.detection.p50": Benchmark(half, "a path of 200 ms × 3 is cut: until its end says so", slow=True),
     "liveness.detection.p99": Benchmark(slowest, "the same, the slow end", slow=True),

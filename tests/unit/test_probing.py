@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.bfd_link import TICK, End, Link
 from weft.core.bfd import Session
-from weft.core.probing import FIRST, GOODBYE, REFUSED, Probe, Track, pace
+from weft.core.probing import FIRST, GOODBYE, REFUSED, Probe, Track, pace, usual
 from weft.wire.bfd import Auth, AuthKind, Packet, State, decode, encode
 
 KEYS = (b"one key", b"one key")
@@ -381,6 +381,11 @@ def test_ipv6_headers_are_longer() -> None:
 
 
 # The budget. --------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_spends_less_where_there_are_more() -> None:
+    assert [usual(n) for n in (0, 1, 10, 12, 20, 30, 49, 500)] == [120, 120, 120, 100, 60, 40, 40, 40]
+    assert [pace(n).interval for n in (1, 9, 20, 49)] == [0.2, 0.2, 0.85, 3.125]
 
 
 @given(st.integers(0, 2000), st.integers(20, 500))

@@ -96,6 +96,7 @@ def test_the_name_falls_back_to_the_hosts_own(tmp_path: Path, monkeypatch: pytes
         ("ETCD_CERTFILE", "a.pem", "belong together"),
         ("HOST_NAME", "a\nb", "can't be a name"),
         ("BFD_PACKETS", "501", "BFD_PACKETS = '501'"),
+        ("BFD_PACKETS", "5", "at least 10"),
     ],
 )
 def test_a_bad_value_is_named_with_what_would_be_right(variable: str, value: str, said: str) -> None:

@@ -25,11 +25,12 @@ Reaches = Mapping[tuple[str, str], Reach]
 
 @dataclass(frozen=True, slots=True)
 class LivenessOptions:
-    """`budget`: packets per second, sent and received, that all sessions may come to: it sets how often each sends.
+    """`budget`: packets per second, sent and received, that all sessions may come to: it sets how often each sends; 0:
+    as is usual for so many (`core.probing.usual`).
     `key`: "" for none, else what both ends must know (its octets; over 20 of them, their hash). `netns`: path of the
     network namespace to probe in, None: this one."""
 
-    budget: int = 60
+    budget: int = 0
     key: str = field(default="", repr=False)
     netns: str | None = None
 

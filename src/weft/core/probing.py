@@ -47,10 +47,21 @@ class Pace:
     period: float
 
 
-def pace(sessions: int, budget: int) -> Pace:
-    """How often each of so many sessions may send, if all that they send and hear shall be `budget` packets per second.
-    Of a large packet there are four in a period: either end's, and their answers. In steps, so that one more session
-    does not change the interval of all others each time."""
+MOST, LEAST, PAIRS = 120, 40, 1200
+"""Packets per second of a host where nobody said how many: a cluster's hosts together send a number that grows with its
+square, so each spends less where there are more."""
+
+
+def usual(sessions: int) -> int:
+    """The budget where nobody said one."""
+    return min(MOST, max(LEAST, PAIRS // max(sessions, 1)))
+
+
+def pace(sessions: int, budget: int = 0) -> Pace:
+    """How often each of so many sessions may send, if all that they send and hear shall be `budget` packets per second
+    (0: as is usual for so many). Of a large packet there are four in a period: either end's, and their answers. In
+    steps, so that one more session does not change the interval of all others each time."""
+    budget = budget or usual(sessions)
     period = max(_LARGE_PERIOD, 4 * sessions / (_LARGE_SHARE * budget))
     small = budget - 4 * sessions / period
     steps = -(-2 * sessions // (_JITTER * small * _STEP))

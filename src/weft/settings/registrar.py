@@ -32,7 +32,7 @@ READ_FOR_NOTHING = {"ETCDCTL_API": "3"}
 """Variables that old files hold and that have nothing to say any more, with the only value that makes sense."""
 SECRETS = frozenset({"ETCD_PASSWORD", "BFD_KEY"})
 LEAST_INTERVAL = 5.0
-MOST_PACKETS = 500
+LEAST_PACKETS, MOST_PACKETS = 10, 500
 LEAST_LEASE = 60
 """Seconds that a host's registrations outlive it at the least."""
 
@@ -82,8 +82,14 @@ class RegistrarSettings(msgspec.Struct, frozen=True, kw_only=True):
     bfd_key: Annotated[str, Doc(description="key that signs the packets by which hosts watch each other")] = ""
     bfd_key_file: Annotated[str, Doc(description="file that holds this key")] = ""
     bfd_packets: Annotated[
-        int, Doc(ge=10, le=MOST_PACKETS, description="packets per second, sent and received, that this may take")
-    ] = 60
+        int,
+        Doc(
+            ge=0,
+            le=MOST_PACKETS,
+            description="packets per second, sent and received, that this may take; 0: 120 for up to ten hosts, less"
+            " for more, 40 at least",
+        ),
+    ] = 0
     weft_vni: Annotated[int, Doc(ge=1, le=0xFFFFFF, description="VXLAN network id where there is no flannel")] = 7600
     health_ip: Annotated[IPAddress, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
     health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9476
@@ -267,6 +273,8 @@ def _check(settings: RegistrarSettings) -> None:
             f"RESTART_FLANNEL = {settings.restart_flannel!r}: container, service:<unit> (service:flanneld.service) or"
             " nothing"
         )
+    if 0 < settings.bfd_packets < LEAST_PACKETS:
+        raise SettingsError(f"BFD_PACKETS = {settings.bfd_packets} is too few; at least {LEAST_PACKETS}, or 0")
     for name in ("run_dir", "weft_socket"):
         if not Path(getattr(settings, name)).is_absolute():
             raise SettingsError(f"{name.upper()} = {getattr(settings, name)!r} must be an absolute path")
