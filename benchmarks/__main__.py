@@ -10,7 +10,18 @@ import sys
 from benchmarks import Benchmark, Result
 from benchmarks.namespace import wait_for_quiet
 
-MODULES = ("startup", "kernel_target", "cycle", "memory", "flanneld", "liveness", "lab")
+MODULES = (
+    "startup",
+    "kernel_target",
+    "cycle",
+    "memory",
+    "flanneld",
+    "liveness",
+    "lab",
+    "registrar",
+    "fifty_hosts",
+    "failover",
+)
 """In this order: the cheap ones first."""
 
 
