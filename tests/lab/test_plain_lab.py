@@ -177,7 +177,7 @@ def test_an_interrupt_undoes_what_up_has_done(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(slow(name)))
     process = begin_up(file)
     try:
-        until(lambda: netns.path(wiring.namespace(name, "h39")).exists(), "the namespaces")
+        until(lambda: netns.path(wiring.namespace(name, "h9")).exists(), "the namespaces")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert leftovers(name) == []
@@ -191,7 +191,7 @@ def test_down_removes_what_a_killed_up_left(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(slow(name)))
     process = begin_up(file)
     try:
-        until(lambda: netns.path(wiring.namespace(name, "h39")).exists(), "the namespaces")
+        until(lambda: netns.path(wiring.namespace(name, "h9")).exists(), "the namespaces")
         process.kill()
         process.wait(30)
         assert leftovers(name)
