@@ -71,7 +71,8 @@ class Node:
 
     `endpoints`: underlay addresses that tunnels end on, at most one per family. `mtu`: of its uplink, octets.
     `overlay`: addresses of its own inside its networks, source of what the host itself sends into the overlay.
-    `key`: its WireGuard public key, base64.
+    `key`: its WireGuard public key, base64. `stack`: what it is one router of, "" for a node that is nothing but
+    itself; routers of one stack may announce the same networks. `mac` all zero: it told none, and is reached by flooding.
 
     This host's own findings, not the node's word: `direct`: our uplink over which it is reached without a tunnel, "" if
     it isn't. `relay`: the node through which packets for its networks go. `outer`: where the tunnel's own packets are
@@ -91,6 +92,7 @@ class Node:
     source: str = ""
     """Which source told us: `multicast`, `static`, …"""
     key: str = ""
+    stack: str = ""
     direct: str = ""
     relay: Relay | None = None
     outer: IPAddress | None = None
@@ -98,6 +100,29 @@ class Node:
     def endpoint(self, version: int) -> IPAddress | None:
         """The underlay address of IP version 4 or 6, or None."""
         return next((a for a in self.endpoints if a.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A node as a discovery knows it. `last_seen`: seconds since 1970. `stale`: it fell silent, and is forgotten after
+    as long again."""
+
+    node: Node
+    last_seen: float
+    status: Literal["active", "stale"] = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryData:
+    """What `weft discovery` hands to `weft router` in discovery.json. `peers`: sorted by id, without this host's own;
+    `here`: those. `last_update`: seconds since 1970. `complete`: the discovery vouches that nobody is missing.
+    `problems`: its own, and those of entries that could not be read."""
+
+    peers: tuple[Peer, ...] = ()
+    here: tuple[Peer, ...] = ()
+    last_update: float = 0.0
+    complete: bool = True
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +195,18 @@ class StaticRoute:
     dev: str
     source: str
     rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Multipath:
+    """A subnet that several nodes take packets for. `ends`: theirs, two or more, sorted by id. `mtu`: of the narrowest
+    of their uplinks, octets, 0: not known. `source`: who says so, `rule`: in which words."""
+
+    subnet: IPNetwork
+    ends: tuple[Relay, ...]
+    source: str
+    rule: str
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +285,9 @@ class Profile:
     `clamp`: TCP's segments are made to fit the device; False where there is none. `shared`: the device is another
     daemon's: nothing is written on it, routes alone go out of it, and the firewall's chains are named after the role.
     `sources`: on such a device, what this host's own packets through a relay come from, at most one per family: answers
-    to the device's own address would take the direct way.
+    to the device's own address would take the direct way. `plane` False: this daemon writes files, and nothing of the
+    kernel's. `spaces`: networks of the nodes' own overlay addresses, on the device with that length, not as single
+    addresses. `flood`: peers are reached by all-zero FDB entries and neighbour discovery, not by static entries.
     """
 
     role: str = "agent"
@@ -266,14 +305,18 @@ class Profile:
     shared: bool = False
     sources: tuple[IPAddress, ...] = ()
     wireguard: WireguardEnd | None = None
+    plane: bool = True
+    spaces: tuple[IPNetwork, ...] = ()
+    flood: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """A file that other programs read, whole: flannel's subnet.env."""
+    """A file that other programs read, whole: flannel's subnet.env. `mode`: its permissions."""
 
     path: str
     text: str
+    mode: int = 0o644
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +327,8 @@ class View:
     overlays of the same daemon (flannel's IPv6 one), each with a device of its own; their host, their files and whether
     they are synced are this View's. `routes`: others than those to the nodes' networks. `apart`: pairs of subnets that
     may not talk with each other, in either direction. `diverted`: endpoint → where this host's tunnel packets to it go
-    in its place (a gateway that forwards them itself).
+    in its place (a gateway that forwards them itself). `multipath`: subnets that several of the nodes take packets for,
+    and that are in none of their networks.
     """
 
     me: Node
@@ -299,3 +343,4 @@ class View:
     routes: tuple[StaticRoute, ...] = ()
     apart: tuple[tuple[IPNetwork, IPNetwork], ...] = ()
     diverted: tuple[tuple[IPAddress, IPAddress], ...] = ()
+    multipath: tuple[Multipath, ...] = ()

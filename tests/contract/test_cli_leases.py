@@ -188,9 +188,7 @@ def test_config_that_leases_do_not_fit(weft: Shell) -> None:
     other = CONFIG.replace("127.5", "10.77")
     code, out, _ = weft("flannel-config", "check", other)
     assert code == 1
-    assert (
-        "1 leases do not fit the config, and their hosts change subnet at their next start: 127.5.7.0/24" in out
-    )
+    assert "1 leases do not fit the config, and their hosts change subnet at their next start: 127.5.7.0/24" in out
     code, _, err = weft("flannel-config", "set", other)
     assert code == 1
     assert err.startswith("weft: nothing was written")

@@ -434,9 +434,7 @@ async def test_a_port_in_use_is_said_and_mended_later(host: Host) -> None:
 async def test_another_key_than_the_files_is_refused(host: Host) -> None:
     _, public = a_key()
     (answer,) = await host.target().apply(add(host.device(public_key=public)))
-    assert refused(answer) == (
-        f"add {WG}: the key in {host.key.path} is {host.key.public}, and {public} is asked for"
-    )
+    assert refused(answer) == (f"add {WG}: the key in {host.key.path} is {host.key.public}, and {public} is asked for")
 
 
 async def test_neither_kernel_nor_process(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

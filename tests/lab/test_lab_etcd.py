@@ -50,6 +50,7 @@ def test_hosts_with_etcd_are_one_cluster_that_holds_the_config(lab: Lab) -> None
 def test_a_killed_member_comes_back_with_its_data_and_the_others_go_on_meanwhile(lab: Lab) -> None:
     do(services.kill(lab.host("a"), "etcd"))
     assert weft_lab("status", "--lab", lab.name).returncode == 1
+
     def written() -> bool:
         words = ["env", "ETCDCTL_API=3", "etcdctl", "put", "/x/meanwhile", "yes"]
         return on(lab, "b", words, check=False) == "OK\n"

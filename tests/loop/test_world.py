@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
@@ -194,6 +194,9 @@ class Spy:
     async def peers(self) -> AsyncIterator[Known[Node]]:
         while (known_ := await self.sets.get()) is not None:
             yield known_
+
+    def departed(self) -> Collection[str]:
+        return ()
 
     def last_seen(self) -> Mapping[str, float]:
         return {"b": 5.0}

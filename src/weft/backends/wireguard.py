@@ -51,14 +51,17 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
         return
     subnets = [subnet for network in node.networks for subnet in network.subnets]
     told = Why(node.source, node.id, f"tunnel to node {node.id}")
-    yield WireguardPeer(
-        dev=tunnel.device,
-        public_key=node.key,
-        endpoint=_endpoint(node, tunnel, end),
-        allowed_ips=in_order(subnets),
-        keepalive=end.keepalive,
-        psk=Secret(end.psk) if end.psk else None,
-    ), told
+    yield (
+        WireguardPeer(
+            dev=tunnel.device,
+            public_key=node.key,
+            endpoint=_endpoint(node, tunnel, end),
+            allowed_ips=in_order(subnets),
+            keepalive=end.keepalive,
+            psk=Secret(end.psk) if end.psk else None,
+        ),
+        told,
+    )
     mtu = node.mtu - OVERHEAD if 0 < node.mtu < tunnel.mtu else 0
     for network in node.networks:
         asked = Why(node.source, node.id, f"network {network.name} of node {node.id}")

@@ -134,7 +134,6 @@ class Mesh:
         return waiting, bound
 
 
-
 def _bits(mask: int) -> Iterator[int]:
     while mask:
         lowest = mask & -mask

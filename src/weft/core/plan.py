@@ -133,7 +133,7 @@ def _here(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:
     for thing in _firewall(view, subnets, devices):
         yield thing, exposed
     for file in view.files:
-        yield File(file.path, file.text), Why("settings", view.me.id, "other programs read it")
+        yield File(file.path, file.text, file.mode), Why("settings", view.me.id, "other programs read it")
 
 
 def _firewall(view: View, subnets: list[IPNetwork], devices: tuple[str, ...]) -> Iterator[Object]:

@@ -21,7 +21,7 @@ from weft.discovery.options import NO_KEY_WARNING
 from weft.engines import ENGINES, Engine
 from weft.errors import DiscoveryError, NotYet
 from weft.model import Host, Known, Network, Node, Profile, View
-from weft.settings import Settings, shared_key
+from weft.settings import Settings, means, shared_key
 from weft.targets.firewall import FirewallTarget
 from weft.targets.kernel.host import HostFacts
 from weft.targets.kernel.target import KernelTarget
@@ -94,7 +94,7 @@ class Agent:
         if source is None:
             raise DiscoveryError(f"this host has no IPv{here.underlay} endpoint to speak from")
         place = Place(self.world.identity.id, here.uplink, source, self._instance, self._key)
-        return DISCOVERIES[self.settings.discovery](self.settings, place)
+        return DISCOVERIES[self.settings.discovery](means(self.settings), place)
 
     def _keep_host(self, host: Host) -> None:
         self.world.host = host

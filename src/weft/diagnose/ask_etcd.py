@@ -100,9 +100,7 @@ def _with_config(facts: EtcdFacts, entry: Entry | None) -> EtcdFacts:
     return msgspec.structs.replace(facts, config=text, network=pools, backend=NAMES[type(backend)], vni=vni, port=port)
 
 
-def _leases(
-    below: str, entries: Mapping[str, Entry], flaws: list[str], nowhere: list[str]
-) -> Iterator[LeaseFacts]:
+def _leases(below: str, entries: Mapping[str, Entry], flaws: list[str], nowhere: list[str]) -> Iterator[LeaseFacts]:
     for key, entry in entries.items():
         if not key.startswith(below) or key in nowhere:
             continue

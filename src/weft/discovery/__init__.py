@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from weft.model import IPAddress, Known, Node
-from weft.settings import Settings
+from weft.settings.means import Means
 
 
 class Discovery(Protocol):
@@ -23,6 +23,10 @@ class Discovery(Protocol):
 
     def peers(self) -> AsyncIterator[Known[Node]]:
         """Yield the full set of peers, sorted by id and without this node, at start and whenever it changed."""
+        ...
+
+    def departed(self) -> Collection[str]:
+        """Ids of nodes that went of their own accord and said so, as far as that is remembered: nobody waits for them."""
         ...
 
     def last_seen(self) -> Mapping[str, float]:
@@ -50,7 +54,7 @@ class Place:
     key: bytes | None = field(default=None, repr=False)
 
 
-def _multicast(settings: Settings, place: Place) -> Discovery:
+def _multicast(means: Means, place: Place) -> Discovery:
     from weft.discovery.multicast import Multicast
     from weft.discovery.options import MulticastSettings, default_group
 
@@ -60,16 +64,17 @@ def _multicast(settings: Settings, place: Place) -> Discovery:
             interface=place.interface,
             source=place.source,
             instance=place.instance,
-            group=settings.multicast_group or default_group(place.source),
-            port=settings.discovery_port,
-            direct=settings.peers,
-            announce_interval=settings.announce_interval,
-            peer_timeout=settings.peer_timeout,
-            goodbye_hold=settings.goodbye_hold,
+            group=means.group or default_group(place.source),
+            port=means.port,
+            direct=means.direct,
+            announce_interval=means.announce_interval,
+            peer_timeout=means.peer_timeout,
+            goodbye_hold=means.goodbye_hold,
             key=place.key,
         )
     )
 
 
-DISCOVERIES: dict[str, Callable[[Settings, Place], Discovery]] = {"multicast": _multicast}
-"""What the setting `discovery` may say → the discovery, made from the settings and the place."""
+DISCOVERIES: dict[str, Callable[[Means, Place], Discovery]] = {"multicast": _multicast}
+"""What the setting `discovery` may say → the discovery, made from what it may be told and the place. Each imports its
+libraries when it is made: a host needs those of one."""

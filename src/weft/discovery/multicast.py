@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 from socket import socket
@@ -93,6 +93,10 @@ class Multicast:
                 continue
             seen = self._talk.version
             yield self._talk.known()
+
+    def departed(self) -> Collection[str]:
+        """Who said goodbye and is not heard again."""
+        return self._talk.table.departed()
 
     def last_seen(self) -> Mapping[str, float]:
         """Node id → seconds since 1970 when it was last heard."""

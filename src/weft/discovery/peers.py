@@ -34,11 +34,13 @@ _FORMER = 4
 
 @dataclass(slots=True)
 class _Past:
-    """What one node id has said so far. `former`: instances before this one, latest last."""
+    """What one node id has said so far. `former`: instances before this one, latest last. `departed`: the last
+    thing was goodbye."""
 
     stamp: Stamp
     at: float
     former: tuple[str, ...] = ()
+    departed: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +106,10 @@ class PeerTable:
     def heard(self) -> Iterator[tuple[str, float]]:
         """Node id and when it was last heard."""
         return ((node_id, peer.heard) for node_id, peer in self._alive.items())
+
+    def departed(self) -> frozenset[str]:
+        """Who said goodbye, as long as that is remembered."""
+        return frozenset(name for name, past in self._gone.items() if past.departed)
 
     def direct(self) -> Iterator[IPAddress]:
         """Where the peers are that spoke to us alone, past the group: they may not hear the group either."""
@@ -324,7 +330,7 @@ class PeerTable:
 
     def _leave(self, peer_id: str, now: float) -> None:
         peer = self._alive.pop(peer_id)
-        self._leaving.pop(peer_id, None)
+        peer.past.departed = self._leaving.pop(peer_id, None) is not None
         self._places.leave(peer_id)
         peer.past.at = now
         self._gone[peer_id] = peer.past

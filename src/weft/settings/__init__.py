@@ -18,6 +18,7 @@ import msgspec
 from weft.errors import SettingsError
 from weft.model import IPAddress, IPNetwork, Network
 from weft.objects import METRIC_CLASSES, REGISTRAR_METRICS
+from weft.settings.means import Means
 
 PREFIX = "WEFT_"
 CONFIG_VARIABLE = "WEFT_CONFIG"
@@ -108,6 +109,18 @@ def load(
     settings = Settings(**values)
     _check(settings)
     return settings
+
+
+def means(settings: Settings) -> Means:
+    """What the settings say to a discovery."""
+    return Means(
+        announce_interval=settings.announce_interval,
+        peer_timeout=settings.peer_timeout,
+        goodbye_hold=settings.goodbye_hold,
+        port=settings.discovery_port,
+        group=settings.multicast_group,
+        direct=settings.peers,
+    )
 
 
 def shared_key(settings: Settings) -> bytes | None:

@@ -38,15 +38,15 @@ FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 class FlanneldSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Every flag. `iface`, `iface_regex` may be given several times; times are seconds."""
 
-    etcd_endpoints: Annotated[
-        str, Doc(description="etcd's endpoints, with commas")
-    ] = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    etcd_endpoints: Annotated[str, Doc(description="etcd's endpoints, with commas")] = (
+        "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    )
     etcd_prefix: Annotated[str, Doc(description="prefix of flannel's keys")] = "/coreos.com/network"
     etcd_keyfile: Annotated[str, Doc(description="private key of the client certificate")] = ""
     etcd_certfile: Annotated[str, Doc(description="client certificate for etcd")] = ""
-    etcd_cafile: Annotated[
-        str, Doc(description="certificate authority that etcd's certificate is checked against")
-    ] = ""
+    etcd_cafile: Annotated[str, Doc(description="certificate authority that etcd's certificate is checked against")] = (
+        ""
+    )
     etcd_username: Annotated[str, Doc(description="user of etcd")] = ""
     etcd_password: Annotated[str, Doc(description="password of that user")] = ""
     iface: Annotated[
@@ -73,9 +73,9 @@ class FlanneldSettings(msgspec.Struct, frozen=True, kw_only=True):
     net_config_path: Annotated[
         str, Doc(description="file with the network config; default: the key <prefix>/config")
     ] = ""
-    socket: Annotated[
-        str, Doc(description="where the running daemon answers `weft show` (--socket, WEFT_SOCKET)")
-    ] = "/run/weft/flanneld.sock"
+    socket: Annotated[str, Doc(description="where the running daemon answers `weft show` (--socket, WEFT_SOCKET)")] = (
+        "/run/weft/flanneld.sock"
+    )
     log_level: Annotated[str, Doc(description="debug, info, warning or error")] = "info"
     metric: Annotated[int, Doc(description="metric of routes: an administrator's own, lower one wins")] = 7600
     extension_shell: Annotated[bool, Doc(description="let a shell run the extension backend's commands")] = False
