@@ -72,7 +72,7 @@ class Node:
     `endpoints`: underlay addresses that tunnels end on, at most one per family. `mtu`: of its uplink, octets.
     `overlay`: addresses of its own inside its networks, source of what the host itself sends into the overlay.
     `key`: its WireGuard public key, base64. `stack`: what it is one router of, "" for a node that is nothing but
-    itself; routers of one stack may announce the same networks. `mac` all zero: it told none, and is reached by flooding.
+    itself; routers of one stack may announce the same networks. `mac` all zero: it told none and is flooded to.
 
     This host's own findings, not the node's word: `direct`: our uplink over which it is reached without a tunnel, "" if
     it isn't. `relay`: the node through which packets for its networks go. `outer`: where the tunnel's own packets are

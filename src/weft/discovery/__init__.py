@@ -26,7 +26,7 @@ class Discovery(Protocol):
         ...
 
     def departed(self) -> Collection[str]:
-        """Ids of nodes that went of their own accord and said so, as far as that is remembered: nobody waits for them."""
+        """Ids of nodes that went of their own accord and said so, as far as that is remembered."""
         ...
 
     def last_seen(self) -> Mapping[str, float]:
