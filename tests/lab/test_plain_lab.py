@@ -236,8 +236,9 @@ def test_settling_gives_up_at_its_deadline(lab: Lab) -> None:
 
 
 def slow(name: str) -> dict[str, Any]:
-    """A lab that takes a while to come up."""
-    return {"name": name, "engine": "none", "agent": False, "hosts": {f"h{n}": None for n in range(40)}}
+    """A lab that is not up before somebody ends it: a host waits for a lease, and no etcd gives one."""
+    waiting = {"flanneld": {"etcd-endpoints": "http://127.0.0.1:1"}, "networks": {"docker0": {"subnet": "flannel"}}}
+    return {"name": name, "engine": "none", "agent": False, "hosts": {"h0": None, "h9": waiting}}
 
 
 def begin_up(file: Path) -> subprocess.Popen[str]:
