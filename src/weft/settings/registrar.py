@@ -8,20 +8,20 @@ not set. HOST_GATEWAY_MAP and FLANNEL_ROUTES_EXTRA stay text here: a bad entry o
 
 from __future__ import annotations
 
-import difflib
 import re
 import socket
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 
 from weft.errors import SettingsError
 from weft.model import IPAddress, IPNetwork, Network
-from weft.settings import PRIVATE, Doc, Seconds, Settings, convert, nearest, plain
+from weft.settings import PRIVATE, Doc, Seconds, Settings, convert
 from weft.settings.flanneld import clean
+from weft.settings.variables import Variables, secret
 
 HOSTNAME_FILE = Path("/etc/hostname")
 AUTO = "auto"
@@ -140,20 +140,18 @@ class RegistrarSettings(msgspec.Struct, frozen=True, kw_only=True):
         return Settings(engine=self.engine, docker_host=self.docker_host, networks=self.networks, expose=self.expose)
 
 
-_HINTS = get_type_hints(RegistrarSettings, include_extras=True)
-VARIABLES = frozenset((*(name.upper() for name in _HINTS), *ENDPOINTS, *READ_FOR_NOTHING))
+_TABLE = Variables(RegistrarSettings, SECRETS, (*ENDPOINTS, *READ_FOR_NOTHING))
+VARIABLES = _TABLE.names
 """Everything that is read."""
+describe = _TABLE.describe
+held = _TABLE.held
 
 
 def load(environment: Mapping[str, str]) -> tuple[RegistrarSettings, tuple[str, ...]]:
     """The settings that hold, and what is to be said of them. Raises SettingsError that names the variable, its value
     and what would be right."""
-    values: dict[str, Any] = {}
     remarks: list[str] = []
-    for name, hint in _HINTS.items():
-        text = environment.get(name.upper(), "").strip()
-        if text and not (text == AUTO and name in ("flanneld_public_ip", "flannel_mtu")):
-            values[name] = _value(name.upper(), text, hint)
+    values = _TABLE.read({name: _without_words(name, text) for name, text in environment.items()})
     said = {environment[name].strip() for name in ENDPOINTS if environment.get(name, "").strip()}
     if len(said) > 1:
         raise SettingsError(f"ETCD_ENDPOINT and ETCD_ENDPOINTS differ: {' and '.join(sorted(said))}; keep one of them")
@@ -170,57 +168,21 @@ def load(environment: Mapping[str, str]) -> tuple[RegistrarSettings, tuple[str, 
             values[name] = clean(values[name])
     settings = RegistrarSettings(**values)
     _check(settings)
-    return settings, (*remarks, *_misspelt(environment))
+    misspelt = _TABLE.misspelt(environment, "FLANNEL_|HOST_GATEWAY|ETCD_|BFD_|ISOLATE", "weft registrar")
+    return settings, (*remarks, *misspelt)
 
 
 def bfd_key(settings: RegistrarSettings) -> str:
     """The key, "" for none. Raises SettingsError for a file that can't be read or is empty."""
-    if not settings.bfd_key_file:
-        return settings.bfd_key
-    try:
-        text = Path(settings.bfd_key_file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"BFD_KEY_FILE = {settings.bfd_key_file!r} can't be read: {error}") from error
-    if not text:
-        raise SettingsError(f"BFD_KEY_FILE = {settings.bfd_key_file!r} is empty; put the key in it")
-    return text
+    return secret("BFD_KEY", settings.bfd_key, settings.bfd_key_file)
 
 
-def describe() -> list[tuple[str, str, str]]:
-    """One row per variable: name, default as text, what it is."""
-    rows = []
-    for name, hint in _HINTS.items():
-        meta = next(m for m in get_args(hint)[1:] if isinstance(m, msgspec.Meta))
-        rows.append((name.upper(), _shown(getattr(RegistrarSettings(), name)), meta.description or ""))
-    return rows
-
-
-def held(settings: RegistrarSettings, variable: str) -> str:
-    """What a variable comes to, as text; of a secret, whether there is one."""
-    value = getattr(settings, variable.lower())
-    return "(set)" if variable in SECRETS and value else _shown(value)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(
-            ",".join(f"{n.name}={s}" for s in n.subnets) if isinstance(n, Network) else str(n) for n in value
-        )
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _value(variable: str, text: str, hint: object) -> Any:
-    kind = get_args(hint)[0]
-    if kind is IPAddress:
-        kind = IPAddress | None
-    try:
-        if variable == "DEBUG" and text.isdigit():
-            return text != "0"
-        return convert(text, kind, hint)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise SettingsError(f"{variable} = {text!r}: {plain(str(error))}{nearest(text, hint)}") from error
+def _without_words(name: str, text: str) -> str:
+    """Words that old files have in the place of a value."""
+    text = text.strip()
+    if text == AUTO and name in ("FLANNELD_PUBLIC_IP", "FLANNEL_MTU"):
+        return ""
+    return str(text != "0").lower() if name == "DEBUG" and text.isdigit() else text
 
 
 def _own_name() -> str:
@@ -265,7 +227,7 @@ def _check(settings: RegistrarSettings) -> None:
     if not settings.endpoints:
         raise SettingsError("ETCD_ENDPOINT names no endpoint; e.g. http://192.168.4.88:2379")
     if settings.bfd_key and settings.bfd_key_file:
-        raise SettingsError("BFD_KEY and BFD_KEY_FILE are both set; keep one of them")
+        bfd_key(settings)  # says so
     if bool(settings.etcd_certfile) != bool(settings.etcd_keyfile):
         raise SettingsError("ETCD_CERTFILE and ETCD_KEYFILE belong together; one of them is missing")
     if not re.fullmatch(r"|container|service:[\w@.:-]+", settings.restart_flannel):
@@ -289,14 +251,3 @@ def _check(settings: RegistrarSettings) -> None:
             " that reaches etcd is taken"
         )
     _ = settings.groups
-
-
-def _misspelt(environment: Mapping[str, str]) -> list[str]:
-    """Variables that look like ours and are none."""
-    remarks = []
-    for name in sorted(environment):
-        if re.match(r"FLANNEL_|HOST_GATEWAY|ETCD_|BFD_|ISOLATE", name) and name not in VARIABLES:
-            near = difflib.get_close_matches(name, VARIABLES, n=1, cutoff=0.8)
-            if near:
-                remarks.append(f"{name} is no variable of weft registrar's; did you mean {near[0]}?")
-    return remarks
