@@ -91,7 +91,7 @@ class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
 
     @property
     def means(self) -> Means:
-        """As the discoveries take them, but for STATIC_PEERS (`agent/stacks.py`). Raises SettingsError for a key file that can't be read."""
+        """As the discoveries take them, without STATIC_PEERS. Raises SettingsError for a bad key file."""
         secure = bool(self.etcd_tls_ca or self.etcd_tls_cert)
         keys = tuple(one.strip().encode() for one in shared_key(self).split(",") if one.strip())
         return Means(
@@ -113,9 +113,7 @@ class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
                 self.dns_weight,
             ),
             etcd=EtcdMeans(
-                tuple(
-                    _endpoint(one, bool(self.etcd_tls_ca or self.etcd_tls_cert)) for one in listed(self.etcd_endpoints)
-                ),
+                tuple(_endpoint(one, secure) for one in listed(self.etcd_endpoints)),
                 self.etcd_prefix.rstrip("/"),
                 int(self.etcd_lease_ttl),
                 self.etcd_username,
