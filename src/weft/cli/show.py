@@ -13,7 +13,7 @@ from weft.cli.client import as_json, ask, config_option, socket_option, table
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["peers", "networks", "routes", "status", "events"]))
+@click.argument("what", type=click.Choice(["peers", "networks", "routes", "vxlan", "status", "events"]))
 @click.option("--json", "json_", is_flag=True, help="Print the agent's own answer.")
 @socket_option
 @config_option
@@ -23,10 +23,7 @@ def show(what: str, json_: bool, config: Path | None, path: str) -> int:
     Exit code 1 for `status` if something is wrong, 3 if no agent answers.
     """
     answer = ask(what, config, path)
-    if json_:
-        as_json(answer)
-    else:
-        PAGES[what](answer)
+    page(what, json_, answer)
     return int(what == "status" and answer["health"] != "ok")
 
 
@@ -92,6 +89,18 @@ def _routes(routes: list[dict[str, Any]]) -> None:
     table(["DESTINATION", "NODE", "STATE", "WHY"], rows)
 
 
+def _vxlan(devices: list[dict[str, Any]]) -> None:
+    for device in devices:
+        state = ("up" if device["up"] else "DOWN") + (", learning" if device["learning"] else "")
+        addresses = ", ".join(device["addresses"]) or "none"
+        click.echo(f"{device['device']}: VNI {device['vni']}, {state}, MAC {device['mac']}, MTU {device['mtu']}")
+        click.echo(
+            f"    from {device['local']} port {device['port']}; addresses {addresses}; {device['routes']} routes"
+        )
+        rows = [[entry["mac"], entry["dst"], entry["address"] or "-"] for entry in device["entries"]]
+        table(["    MAC", "ENDPOINT", "NEIGHBOUR"], [[f"    {row[0]}", *row[1:]] for row in rows])
+
+
 def _status(status: dict[str, Any]) -> None:
     click.echo(f"node {status['node']} ({', '.join(status['endpoints']) or 'no endpoint'}), weft {status['version']}")
     click.echo(
@@ -119,10 +128,19 @@ def _events(events: list[dict[str, Any]]) -> None:
         click.echo(f"{at} {event['action']} {event['object']}: {event['why']}{end}")
 
 
+def page(what: str, json_: bool, answer: Any) -> None:
+    """Print a daemon's answer to /v1/<what>."""
+    if json_:
+        as_json(answer)
+    else:
+        PAGES[what](answer)
+
+
 PAGES: dict[str, Callable[[Any], None]] = {
     "peers": _peers,
     "networks": _networks,
     "routes": _routes,
+    "vxlan": _vxlan,
     "status": _status,
     "events": _events,
 }

@@ -18,7 +18,7 @@ import msgspec
 from weft.errors import SettingsError
 from weft.model import IPAddress, IPNetwork, Network
 from weft.objects import METRIC_CLASSES, REGISTRAR_METRICS
-from weft.settings.means import Means
+from weft.settings.means import DnsMeans, EtcdMeans, GossipMeans, Means, Profile
 
 PREFIX = "WEFT_"
 CONFIG_VARIABLE = "WEFT_CONFIG"
@@ -65,7 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Network, ...],
         Doc(description="Networks for engine `static`: `web=10.1.0.0/24,web=fd00:1::/64` or a mapping in YAML."),
     ] = ()
-    discovery: Annotated[Literal["multicast"], Doc(description="How the hosts find each other.")] = "multicast"
+    discovery: Annotated[
+        Literal["multicast", "dns", "etcd", "gossip"], Doc(description="How the hosts find each other.")
+    ] = "multicast"
     multicast_group: Annotated[
         IPAddress | None, Doc(description="Group for HELLOs; default 239.1.1.1, ff12::4790 on an IPv6 underlay.")
     ] = None
@@ -80,7 +82,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Seconds,
         Doc(ge=0, description="How long a peer that said goodbye is still routed to, so that a restart loses nothing."),
     ] = 30.0
-    key: Annotated[str, Doc(description="Pre-shared key of the hosts; signs every HELLO.")] = ""
+    dns_domain: Annotated[str, Doc(description="Discovery dns: domain of the SRV records.")] = ""
+    dns_server: Annotated[
+        str, Doc(description="Discovery dns: server for updates and queries; without it nothing is registered.")
+    ] = ""
+    dns_ttl: Annotated[int, Doc(ge=1, le=86400, description="Discovery dns: TTL of our records in seconds.")] = 60
+    dns_update_interval: Annotated[Seconds, Doc(gt=0, description="Discovery dns: time between updates.")] = 30.0
+    dns_key: Annotated[str, Doc(description="Discovery dns: TSIG key, `[algorithm:]name:base64`.")] = ""
+    etcd_endpoints: Annotated[tuple[str, ...], Doc(description="Discovery etcd: etcd's endpoints.")] = ()
+    etcd_prefix: Annotated[str, Doc(description="Discovery etcd: prefix of the keys.")] = "/weft/discovery"
+    etcd_lease_ttl: Annotated[int, Doc(ge=2, le=86400, description="Discovery etcd: TTL of our lease, seconds.")] = 30
+    etcd_username: Annotated[str, Doc(description="Discovery etcd: user.")] = ""
+    etcd_password: Annotated[str, Doc(description="Discovery etcd: password.")] = ""
+    etcd_cafile: Annotated[str, Doc(description="Discovery etcd: certificate authority.")] = ""
+    etcd_certfile: Annotated[str, Doc(description="Discovery etcd: client certificate.")] = ""
+    etcd_keyfile: Annotated[str, Doc(description="Discovery etcd: the client certificate's private key.")] = ""
+    gossip_seeds: Annotated[tuple[str, ...], Doc(description="Discovery gossip: members to join by, host[:port].")] = ()
+    gossip_profile: Annotated[
+        Profile, Doc(description="Discovery gossip: lan finds a dead host within 5 s, fast within 1.5 s.")
+    ] = "lan"
+    key: Annotated[
+        str, Doc(description="Pre-shared key of the hosts: signs every HELLO, encrypts gossip (a,b: a encrypts).")
+    ] = ""
     key_file: Annotated[str, Doc(description="File that holds the pre-shared key.")] = ""
     allowed: Annotated[
         tuple[IPNetwork, ...], Doc(description="A peer's subnet must lie in one of these; default: private ranges.")
@@ -120,7 +143,30 @@ def means(settings: Settings) -> Means:
         port=settings.discovery_port,
         group=settings.multicast_group,
         direct=settings.peers,
+        dns=DnsMeans(
+            settings.dns_domain.rstrip("."),
+            settings.dns_server,
+            settings.dns_ttl,
+            settings.dns_update_interval,
+            settings.dns_key,
+        ),
+        etcd=EtcdMeans(
+            tuple(one if "://" in one else f"http://{one}" for one in settings.etcd_endpoints),
+            settings.etcd_prefix.rstrip("/"),
+            settings.etcd_lease_ttl,
+            settings.etcd_username,
+            settings.etcd_password,
+            settings.etcd_cafile,
+            settings.etcd_certfile,
+            settings.etcd_keyfile,
+        ),
+        gossip=GossipMeans(settings.gossip_seeds, settings.gossip_profile, split_keys(shared_key(settings) or b"")),
     )
+
+
+def split_keys(keys: bytes) -> tuple[bytes, ...]:
+    """`new,old`: of several keys, the first one is used, and all are understood."""
+    return tuple(key.strip() for key in keys.split(b",") if key.strip())
 
 
 def shared_key(settings: Settings) -> bytes | None:
@@ -167,6 +213,7 @@ def _text(value: object) -> str:
 
 def _check(settings: Settings) -> None:
     _check_times_and_keys(settings)
+    _check_discovery(settings)
     _check_addresses(settings)
     check_metric("metric", settings.metric)
     node = settings.node
@@ -198,6 +245,17 @@ def _check_times_and_keys(settings: Settings) -> None:
             f" {settings.announce_interval:g} s: one lost HELLO would cut a peer off; e.g. peer_timeout ="
             f" {3 * settings.announce_interval:g}"
         )
+
+
+def _check_discovery(settings: Settings) -> None:
+    needed = {"dns": ("dns_domain", "example.com"), "etcd": ("etcd_endpoints", "10.0.1.100:2379")}
+    name, example = needed.get(settings.discovery, ("discovery", ""))
+    if not getattr(settings, name):
+        raise SettingsError(f"discovery = {settings.discovery} needs {name}; e.g. {name} = {example}")
+    if bool(settings.etcd_certfile) != bool(settings.etcd_keyfile):
+        raise SettingsError("etcd_certfile and etcd_keyfile belong together; one of them is missing")
+    if settings.dns_key and not settings.dns_server:
+        raise SettingsError("dns_key signs updates, and dns_server, where they would go, isn't set")
 
 
 def _check_addresses(settings: Settings) -> None:
@@ -255,6 +313,8 @@ def convert(given: object, kind: object, hint: object) -> Any:
         items = text.split(",") if isinstance(text, str) else text if isinstance(text, Sequence) else [text]
         parse = ip_address if kind == tuple[IPAddress, ...] else ip_network
         return tuple(parse(str(item).strip()) for item in items if str(item).strip())
+    if kind == tuple[str, ...]:
+        return tuple(one.strip() for one in (text.split(",") if isinstance(text, str) else map(str, _many(text))))
     if kind == IPAddress | None:
         return ip_address(str(text)) if text else None
     if kind is float and isinstance(text, str):
@@ -262,6 +322,10 @@ def convert(given: object, kind: object, hint: object) -> Any:
     if kind is bool and isinstance(text, str):
         text = {"yes": True, "on": True, "no": False, "off": False}.get(text.lower(), text.lower())
     return msgspec.convert(text, hint, strict=False)
+
+
+def _many(given: object) -> Sequence[object]:
+    return given if isinstance(given, Sequence) else [given]
 
 
 def _seconds(text: str) -> float:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from weft.errors import SettingsError
 from weft.model import IPAddress
-from weft.settings import Doc, Seconds
+from weft.settings import Doc, Seconds, split_keys
 from weft.settings.means import DnsMeans, EtcdMeans, GossipMeans, Means, Profile
 from weft.settings.stack import SHARED_VARIABLES, StackSettings, check
 from weft.settings.variables import Variables, secret
@@ -87,13 +87,11 @@ class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
     discovery_config: Annotated[str, Doc(description=f"YAML file with a `discovery:` block; default: {CONFIG}")] = ""
     health_ip: Annotated[IPAddress, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
     health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9477
-    weft_socket: Annotated[str, Doc(description="where `weft discovery show` asks")] = ""
 
     @property
     def means(self) -> Means:
         """As the discoveries take them, without STATIC_PEERS. Raises SettingsError for a bad key file."""
         secure = bool(self.etcd_tls_ca or self.etcd_tls_cert)
-        keys = tuple(one.strip().encode() for one in shared_key(self).split(",") if one.strip())
         return Means(
             announce_interval=self.announce_interval,
             peer_timeout=self.peer_timeout,
@@ -122,7 +120,7 @@ class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
                 self.etcd_tls_cert,
                 self.etcd_tls_key,
             ),
-            gossip=GossipMeans(listed(self.gossip_seeds), self.gossip_profile, keys),
+            gossip=GossipMeans(listed(self.gossip_seeds), self.gossip_profile, split_keys(shared_key(self).encode())),
         )
 
 

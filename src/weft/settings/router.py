@@ -45,7 +45,9 @@ class RouterSettings(StackSettings, frozen=True, kw_only=True):
     ] = "/run/docker-router"
     health_ip: Annotated[IPAddress, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
     health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9478
-    weft_socket: Annotated[str, Doc(description="where `weft router show` asks")] = ""
+    weft_socket: Annotated[str, Doc(description="where the router answers `weft router show`")] = (
+        "/run/weft/router.sock"
+    )
 
 
 _TABLE = Variables(RouterSettings)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -20,7 +20,7 @@ from weft.core.commands import text
 from weft.core.diff import Changes
 from weft.core.explain import explain
 from weft.model import Network, Node, Reach, mac_text
-from weft.objects import Key, Route
+from weft.objects import Address, Fdb, Key, Link, Neighbour, Object, Route
 
 
 class PeerRow(msgspec.Struct):
@@ -42,6 +42,31 @@ class PeerRow(msgspec.Struct):
     way: str
     liveness: str = ""
     full: bool | None = None
+
+
+class EntryRow(msgspec.Struct):
+    """What is behind a VXLAN device: a VTEP at `dst`. `mac` all zero: it is flooded to. `address`: whose neighbour
+    entry leads to that MAC, "" for none of ours."""
+
+    mac: str
+    dst: str
+    address: str
+
+
+class VxlanRow(msgspec.Struct):
+    """A VXLAN device of ours, as the kernel has it. `mtu` in octets."""
+
+    device: str
+    vni: int
+    local: str
+    port: int
+    mac: str
+    mtu: int
+    learning: bool
+    up: bool
+    addresses: list[str]
+    entries: list[EntryRow]
+    routes: int
 
 
 class NetworkRow(msgspec.Struct):
@@ -189,6 +214,12 @@ class Api:
                 )
         return sorted(rows, key=lambda row: row.destination)
 
+    def vxlan(self) -> list[VxlanRow]:
+        """Our VXLAN devices with what is on them, sorted by name: as they were read last."""
+        things = list(self._loop.reconciler.actual())
+        links = sorted((thing for thing in things if isinstance(thing, Link)), key=lambda link: link.name)
+        return [_vxlan(link, things) for link in links]
+
     def status(self) -> AgentStatus:
         """How this agent is, and what is not as it should be."""
         loop, account = self._loop, self._loop.reconciler.account
@@ -270,6 +301,28 @@ def _peer(node: Node, voice: Voice) -> PeerRow:
         way=voice.rules().get(node.id, ""),
         liveness=reach.state if reach is not None else "",
         full=reach.full if reach is not None else None,
+    )
+
+
+def _vxlan(link: Link, things: Sequence[Object]) -> VxlanRow:
+    neighbours = {t.mac: str(t.address) for t in things if isinstance(t, Neighbour) and t.dev == link.name}
+    entries = [
+        EntryRow(mac_text(thing.mac), str(thing.dst), neighbours.get(thing.mac, ""))
+        for thing in things
+        if isinstance(thing, Fdb) and thing.dev == link.name
+    ]
+    return VxlanRow(
+        device=link.name,
+        vni=link.vxlan.vni,
+        local=str(link.vxlan.local),
+        port=link.vxlan.port,
+        mac=mac_text(link.mac),
+        mtu=link.mtu,
+        learning=link.vxlan.learning,
+        up=link.up,
+        addresses=sorted(str(t.address) for t in things if isinstance(t, Address) and t.dev == link.name),
+        entries=sorted(entries, key=lambda entry: (entry.dst, entry.mac)),
+        routes=sum(isinstance(thing, Route) and thing.dev == link.name for thing in things),
     )
 
 

@@ -33,7 +33,7 @@ class Server:
         app = web.Application()
         app.router.add_get("/v1/plan", self._plan)
         app.router.add_get("/v1/explain", self._explain)
-        for name in ("peers", "networks", "routes", "status", "events"):
+        for name in ("peers", "networks", "routes", "vxlan", "status", "events"):
             app.router.add_get(f"/v1/{name}", _plain(getattr(self._api, name)))
         self._runner = web.AppRunner(app, access_log=None)
         try:
