@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from pathlib import Path
 
 import click
 
 from weft import __version__
-from weft.cli.client import table
+from weft.cli.environment import listing as show_variables
+from weft.cli.environment import say, with_variables
 from weft.errors import SettingsError
 from weft.settings.registrar import describe, held, load
 from weft.web.authorities import without_authorities
@@ -25,17 +25,7 @@ Settings come from the environment, as in flannel-registrar's Compose file:
 """
 
 
-class Page(click.Command):
-    """The help text with every variable in it."""
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_help_text(ctx, formatter)
-        rows = [(name, f"{text}" + (f"  [{default}]" if default else "")) for name, default, text in describe()]
-        with formatter.section("Environment"):
-            formatter.write_dl(rows)
-
-
-@click.command(cls=Page, help=HEAD)
+@click.command(cls=with_variables(describe, click.Command), help=HEAD)
 @click.option("--daemon", is_flag=True, help="Keep everything as it should be until a signal ends it (the default).")
 @click.option("--once", is_flag=True, help="Register, set the routes, and end. Exit code 1 if something is missing.")
 @click.option("--wait", default=60.0, show_default=True, help="Seconds that --once may take.")
@@ -69,8 +59,7 @@ def registrar(
         return result
     settings, remarks = load(os.environ)
     if listing:
-        rows = [[name, held(settings, name), default, text] for name, default, text in describe()]
-        table(["VARIABLE", "VALUE", "DEFAULT", "WHAT"], rows)
+        show_variables(describe(), held, settings)
         return 0
     with without_authorities():
         from weft.daemons import registrar as work
@@ -79,8 +68,7 @@ def registrar(
         click.echo(asyncio.run(work.write_config(settings, text)))
         return 0
     work.set_up_log(settings)
-    for remark in remarks:
-        logging.getLogger("weft").warning("%s", remark)
+    say(remarks)
     return asyncio.run(work.run(settings, wait if once else None))
 
 
