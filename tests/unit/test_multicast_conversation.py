@@ -458,3 +458,16 @@ def test_a_hello_costs_no_more_than_it_may() -> None:
     assert host.ids() == ["host-2"]
     assert host.counters.received["HELLO"] == 2000
     assert min(taken) < 0.0002
+
+
+@pytest.mark.parametrize("key", [None, b"secret"])
+def test_what_somebody_tells_of_others_is_counted_and_not_believed(key: bytes | None) -> None:
+    segment = Segment()
+    first = segment.add(1, key=key)
+    peers = [{"stack_id": "b", "host_ip": "192.0.2.2", "vni": 4096, "vxlan_endpoint": "192.0.2.2:4789"}]
+    said = {"type": "TABLE_SYNC", "version": 1, "peer_id": "b", "sequence": 1, "peers": peers, "routes": []}
+    version = first.version
+    first.receive(seal(json.dumps(said).encode(), derive_key(key) if key else None), address(2), segment.now)
+    assert first.counters.flat()["received.TABLE_SYNC"] == 1
+    assert not first.counters.refused
+    assert first.version == version

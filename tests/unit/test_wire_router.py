@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from weft.errors import WireError
 from weft.model import IPAddress, IPNetwork, Mac, Network, Node
-from weft.wire.hello import Goodbye, Hello, Query, Stamp, merge
+from weft.wire.hello import Goodbye, Hello, Query, Stamp, TableSync, merge, plain_node
 from weft.wire.router import (
     decode,
     encode_goodbye,
     encode_hello,
     encode_query,
     encode_response,
+    read_node,
 )
 
 LIMIT = 1395
@@ -82,6 +83,14 @@ def nodes(draw: st.DrawFn) -> Node:
     )
 
 
+@st.composite
+def routers(draw: st.DrawFn) -> Node:
+    """Nodes of a stack; its name may be the node's own id."""
+    me = draw(nodes())
+    stack = draw(st.just(me.id) | labels)
+    return replace(me, stack=stack, overlay=tuple(draw(st.lists(v4 | v6, max_size=2))))
+
+
 def node(*names: Network, **fields: Any) -> Node:
     plain = Node("host-a", (IPv4Address("10.0.1.5"),), 4789, 4096, Mac(bytes.fromhex("823dcd46bc78")), 1500, names)
     return replace(plain, source="multicast", **fields)
@@ -94,7 +103,7 @@ def heard(bodies: list[bytes]) -> Hello:
     return merge(hellos)
 
 
-@given(nodes(), st.booleans())
+@given(nodes() | routers(), st.booleans())
 def test_every_node_comes_back_and_no_datagram_is_too_long(me: Node, query: bool) -> None:
     bodies = encode_hello(me, STAMP, LIMIT, query)
     assert all(len(body) <= LIMIT for body in bodies)
@@ -102,6 +111,12 @@ def test_every_node_comes_back_and_no_datagram_is_too_long(me: Node, query: bool
     assert hello.node == me
     assert (hello.stamp, hello.query, hello.endpoints, hello.vni) == (STAMP, query, me.endpoints, me.vni)
     assert hello.subnets == tuple(subnet for network in me.networks for subnet in network.subnets)
+
+
+@given(nodes() | routers())
+def test_without_a_limit_everything_is_in_one_part(me: Node) -> None:
+    (body,) = encode_hello(me, STAMP)
+    assert read_node(body, "gossip") == replace(me, source="gossip")
 
 
 @given(st.binary(max_size=300))
@@ -168,6 +183,83 @@ def test_ours_holds_every_field_of_the_document() -> None:
         k: type(v) for k, v in document.items()
     }
     assert ours["networks"] == ["172.20.0.0/16"]
+
+
+def test_a_router_of_a_stack_says_what_the_document_has() -> None:
+    router = node(
+        Network("internal", (ip_network("172.20.0.0/16"),)),
+        id="stack-a-router-1",
+        vni=1000,
+        stack="stack-a",
+        overlay=(ip_address("192.168.100.1"),),
+    )
+    ours = json.loads(encode_hello(router, STAMP)[0])
+    assert ours.pop("weft")["stack"] is True
+    assert ours == json.loads(DOCUMENT)
+    assert json.loads(encode_response(router, 1))["stack_id"] == "stack-a"
+
+
+def test_who_is_no_stack_s_names_itself_and_its_endpoint() -> None:
+    ours = json.loads(encode_hello(node(overlay=(ip_address("172.20.0.1"),)), STAMP)[0])
+    assert (ours["stack_name"], ours["vxlan_ip"], ours["weft"]["stack"]) == ("host-a", "10.0.1.5", False)
+
+
+def test_an_overlay_address_that_is_not_told_is_no_vxlan_ip() -> None:
+    private = Network("secret", (ip_network("10.66.0.0/16"),), exposed=False)
+    body = encode_hello(node(private, stack="a", overlay=(ip_address("10.66.0.1"),)), STAMP)[0]
+    assert json.loads(body)["vxlan_ip"] == "10.0.1.5"
+
+
+@pytest.mark.parametrize(
+    ("stack_name", "flag", "stack"),
+    [("host-a", None, ""), ("", None, ""), ("b", None, "b"), ("host-a", True, "host-a"), ("", True, "host-a")],
+)
+def test_a_stack_is_one_by_its_name_or_by_the_sender_s_word(stack_name: str, flag: bool | None, stack: str) -> None:
+    """A weft before stacks says neither; another program may say the name alone."""
+    whole = json.loads(changed(stack_name=stack_name))
+    whole["weft"].pop("stack") if flag is None else whole["weft"].update(stack=flag)
+    hello = decode(json.dumps(whole).encode())
+    assert isinstance(hello, Hello)
+    assert hello.node is not None
+    assert hello.node.stack == stack
+
+
+def test_the_plain_form_makes_a_node_that_is_flooded_to() -> None:
+    hello = decode(DOCUMENT)
+    assert isinstance(hello, Hello)
+    told = plain_node(hello, "multicast")
+    assert told == Node(
+        id="stack-a-router-1",
+        endpoints=(IPv4Address("10.0.1.5"),),
+        port=4789,
+        vni=1000,
+        mac=Mac(bytes(6)),
+        mtu=0,
+        networks=(Network("172.20.0.0/16", (IPv4Network("172.20.0.0/16"),)),),
+        overlay=(IPv4Address("192.168.100.1"),),
+        source="multicast",
+        stack="stack-a",
+    )
+    bare = replace(hello, stack_name="", vxlan_ip=None, subnets=())
+    assert plain_node(bare, "etcd", 4790) == replace(
+        told, port=4790, networks=(), overlay=(), source="etcd", stack="stack-a-router-1"
+    )
+
+
+def test_what_is_no_whole_hello_of_weft_s_is_no_node() -> None:
+    many = node(*(Network(f"net-{n}", (IPv4Network((f"10.{n}.0.0", 16)),)) for n in range(200)))
+    for body in (DOCUMENT, encode_goodbye(node(), STAMP), *encode_hello(many, STAMP, LIMIT)):
+        with pytest.raises(WireError, match="no whole HELLO"):
+            read_node(body, "gossip")
+
+
+def test_table_sync_is_known_for_what_it_is() -> None:
+    document = b"""{"type": "TABLE_SYNC", "version": 1, "peer_id": "stack-a-router-1", "sequence": 12345,
+                    "peers": [{"stack_id": "b", "host_ip": []}], "routes": [1, null, {}]}"""
+    assert decode(document) == TableSync("stack-a-router-1")
+    for broken in (document.replace(b"12345", b"-1"), document.replace(b"stack-a-router-1", b"")):
+        with pytest.raises(WireError):
+            decode(broken)
 
 
 @pytest.mark.parametrize("kind", ["ANNOUNCE", "RESPONSE"])
@@ -252,7 +344,19 @@ def test_a_name_that_cannot_be_sent_is_shortened_not_refused() -> None:
     assert told.networks[1].name == "?"
 
 
-@pytest.mark.parametrize("me", [node(id="a\nb"), node(id=""), node(endpoints=()), node(mtu=575), node(mtu=-1)])
+@pytest.mark.parametrize(
+    "me",
+    [
+        node(id="a\nb"),
+        node(id=""),
+        node(endpoints=()),
+        node(mtu=575),
+        node(mtu=-1),
+        node(stack="a\nb"),
+        node(mac=Mac(bytes(6))),
+        node(stack="a", overlay=(ip_address("239.1.1.1"),)),
+    ],
+)
 def test_a_node_that_nobody_could_read_is_not_sent(me: Node) -> None:
     with pytest.raises(WireError, match="can't be announced"):
         encode_hello(me, STAMP, LIMIT)
@@ -289,7 +393,10 @@ def changed(**fields: Any) -> bytes:
     "fields",
     [
         {"version": 2},
-        {"type": "TABLE_SYNC"},
+        {"type": "TABLE_ASYNC"},
+        {"vxlan_ip": "239.1.1.1"},
+        {"vxlan_ip": "0.0.0.0"},
+        {"stack_name": "a\nforged log line"},
         {"peer_id": "a\nforged log line"},
         {"peer_id": "x" * 254},
         {"host_ip": "10.0.1.6"},

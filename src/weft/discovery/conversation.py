@@ -16,7 +16,7 @@ from weft.discovery.schedule import INFINITY, Schedule
 from weft.discovery.tally import Complaints, Counters, Refused
 from weft.errors import WireError
 from weft.model import IPAddress, Known, Node
-from weft.wire.hello import Goodbye, Hello, Query, Stamp
+from weft.wire.hello import Goodbye, Hello, Query, Stamp, TableSync
 from weft.wire.router import decode, encode_goodbye, encode_hello, encode_query, encode_response
 from weft.wire.seal import SEAL_SIZE, Verdict, derive_key, seal, unseal
 
@@ -112,6 +112,9 @@ class Conversation:
             message = decode(body)
         except WireError:
             self.counters.refused[Refused.MALFORMED] += 1
+            return
+        if isinstance(message, TableSync):
+            self.counters.received[message.kind] += 1
             return
         if self._key is not None and message.stamp is None:
             self.counters.refused[Refused.MALFORMED] += 1  # a holder of the key who leaves out the stamp

@@ -1,4 +1,4 @@
-"""What discovery messages say: HELLO, GOODBYE and QUERY as values.
+"""What discovery messages say: HELLO, GOODBYE, QUERY and TABLE_SYNC as values.
 
 `wire/router.py` turns them into bytes and back; `discovery/` acts on them.
 """
@@ -10,7 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from weft.errors import WireError
-from weft.model import IPAddress, IPNetwork, Network, Node
+from weft.model import IPAddress, IPNetwork, Mac, Network, Node
+
+PLAIN_PORT = 4789
+"""Where the tunnel of a host ends that did not say: IANA's port of VXLAN, the docker-router document's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,33 @@ class Query:
     kind: str = field(default="QUERY", compare=False)
 
 
-Message: TypeAlias = Hello | Goodbye | Query
+@dataclass(frozen=True, slots=True)
+class TableSync:
+    """Somebody tells what it knows of others, which is hearsay: counted, and not believed. It can carry no stamp."""
+
+    peer_id: str
+    stamp: Stamp | None = None
+    kind: str = field(default="TABLE_SYNC", compare=False)
+
+
+Message: TypeAlias = Hello | Goodbye | Query | TableSync
+
+
+def plain_node(hello: Hello, source: str, port: int = PLAIN_PORT) -> Node:
+    """Who spoke the plain form, as far as that tells: no MAC address (it is flooded to), no age of its networks (any
+    other claim is older), and its uplink's MTU is not known. `source`: the discovery that heard it."""
+    return Node(
+        id=hello.peer_id,
+        endpoints=hello.endpoints,
+        port=port,
+        vni=hello.vni,
+        mac=Mac(bytes(6)),
+        mtu=0,
+        networks=tuple(Network(str(subnet), (subnet,)) for subnet in hello.subnets),
+        overlay=(hello.vxlan_ip,) if hello.vxlan_ip is not None else (),
+        source=source,
+        stack=hello.stack_name or hello.peer_id,
+    )
 
 
 def merge(parts: Sequence[Hello]) -> Hello:

@@ -1,20 +1,25 @@
 """The codec of discovery datagrams: HELLO of the docker-router document, GOODBYE, QUERY, and the older messages.
 
-Pure: values to bytes and back. `discovery/conversation.py` is the caller. Every message is one JSON object with `type`
-and `version` 1; what weft adds stands in a member `weft`, so a program that knows the document alone can ignore it:
+Pure: values to bytes and back. Called by `discovery/conversation.py`, and by gossip for what its members say of
+themselves; `wire/discovery_keys.py` reads the same fields out of etcd. Every message is one JSON object with `type` and
+`version` 1; what weft adds stands in a member `weft`, so a program that knows the document alone can ignore it:
 
     HELLO       peer_id host_ip vxlan_ip vni stack_name networks              (the document)
-                weft: software instance epoch seq part parts query endpoints port mac backend mtu overlay named
+                weft: software instance epoch seq part parts query endpoints port mac backend mtu overlay named stack
     GOODBYE     peer_id host_ip, weft: instance epoch seq
     QUERY       stack_id host_ip vni timestamp (the older form), weft: instance epoch seq
     ANNOUNCE, RESPONSE   stack_id host_ip vni timestamp (the older form only)
+    TABLE_SYNC  peer_id sequence peers routes (`wire/table_sync.py` reads all of it; here it is known for what it is)
+
+`host_ip` is the first endpoint. A router of a stack has the stack's name in `stack_name` and its own overlay address in
+`vxlan_ip`; a host that is no stack's has its id and its endpoint there, behind which its networks are on the device.
 
 A set that does not fit into one datagram goes out in `parts` with one `seq`; `hello.merge` joins them again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
@@ -23,28 +28,46 @@ import msgspec
 from weft.errors import WireError
 from weft.model import IPAddress, IPNetwork, Mac, Network, Node, mac_text, parse_mac
 from weft.wire import router_schema as schema
-from weft.wire.hello import Goodbye, Hello, Message, Query, Stamp
+from weft.wire.hello import Goodbye, Hello, Message, Query, Stamp, TableSync
 from weft.wire.router_schema import MAX_PARTS
 
 SOURCE = "multicast"
+WHOLE = 1 << 30
+"""A limit for `encode_hello` by which everything is in one part: for carriers other than a datagram."""
 _LABEL_OCTETS = 253
 
-_decoder = msgspec.json.Decoder(schema.Hello | schema.Goodbye | schema.Query | schema.Announce | schema.Response)
+_decoder = msgspec.json.Decoder(
+    schema.Hello | schema.Goodbye | schema.Query | schema.Announce | schema.Response | schema.TableSync
+)
 _encode = msgspec.json.Encoder().encode
 
 
-def decode(body: bytes) -> Message:
-    """Read one datagram's body; WireError if it is anything but a message of version 1 with sound values."""
+def decode(body: bytes, source: str = SOURCE) -> Message:
+    """Read one datagram's body; WireError if it is anything but a message of version 1 with sound values. `source`: the
+    discovery that heard it, for `Node.source`."""
     try:
-        return _message(_decoder.decode(body))
+        return _message(_decoder.decode(body), source)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise WireError(f"a datagram of {len(body)} octets is no discovery message: {error}") from error
 
 
-def _message(raw: schema.Hello | schema.Goodbye | schema.Query | schema.Announce) -> Message:
+def read_node(body: bytes, source: str) -> Node:
+    """The node of a HELLO that is whole in one body, with weft's details. WireError if it is anything else."""
+    message = decode(body, source)
+    if not isinstance(message, Hello) or message.node is None or message.parts > 1 or message.open_ended:
+        raise WireError(f"{len(body)} octets of {message.peer_id} are no whole HELLO of weft's: {message.kind}")
+    return message.node
+
+
+_Raw = schema.Hello | schema.Goodbye | schema.Query | schema.Announce | schema.TableSync
+
+
+def _message(raw: _Raw, source: str) -> Message:
     """ValueError if a text is not the address, network or label that it should be."""
     if isinstance(raw, schema.Hello):
-        return _full(raw, raw.weft) if raw.weft is not None else _plain(raw)
+        return _full(raw, raw.weft, source) if raw.weft is not None else plain_hello(raw)
+    if isinstance(raw, schema.TableSync):
+        return TableSync(_label(raw.peer_id))
     if isinstance(raw, schema.Goodbye):
         return Goodbye(_label(raw.peer_id), (_endpoint(raw.host_ip),), _stamp(raw.weft))
     who, where = _label(raw.stack_id), (_endpoint(raw.host_ip),)
@@ -53,64 +76,70 @@ def _message(raw: schema.Hello | schema.Goodbye | schema.Query | schema.Announce
     return Hello(who, where, raw.vni, kind="RESPONSE" if isinstance(raw, schema.Response) else "ANNOUNCE")
 
 
-def _plain(raw: schema.Hello) -> Hello:
+def plain_hello(raw: schema.Hello) -> Hello:
+    """The document's own fields, whatever else is there. ValueError as above."""
     return Hello(
         peer_id=_label(raw.peer_id),
         endpoints=(_endpoint(raw.host_ip),),
         vni=raw.vni,
         stack_name=_label(raw.stack_name) if raw.stack_name else "",
-        vxlan_ip=_address(raw.vxlan_ip) if raw.vxlan_ip else None,
+        vxlan_ip=_endpoint(raw.vxlan_ip) if raw.vxlan_ip else None,
         subnets=tuple(map(_subnet, raw.networks)),
     )
 
 
-def _full(raw: schema.Hello, details: schema.Details) -> Hello:
-    endpoints = _endpoints(raw.host_ip, details.endpoints)
+def _full(raw: schema.Hello, details: schema.Details, source: str) -> Hello:
     if details.part > details.parts:
         raise ValueError(f"part {details.part} of {details.parts}")
-    subnets: tuple[IPNetwork, ...] = tuple(map(_subnet, raw.networks))
-    networks, open_ended = _networks(subnets, details.named)
-    peer_id = _label(raw.peer_id)
-    node = Node(
-        id=peer_id,
-        endpoints=endpoints,
-        port=details.port,
-        vni=raw.vni,
-        mac=_unicast(parse_mac(details.mac)),
-        mtu=_mtu(details.mtu),
-        networks=networks,
-        overlay=tuple(map(_address, details.overlay)),
-        backend=_label(details.backend),
-        version=_label(details.software) if details.software else "",
-        source=SOURCE,
-    )
-    return Hello(
-        peer_id=peer_id,
-        endpoints=endpoints,
-        vni=raw.vni,
-        stack_name=_label(raw.stack_name) if raw.stack_name else "",
-        vxlan_ip=_address(raw.vxlan_ip) if raw.vxlan_ip else None,
-        subnets=subnets,
+    hello = plain_hello(raw)
+    node = described(hello, details, source)
+    return replace(
+        hello,
+        endpoints=node.endpoints,
         stamp=_stamp(details),
         node=node,
         part=details.part,
         parts=details.parts,
         query=details.query,
-        open_ended=open_ended,
+        open_ended=bool(details.named) and details.named[-1].more,
     )
 
 
-def _endpoints(host_ip: str, texts: list[str]) -> tuple[IPAddress, ...]:
+def described(hello: Hello, details: schema.Described, source: str) -> Node:
+    """The node of whom both tell: the document's fields, and weft's. ValueError as above."""
+    return Node(
+        id=hello.peer_id,
+        endpoints=_endpoints(hello.endpoints[0], details.endpoints),
+        port=details.port,
+        vni=hello.vni,
+        mac=_unicast(parse_mac(details.mac)),
+        mtu=_mtu(details.mtu),
+        networks=_networks(hello.subnets, details.named),
+        overlay=tuple(map(_address, details.overlay)),
+        backend=_label(details.backend),
+        version=_label(details.software) if details.software else "",
+        source=source,
+        stack=_stack(hello, details),
+    )
+
+
+def _stack(hello: Hello, details: schema.Described) -> str:
+    """Who is no stack's names itself there: so did weft before it knew of stacks."""
+    named = hello.stack_name or hello.peer_id
+    return named if details.stack or named != hello.peer_id else ""
+
+
+def _endpoints(host_ip: IPAddress, texts: list[str]) -> tuple[IPAddress, ...]:
     endpoints = tuple(map(_endpoint, texts))
-    if not endpoints or host_ip != texts[0]:
+    if not endpoints or host_ip != endpoints[0]:
         raise ValueError("host_ip is not the first of the endpoints")
     if len({address.version for address in endpoints}) != len(endpoints):
         raise ValueError("more than one endpoint of one family")
     return endpoints
 
 
-def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tuple[tuple[Network, ...], bool]:
-    """Deal the subnets out to their networks, and say whether the last network goes on in the next part."""
+def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tuple[Network, ...]:
+    """Deal the subnets out to their networks."""
     networks = []
     start = 0
     for entry in named:
@@ -122,7 +151,7 @@ def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tupl
         raise ValueError(f"{len(subnets)} subnets, and names for {start}")
     if any(entry.more for entry in named[:-1]):
         raise ValueError("only the last network of a part can go on in the next one")
-    return tuple(networks), bool(named) and named[-1].more
+    return tuple(networks)
 
 
 def _stamp(raw: schema.Stamped) -> Stamp:
@@ -218,22 +247,16 @@ class _Packer:
             self.shares[-1].subnets.append(text)
 
 
-def encode_hello(me: Node, stamp: Stamp, limit: int, query: bool = False) -> list[bytes]:
+def encode_hello(me: Node, stamp: Stamp, limit: int = WHOLE, query: bool = False) -> list[bytes]:
     """The bodies that tell others about `me`, each at most `limit` octets; exposed networks only.
 
     WireError if `me` has no endpoint, a bad id or an MTU that nobody would believe, or if its networks do not fit into
     MAX_PARTS datagrams.
     """
-    if not me.endpoints:
-        raise WireError(f"{me.id} can't be announced: it has no endpoint")
-    try:
-        _label(me.id)
-        _mtu(me.mtu)
-    except ValueError as error:
-        raise WireError(f"the node {me.id!r} can't be announced: {error}") from error
+    check_sayable(me)
     head = len(_body(me, stamp, _Share(0), MAX_PARTS, MAX_PARTS, query))
     packer = _Packer(limit - head)
-    for address in _told_overlay(me):
+    for address in told_overlay(me):
         packer.add_overlay(address)
     for network in me.networks:
         if network.exposed:
@@ -247,7 +270,21 @@ def encode_hello(me: Node, stamp: Stamp, limit: int, query: bool = False) -> lis
     return [_body(me, stamp, share, number, len(shares), query) for number, share in enumerate(shares, 1)]
 
 
-def _told_overlay(me: Node) -> list[str]:
+def check_sayable(me: Node) -> None:
+    """WireError if nobody who hears this would believe it."""
+    if not me.endpoints:
+        raise WireError(f"{me.id} can't be announced: it has no endpoint")
+    try:
+        _label(me.id)
+        _label(me.stack or me.id)
+        _mtu(me.mtu)
+        _unicast(me.mac)
+        _endpoint(vxlan_ip(me))
+    except ValueError as error:
+        raise WireError(f"the node {me.id!r} can't be announced: {error}") from error
+
+
+def told_overlay(me: Node) -> list[str]:
     """Overlay addresses, apart from those that would give away a network that is not exposed."""
     private = [subnet for network in me.networks if not network.exposed for subnet in network.subnets]
     return [str(address) for address in me.overlay if not any(address in subnet for subnet in private)]
@@ -276,20 +313,26 @@ def _body(me: Node, stamp: Stamp, share: _Share, part: int, parts: int, query: b
         mtu=min(me.mtu, schema.MAX_MTU),  # a loopback's is one more
         overlay=share.overlay,
         named=share.named,
+        stack=bool(me.stack),
     )
-    # The gateway behind which our networks are, on the VXLAN device, is our endpoint itself: that is our vxlan_ip.
     return _encode(
         schema.Hello(
             version=1,
             peer_id=me.id,
             host_ip=endpoints[0],
-            vxlan_ip=endpoints[0],
+            vxlan_ip=vxlan_ip(me),
             vni=me.vni,
-            stack_name=me.id,
+            stack_name=me.stack or me.id,
             networks=share.subnets,
             weft=details,
         )
     )
+
+
+def vxlan_ip(me: Node) -> str:
+    """The gateway on the VXLAN device behind which the networks of `me` are."""
+    overlay = told_overlay(me) if me.stack else []
+    return overlay[0] if overlay else str(me.endpoints[0])
 
 
 def encode_goodbye(me: Node, stamp: Stamp) -> bytes:
@@ -306,4 +349,4 @@ def encode_query(node_id: str, source: IPAddress, stamp: Stamp) -> bytes:
 
 def encode_response(me: Node, timestamp: int) -> bytes:
     """The older form's answer to its QUERY; `timestamp` in seconds since 1970."""
-    return _encode(schema.Response(1, me.id, str(me.endpoints[0]), me.vni, timestamp))
+    return _encode(schema.Response(1, me.stack or me.id, str(me.endpoints[0]), me.vni, timestamp))

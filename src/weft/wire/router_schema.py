@@ -40,10 +40,10 @@ class Stamped(msgspec.Struct):
     seq: _Counter
 
 
-class Details(Stamped):
-    part: _Part
-    parts: _Part
-    query: bool
+class Described(Stamped):
+    """What a tunnel needs beyond the document's fields. `stack`: the sender is a router of the stack that it names, and
+    not a host of its own right."""
+
     software: str
     endpoints: list[str]
     port: _Port
@@ -52,6 +52,21 @@ class Details(Stamped):
     mtu: _Mtu
     overlay: list[str]
     named: list[Named]
+    stack: bool = False
+
+
+class Details(Described, kw_only=True):
+    """The member `weft` of a HELLO."""
+
+    part: _Part
+    parts: _Part
+    query: bool
+
+
+class Registered(Described, kw_only=True):
+    """The key `weft` of a stack in etcd. `departed`: it left of its own accord, and its keys go soon."""
+
+    departed: bool = False
 
 
 class Hello(msgspec.Struct, tag_field="type", tag="HELLO", kw_only=True):
@@ -91,3 +106,13 @@ class Announce(msgspec.Struct, tag_field="type", tag="ANNOUNCE"):
 
 class Response(Announce, tag_field="type", tag="RESPONSE"):
     pass
+
+
+class TableSync(msgspec.Struct, tag_field="type", tag="TABLE_SYNC"):
+    """Of `peers` and `routes`, nothing is read here: what somebody says of others is believed by nobody."""
+
+    version: _Version
+    peer_id: str
+    sequence: _Counter = 0
+    peers: list[msgspec.Raw] = []
+    routes: list[msgspec.Raw] = []
