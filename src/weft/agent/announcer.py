@@ -7,7 +7,7 @@ moves). The peers that were known stay until the new place's discovery has had i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 
 from weft.core.identity import Self
@@ -86,6 +86,10 @@ class Announcer:
         finally:
             following.cancel()
             moved.cancel()
+
+    def departed(self) -> Collection[str]:
+        """Ids of nodes that said goodbye."""
+        return self._discovery.departed() if self._discovery is not None else ()
 
     def last_seen(self) -> Mapping[str, float]:
         """Node id → seconds since 1970."""
