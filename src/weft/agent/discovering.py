@@ -45,8 +45,8 @@ class Clocks:
 @dataclass(slots=True)
 class DiscoveryWorld:
     """`members`: by stack id. `timeout`: of the peers, seconds. `changed`: called with the peers whenever somebody
-    came, went or is another one. `host`: None until the kernel has answered. `broken`: what is wrong with a source, by its
-    name."""
+    came, went or is another one. `host`: None until the kernel has answered. `broken`: what is wrong with a source, by
+    its name."""
 
     name: str
     mode: str
