@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -297,11 +298,13 @@ def test_a_thousand_peers_are_read_in_50_ms() -> None:
     texts.address.cache_clear()
 
     def took() -> float:
-        start = time.perf_counter()
-        assert decode(body) == data
-        return time.perf_counter() - start
+        start = time.thread_time()
+        read = decode(body)
+        seconds = time.thread_time() - start
+        assert read == data
+        return seconds
 
-    assert min(took() for _ in range(5)) < 0.05
+    assert min(took() for _ in range(5)) < (0.05 if sys.gettrace() is None else 0.5), "coverage slows it down"
 
 
 labels = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=20)
