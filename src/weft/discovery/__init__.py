@@ -71,6 +71,8 @@ def _multicast(means: Means, place: Place) -> Discovery:
             peer_timeout=means.peer_timeout,
             goodbye_hold=means.goodbye_hold,
             key=place.key,
+            plain=means.plain,
+            crowded=means.crowded,
         )
     )
 

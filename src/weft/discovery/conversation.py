@@ -83,7 +83,7 @@ class Conversation:
         if me == self._me:
             return
         self._me = me
-        self.table.announcing = True
+        self.table.announcing, self.table.stack = True, me.stack
         self._schedule.changed(now)
 
     def joined(self, now: float) -> None:

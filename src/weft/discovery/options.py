@@ -62,6 +62,10 @@ class MulticastSettings:
     """How long who said goodbye is kept: a restart under traffic says goodbye and is back long before."""
     key: bytes | None = field(default=None, repr=False)
     """The pre-shared text; None: nothing is sealed or checked."""
+    plain: bool = False
+    """Who speaks the document's plain form is a peer too; with a key, nobody can."""
+    crowded: bool = False
+    """Several nodes may have one endpoint, VNI and port: stacks of one host."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -7,7 +7,8 @@
     another instance    from the same endpoint: a restart, believed at once (with a key: if its epoch is newer);
                         from elsewhere: a second host with that id, refused until the first falls silent or leaves
     another id          at an endpoint that a node has: takes its place if its epoch is newer, else it is refused until
-                        that one falls silent or leaves (`discovery/places.py`)
+                        that one falls silent or leaves (`discovery/places.py`); `crowded`: both are there
+    no stamp            `plain`: who speaks the document's plain form is a peer too (`discovery/plain.py`)
     silence             after `timeout` seconds a peer is gone; what it said stays unrepeatable for MEMORY seconds more
 """
 
@@ -15,15 +16,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weft.discovery.assembly import Assembler
 from weft.discovery.options import MulticastSettings
 from weft.discovery.places import Place, Places
+from weft.discovery.plain import NO_STAMP, Form, Stacks, form_of
 from weft.discovery.tally import Complaints, Counters, Refused
 from weft.errors import WireError
 from weft.model import IPAddress, Node
-from weft.wire.hello import Goodbye, Hello, Stamp
+from weft.wire.hello import Goodbye, Hello, Stamp, plain_node
+from weft.wire.router import SOURCE
 
 MEMORY = 3600.0
 """Seconds for which a peer that left is remembered, so that its old datagrams are not believed again."""
@@ -50,6 +53,7 @@ class _Peer:
     heard: float
     size: int
     past: _Past
+    form: Form
     direct: bool = False
     told: int = 0
     """The highest seq of which any part was heard."""
@@ -76,6 +80,8 @@ class PeerTable:
         self._hold = settings.goodbye_hold
         self._limits = settings.limits
         self._keyed = settings.key is not None
+        self._plain_too = settings.plain
+        self._crowded = settings.crowded
         self._counters = counters
         self._complaints = complaints
         self._assembler = Assembler(settings.limits.assembly_octets)
@@ -83,11 +89,14 @@ class PeerTable:
         self._leaving: dict[str, float] = {}  # who said goodbye, and when it is let go
         self._gone: dict[str, _Past] = {}  # in the order in which they went
         self._places = Places(settings.peer_timeout)
+        self._stacks = Stacks()
         self._ids: list[str] = []
         self._nodes: list[Node] = []
         self._octets = 0
         self.version = 0
         """Differs from before whenever `nodes` does."""
+        self.stack = ""
+        """What this node is a router of."""
         self.announcing = False
         """This node tells others about itself: somebody else with its id is a problem."""
         self.listening_since = float("inf")
@@ -131,10 +140,12 @@ class PeerTable:
         """Take a HELLO, or a part of one, of `size` octets; False if it deserves no answer."""
         if not self.comes_from(hello.peer_id, hello.endpoints, source, now):
             return False
+        if form_of(hello) is Form.ANNOUNCED and self._is_told_by_another(hello.peer_id, source):
+            return True
         if hello.peer_id == self._me:
             return self._own_id(hello, source, now)
         if hello.stamp is None:
-            return self._plain(hello, source, now)
+            return self._plain(hello, _Arrival(source, size, now, direct))
         if not self._believable(hello.peer_id, hello.stamp, source, now):
             return False
         if hello.node is None or not self._may_be_there(hello.node, hello.stamp, source, now):
@@ -199,14 +210,39 @@ class PeerTable:
         self._refuse(Refused.DUPLICATE, self._me, text, now)
         return True  # if it asks, it gets its answer: so it learns of the clash as well
 
-    def _plain(self, hello: Hello, source: IPAddress, now: float) -> bool:
-        if hello.peer_id not in self._alive:
+    def _plain(self, hello: Hello, arrival: _Arrival) -> bool:
+        """Somebody who is no weft. Whatever was said in more words holds."""
+        source, now = arrival.source, arrival.now
+        peer = self._alive.get(hello.peer_id)
+        if not self._plain_too:
+            if peer is None:
+                text = (
+                    f"{hello.peer_id} at {source} speaks the docker-router {hello.kind} without the MAC address of its "
+                    f"tunnel end: listed, and not routed to; run weft there"
+                )
+                self._complaints.report("plain", hello.peer_id, text, now + self._timeout)
+            return True
+        if peer and source not in peer.node.endpoints:
             text = (
-                f"{hello.peer_id} at {source} speaks the docker-router {hello.kind} without the MAC address of its "
-                f"tunnel end: listed, and not routed to; run weft there"
+                f"two hosts use the id {hello.peer_id!r}: one at {peer.source}, which was first, and one at {source}, "
+                f"which is refused until the first is silent for {self._timeout:g} s"
             )
-            self._complaints.report("plain", hello.peer_id, text, now + self._timeout)
-        return True
+            return self._refuse(Refused.DUPLICATE, hello.peer_id, text, now)
+        form = form_of(hello)
+        if peer and peer.form > form:
+            if peer.form is Form.PLAIN:
+                self._touch(hello.peer_id, peer, peer.told, now)
+            return True
+        told = replace(hello, node=plain_node(hello, SOURCE))
+        assert told.node is not None
+        return self._may_be_there(told.node, NO_STAMP, source, now) and self._admit(told, NO_STAMP, arrival)
+
+    def _is_told_by_another(self, stack: str, source: IPAddress) -> bool:
+        """Whether a router of this stack, there, has said more than that it exists: this one for instance."""
+        peer = self._alive.get(stack)
+        if peer and peer.source == source:
+            return False
+        return self._stacks.has(stack, source) or (source == self.source and stack == self.stack)
 
     def _believable(self, peer_id: str, stamp: Stamp, source: IPAddress, now: float) -> bool:
         """Whether this stamp may follow what that id said before; reported if not."""
@@ -241,8 +277,9 @@ class PeerTable:
         """Whether no other node is at this endpoint, or this one may take its place; reported if not."""
         place = Place.of(node, source)
         other = self._places.node_at(place)
-        if other is None or other == node.id or other in self._leaving:
+        if other in (None, node.id, self._shadow(node, source)) or other in self._leaving or self._crowded:
             return True
+        assert other is not None
         if stamp.epoch > self._alive[other].past.stamp.epoch and self._places.may_change(place, now):
             return True
         text = (
@@ -250,6 +287,12 @@ class PeerTable:
             f"{self._timeout:g} s or leaves; if both run there, stop one of them or set another `vni` for it"
         )
         return self._refuse(Refused.DUPLICATE, node.id, text, now)
+
+    def _shadow(self, node: Node, source: IPAddress) -> str | None:
+        """Its stack, if that was only announced so far: no other node, now that this one has said who it is."""
+        peer = self._alive.get(node.stack)
+        is_one = peer and peer.form is Form.ANNOUNCED and peer.source == source and node.id != node.stack
+        return node.stack if is_one else None
 
     def _overtaken(self, peer_id: str, past: _Past, source: IPAddress, now: float) -> bool:
         """An old datagram: a replay, unless it was only overtaken or came twice, by the group and directly."""
@@ -272,10 +315,13 @@ class PeerTable:
         if node is None:
             return False
         place = Place.of(node, arrival.source)
-        other = self._places.node_at(place)
+        other = None if self._crowded else self._places.node_at(place)
         replaced = [self._alive[name] for name in {node.id, other} if name in self._alive]
         if not self._room_for(hello, replaced, arrival):
             return False
+        if shadow := self._shadow(node, arrival.source):
+            self._leave(shadow, arrival.now)
+            other = other if other != shadow else None
         past = old.past if old else self._gone.pop(hello.peer_id, None)
         former = past.former if past else ()
         if past and past.stamp.instance != stamp.instance:
@@ -283,12 +329,14 @@ class PeerTable:
         self._octets += arrival.size - (old.size if old else 0)
         self._alive.pop(node.id, None)
         self._leaving.pop(node.id, None)
+        form = form_of(hello)
         self._alive[node.id] = _Peer(
             node=node,
             source=arrival.source,
             heard=arrival.now,
             size=arrival.size,
             past=_Past(stamp, arrival.now, former),
+            form=form,
             told=stamp.seq,
             direct=arrival.direct or (old is not None and old.direct and old.source == arrival.source),
         )
@@ -296,6 +344,7 @@ class PeerTable:
         if other is not None and other != node.id:
             self._replace(other, node.id, place, arrival.now)
         self._places.settle(node.id, place)
+        self._stacks.settle(node, arrival.source, form)
         if old is None or old.node != node:
             self._list(node)
         return True
@@ -332,6 +381,7 @@ class PeerTable:
         peer = self._alive.pop(peer_id)
         peer.past.departed = self._leaving.pop(peer_id, None) is not None
         self._places.leave(peer_id)
+        self._stacks.leave(peer_id)
         peer.past.at = now
         self._gone[peer_id] = peer.past
         if len(self._gone) > self._limits.peers:
