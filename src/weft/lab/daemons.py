@@ -1,5 +1,5 @@
-"""What a topology file says of a host's daemons (`daemon`, `agent`, `flanneld`, `registrar`) and of etcd. Pure; for
-`schema`."""
+"""What a topology file says of a host's daemons (`daemon`, `agent`, `flanneld`, `registrar`; `discovery` and `router`
+are `stacks`'s) and of etcd. Pure; for `schema`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from typing import Literal, cast
 
 from weft import settings
 from weft.errors import SettingsError, TopologyError
-from weft.lab import fields
-from weft.lab.topology import Etcd, Flanneld, Port
+from weft.lab import fields, stacks
+from weft.lab.topology import Bind, ContainerNetwork, DockerRouter, Etcd, Flanneld, Port
 from weft.model import IPAddress
 from weft.settings import flanneld, registrar
 
-DaemonKind = Literal["agent", "flanneld", "registrar", "none"]
-KINDS: tuple[DaemonKind, ...] = ("agent", "flanneld", "registrar", "none")
-OPTIONS: tuple[DaemonKind, ...] = ("agent", "flanneld", "registrar")
-ARTICLES = {"agent": "an agent", "flanneld": "flanneld", "registrar": "a registrar"}
-TOGETHER: frozenset[DaemonKind] = frozenset(("flanneld", "registrar"))
+DaemonKind = Literal["agent", "flanneld", "registrar", "discovery", "router", "none"]
+OPTIONS: tuple[DaemonKind, ...] = ("agent", "flanneld", "registrar", "discovery", "router")
+KINDS: tuple[DaemonKind, ...] = (*OPTIONS, "none")
+ARTICLES = {
+    "agent": "an agent",
+    "flanneld": "flanneld",
+    "registrar": "a registrar",
+    "discovery": "a discovery",
+    "router": "a router",
+}
+TOGETHER: tuple[frozenset[DaemonKind], ...] = (
+    frozenset(("flanneld", "registrar")),
+    frozenset(("discovery", "router")),
+)
 """The daemons that run side by side on a host."""
 KEYS = ("daemon", *OPTIONS)
 """What both the top of the file and a host may say."""
@@ -39,15 +48,46 @@ class Daemons:
     agent: tuple[tuple[str, str], ...] | None = None
     flanneld: Flanneld | None = None
     registrar: tuple[tuple[str, str], ...] | None = None
+    stacks: DockerRouter | None = None
 
 
-def read(raw: Mapping[str, object], top: Mapping[str, object], where: str, cluster: Cluster) -> Daemons:
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Who may be asked in the lab: its etcd, its name server, and the addresses of the hosts that run a discovery."""
+
+    cluster: Cluster
+    bind: Bind | None
+    seeds: tuple[IPAddress, ...]
+
+
+def servers(
+    top: Mapping[str, object], hosts: Mapping[str, Mapping[str, object]], ports: Mapping[str, tuple[Port, ...]]
+) -> Servers:
+    """Of all hosts. TopologyError for a daemon that there isn't."""
+    telling = [name for name, raw in hosts.items() if "discovery" in _kinds(raw, top, f"hosts.{name}")]
+    seeds = tuple(ports[name][0].addresses[0].ip for name in telling)
+    return Servers(cluster(hosts, ports), stacks.bind(hosts, ports), seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which host it is: its number, from 1 on, and its networks."""
+
+    number: int
+    networks: tuple[ContainerNetwork, ...]
+
+
+def read(raw: Mapping[str, object], top: Mapping[str, object], where: str, servers: Servers, place: Place) -> Daemons:
     """The daemons of the host that says `raw`, in a file whose top says `top`. TopologyError for what can't be."""
     kinds = _kinds(raw, top, where)
+    cluster = servers.cluster
     for other in OPTIONS:
         if other not in kinds and isinstance(raw.get(other), Mapping):
             found = " and ".join(sorted(kinds))
             raise TopologyError(f"{where}.{other}: this host's daemon is {found!r}; keep one of the two")
+    routing = frozenset(kinds) & frozenset(stacks.KINDS)
+    if raw.get("routing") is not None and not routing:
+        raise TopologyError(f"{where}.routing: it is for `daemon: [discovery, router]`, and this host runs neither")
 
     def said(kind: DaemonKind) -> tuple[object, object, str]:
         return raw.get(kind), top.get(kind), f"{where}.{kind}"
@@ -56,7 +96,13 @@ def read(raw: Mapping[str, object], top: Mapping[str, object], where: str, clust
         _agent(*said("agent")) if "agent" in kinds else None,
         _flanneld(*said("flanneld"), cluster) if "flanneld" in kinds else None,
         _registrar(*said("registrar"), cluster) if "registrar" in kinds else None,
+        stacks.read(raw, top, where, routing, _around(servers, place)) if routing else None,
     )
+
+
+def _around(servers: Servers, place: Place) -> stacks.Around:
+    etcd = ",".join(url(address, CLIENTS) for _, address in servers.cluster)
+    return stacks.Around(place.number, place.networks, etcd, servers.bind, servers.seeds)
 
 
 def _kinds(raw: Mapping[str, object], top: Mapping[str, object], where: str) -> frozenset[DaemonKind]:
@@ -65,7 +111,7 @@ def _kinds(raw: Mapping[str, object], top: Mapping[str, object], where: str) -> 
     options = frozenset(kind for kind in OPTIONS if isinstance(raw.get(kind), Mapping))
     if raw.get("daemon") is not None:
         return _listed(raw["daemon"], f"{where}.daemon")
-    if len(options) > 1 and options != TOGETHER:
+    if len(options) > 1 and options not in TOGETHER:
         named = " and for ".join(ARTICLES[kind] for kind in OPTIONS if kind in options)
         raise TopologyError(f"{where}.daemon: options for {named}; say which it is ({', '.join(KINDS)})")
     general = _listed(top["daemon"], "daemon") if top.get("daemon") is not None else None
@@ -81,8 +127,9 @@ def _kinds(raw: Mapping[str, object], top: Mapping[str, object], where: str) -> 
 def _listed(value: object, where: str) -> frozenset[DaemonKind]:
     """`flanneld`, or `[flanneld, registrar]`."""
     given = [cast(DaemonKind, fields.choice(item, where, KINDS)) for item in fields.listing(value, where)]
-    if not given or (len(given) > 1 and frozenset(given) != TOGETHER):
-        raise TopologyError(f"{where}: {given!r}: name one daemon, or these two: {', '.join(sorted(TOGETHER))}")
+    if not given or (len(given) > 1 and frozenset(given) not in TOGETHER):
+        pairs = ", or ".join(", ".join(sorted(pair)) for pair in TOGETHER)
+        raise TopologyError(f"{where}: {given!r}: name one daemon, or these two: {pairs}")
     return frozenset(given)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,10 @@ class LabHost:
         return self.folder / "registrar.sock"
 
     @property
+    def router_socket(self) -> Path:
+        return self.folder / "router.sock"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a person's command in this host finds set: ours without weft's and Docker's variables, and its own."""
         return self._settled({k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "DOCKER_"))})
@@ -108,9 +112,11 @@ class LabHost:
 
     @property
     def _socket(self) -> str:
-        """Where `weft show` is answered; of two daemons by the registrar."""
+        """Where `weft show` is answered; of two daemons by the registrar or the router."""
         if self.host.registrar is not None:
             return str(self.registrar_socket)
+        if self.host.stacks is not None:
+            return str(self.router_socket)
         return self.host.flanneld.socket if self.host.flanneld else str(self.agent_socket)
 
     def init(self) -> Mark:
@@ -188,9 +194,16 @@ class LabHost:
 
     async def ready(self, service: ServiceName, path: Path) -> None:
         """Wait until the service listens on its socket. LabError with the end of its log if it ends instead."""
-        await shell.until(lambda: _listens(path) or self.running(service) is None, _deadline(START))
-        if not _listens(path):
-            ended = "ended" if self.running(service) is None else f"does not answer on {path} after {START:g} s"
+        await self._until(service, lambda: _listens(path), f"does not answer on {path}")
+
+    async def told(self, service: ServiceName, ready: Callable[[], bool]) -> None:
+        """Wait until the service has said that it is `ready`. LabError with the end of its log if it ends instead."""
+        await self._until(service, ready, "has not said that it is ready")
+
+    async def _until(self, service: ServiceName, there: Callable[[], bool], lacking: str) -> None:
+        await shell.until(lambda: there() or self.running(service) is None, _deadline(START))
+        if not there():
+            ended = "ended" if self.running(service) is None else f"{lacking} after {START:g} s"
             raise LabError(f"{service} on {self.name} {ended}:\n{self.tail(service)}")
 
     def tail(self, service: ServiceName, lines: int = 12) -> str:

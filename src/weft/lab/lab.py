@@ -13,13 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.errors import LabError
-from weft.lab import etcd, fields, leases, netns, removal, schema, servers, services, shell, state, tunnels, wiring
+from weft.lab import (
+    bind,
+    etcd,
+    fields,
+    leases,
+    netns,
+    removal,
+    schema,
+    servers,
+    services,
+    shell,
+    state,
+    tunnels,
+    wiring,
+)
 from weft.lab.host import LabHost
 from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, Topology, Tunnel
 
 STARTING = 8 * (os.cpu_count() or 1)
 """How many services start side by side. More of them take no less time all together, and longer each."""
-ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "registrar", "agent")
+ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "registrar", "agent", "discovery", "router")
 TITLES = {"docker": "Docker Engine"}
 Progress = Callable[[str], None]
 """Is told, in a few words, what happens now."""
@@ -175,6 +189,9 @@ async def _build(topology: Topology, progress: Progress) -> None:
     await netns.build(batches)
     hosts = tuple(LabHost(topology.name, host) for host in topology.hosts)
     await tunnels.make_keys(hosts)
+    for there in hosts:
+        if there.host.bind is not None:
+            bind.make_key(there)
     await shell.together(*(_boot(host, progress) for host in hosts))
     turns = asyncio.Semaphore(STARTING)
     await shell.together(*(_furnish(host, progress, turns) for host in hosts))
@@ -190,6 +207,9 @@ async def _boot(host: LabHost, progress: Progress) -> None:
         progress(f"{host.name}: etcd")
         await services.start(host, "etcd")
         await etcd.fill(host, host.host.etcd)
+    if host.host.bind is not None:
+        progress(f"{host.name}: name server")
+        await services.start(host, "bind")
 
 
 async def _furnish(host: LabHost, progress: Progress, turns: asyncio.Semaphore) -> None:

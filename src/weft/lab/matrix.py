@@ -72,8 +72,8 @@ def pairs(topology: Topology) -> tuple[Pair, ...]:
     """All that should work: within a network, and across hosts between networks that weft may tell others about.
 
     Two networks of one host are left out, since Docker keeps them apart on purpose and weft leaves that to it; so are
-    networks that are private (`weft.expose=false`) or internal, except within themselves, and networks of two groups
-    (`weft.group`)."""
+    networks that are private (`weft.expose=false`) or internal, except within themselves, networks of two groups
+    (`weft.group`), and those of docker-router's stacks that share no VNI."""
     ends = [(host, *end) for host in topology.hosts for end in host.containers()]
     return tuple(
         Pair(label(host, container), label(far_host, far), address.ip)
@@ -89,6 +89,9 @@ def _expected(host: Host, network: ContainerNetwork, far_host: Host, far: Contai
     if host is far_host:
         return network is far
     groups = {dict(n.labels).get("weft.group") for n in (network, far)} - {None}
+    spaces = host.spaces(network), far_host.spaces(far)
+    if all(spaces) and not spaces[0] & spaces[1]:
+        return False
     return len(groups) < 2 and all(h.exposes(n) and not n.internal for h, n in ((host, network), (far_host, far)))
 
 

@@ -20,7 +20,10 @@ ENGINES: tuple[EngineKind, ...] = ("docker", "none")
 FIRST_ROUTER, FIRST_HOST = 1, 11
 """Where automatic numbering starts in a segment: routers at .1, hosts at .11."""
 TOP = ("name", "segments", "hosts", "routers", "tunnels", "engine", *daemons.KEYS)
-HOST = ("segments", "engine", "networks", "etcd", "forward", "routes", "firewall", *daemons.KEYS)
+HOST = (
+    *("segments", "engine", "networks", "etcd", "bind", "forward", "routes", "firewall", "routing"),
+    *daemons.KEYS,
+)
 NETWORK = ("subnet", "subnets", "labels", "internal", "containers", "bridge", "serve")
 LEASED = "flannel"
 """As a network's subnet: the one that flanneld leases for its host."""
@@ -30,10 +33,10 @@ MEMBERSHIP = Mapping[str, Sequence[object]]
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for every host: the top of the file, and who runs etcd."""
+    """What holds for every host: the top of the file, and who may be asked."""
 
     top: Mapping[str, object]
-    cluster: daemons.Cluster
+    servers: daemons.Servers
 
 
 def read(document: object, name: str) -> Topology:
@@ -53,7 +56,7 @@ def read(document: object, name: str) -> Topology:
     wanted = {name: _membership(name, "routers", raw, segments) for name, raw in routers.items()}
     wanted |= {name: _membership(name, "hosts", raw, segments) for name, raw in hosts.items()}
     ports = _ports(segments, wanted, frozenset(routers))
-    defaults = Defaults(top, daemons.cluster(hosts, ports))
+    defaults = Defaults(top, daemons.servers(top, hosts, ports))
     made = [_host(n, name, hosts[name], defaults, ports[name]) for n, name in enumerate(hosts, start=1)]
     topology = Topology(
         lab,
@@ -182,8 +185,9 @@ def _host(number: int, name: str, raw: Mapping[str, object], defaults: Defaults,
         _network(f"{where}.networks", key, value, ip_network(f"10.{number}.{n}.0/24"))
         for n, (key, value) in enumerate(given.items(), start=1)
     )
-    daemon = daemons.read(raw, defaults.top, where, defaults.cluster)
-    etcd = daemons.etcd(name, raw, defaults.cluster)
+    servers = defaults.servers
+    daemon = daemons.read(raw, defaults.top, where, servers, daemons.Place(number, networks))
+    etcd = daemons.etcd(name, raw, servers.cluster)
     host = Host(
         name,
         ports,
@@ -196,6 +200,8 @@ def _host(number: int, name: str, raw: Mapping[str, object], defaults: Defaults,
         underlay.routes(raw.get("routes"), f"{where}.routes", ports),
         underlay.firewall(raw.get("firewall"), f"{where}.firewall"),
         fields.flag(raw.get("forward", False), f"{where}.forward"),
+        bind=servers.bind if servers.bind and servers.bind.host == name else None,
+        stacks=daemon.stacks,
     )
     _check_networks(host, where)
     _check_leased(host, where)

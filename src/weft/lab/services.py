@@ -1,4 +1,4 @@
-"""What runs in a lab's host: etcd, a Docker Engine, flanneld, registrar and agent; how each is started and ended.
+"""What runs in a lab's host: etcd, a name server, a Docker Engine, weft's daemons; how each is started and ended.
 
 `lab.Lab` calls this at `up`; `weft lab kill`, `stop`, `start` and `restart` call it later.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from weft.errors import LabError
-from weft.lab import etcd, leases, state
+from weft.lab import bind, docker_router, etcd, leases, state
 from weft.lab.host import LabHost
 from weft.lab.topology import Flanneld, ServiceName
 
@@ -25,9 +25,9 @@ async def start(host: LabHost, service: ServiceName) -> None:
 def _instead(host: LabHost, service: ServiceName) -> str:
     if service == "docker":
         return f"`engine: {host.host.engine}`: there is no Docker Engine"
-    if service == "etcd":
-        return "no `etcd` in its lab's file: there is none"
-    there = [one for one in host.host.services if one in ("flanneld", "registrar", "agent")]
+    if service in ("etcd", "bind"):
+        return f"no `{service}` in its lab's file: there is none"
+    there = [one for one in host.host.services if one not in ("etcd", "bind", "docker")]
     other = f"[{', '.join(there)}]" if len(there) > 1 else there[0] if there else "none"
     said = "`agent: false`" if (service, other) == ("agent", "none") else f"`daemon: {other}`"
     return f"{said} in its lab's file: there is no {service}"
@@ -56,6 +56,15 @@ async def _start_etcd(host: LabHost) -> None:
     assert host.host.etcd is not None
     await host.start("etcd", etcd.command(host, host.host.etcd), host.service_environment)
     await etcd.healthy(host, host.host.etcd)
+
+
+# -- BIND -----------------------------------------------------------------------------------------------------------
+
+
+async def _start_bind(host: LabHost) -> None:
+    assert host.host.bind is not None
+    await host.start("bind", bind.command(host, host.host.bind), host.service_environment)
+    await bind.answers(host, host.host.bind)
 
 
 # -- Docker Engine --------------------------------------------------------------------------------------------------
@@ -115,6 +124,24 @@ async def _start_registrar(host: LabHost) -> None:
     await host.ready("registrar", host.registrar_socket)
 
 
+async def _start_discovery(host: LabHost) -> None:
+    docker_router.prepare(host)
+    environment = host.service_environment | docker_router.environment(host, "discovery") | {"HOME": "/"}
+    del environment["WEFT_SOCKET"]  # the router's
+    command = docker_router.confined("discovery", weft("discovery"))
+    with leases.Listener(host.folder / "discovery.notify") as listener:
+        listener.path.chmod(0o666)
+        await host.start("discovery", command, environment | {"NOTIFY_SOCKET": str(listener.path)})
+        await host.told("discovery", listener.ready)
+
+
+async def _start_router(host: LabHost) -> None:
+    docker_router.prepare(host)
+    command = docker_router.confined("router", weft("router"))
+    await host.start("router", command, host.service_environment | docker_router.environment(host, "router"))
+    await host.ready("router", host.router_socket)
+
+
 async def _start_flanneld(host: LabHost) -> None:
     assert host.host.flanneld is not None
     environment = flanneld_environment(host, host.host.flanneld)
@@ -161,14 +188,21 @@ def _engine(host: LabHost) -> dict[str, str]:
 
 
 def daemon_environment(host: LabHost) -> dict[str, str]:
-    """What a person's command in this host finds set of its daemon's settings."""
+    """What a person's command in this host finds set of its daemon's settings; of two, the union."""
+    if host.host.stacks is not None:
+        kinds: tuple[ServiceName, ...] = ("discovery", "router")
+        told = [docker_router.environment(host, kind) for kind in kinds if host.host.runs(kind)]
+        return {key: text for environment in told for key, text in environment.items() if key != "DNS_KEY"}
     return registrar_environment(host) if host.host.registrar is not None else agent_environment(host)
 
 
 STARTS: dict[ServiceName, Callable[[LabHost], Awaitable[None]]] = {
     "etcd": _start_etcd,
+    "bind": _start_bind,
     "docker": _start_docker,
     "flanneld": _start_flanneld,
     "registrar": _start_registrar,
     "agent": _start_agent,
+    "discovery": _start_discovery,
+    "router": _start_router,
 }

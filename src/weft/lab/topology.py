@@ -13,8 +13,17 @@ from typing import Literal
 from weft.model import IPAddress, IPInterface, IPNetwork
 
 EngineKind = Literal["docker", "none"]
-ServiceName = Literal["etcd", "docker", "flanneld", "registrar", "agent"]
-SERVICES: tuple[ServiceName, ...] = ("etcd", "docker", "flanneld", "registrar", "agent")
+ServiceName = Literal["etcd", "bind", "docker", "flanneld", "registrar", "agent", "discovery", "router"]
+SERVICES: tuple[ServiceName, ...] = (
+    "etcd",
+    "bind",
+    "docker",
+    "flanneld",
+    "registrar",
+    "agent",
+    "discovery",
+    "router",
+)
 """What can run in a host, the daemons last."""
 
 EVERYWHERE: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -118,6 +127,28 @@ class Flanneld:
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """A name server with one zone that may be changed by whoever has the lab's key. `host`: where it runs."""
+
+    host: str
+    address: IPAddress
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class DockerRouter:
+    """A host's `weft discovery` and `weft router`: variables of each, None where it doesn't run. `routing`: the text of
+    its routing.yaml, "" for none. `stacks`: VNI and subnets of each of its stacks. `keyed`: the host whose name
+    server's key the discovery is told, "" for none."""
+
+    discovery: tuple[tuple[str, str], ...] | None = None
+    router: tuple[tuple[str, str], ...] | None = None
+    routing: str = ""
+    stacks: tuple[tuple[int, tuple[IPNetwork, ...]], ...] = ()
+    keyed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelPeer:
     """A host at the other end of a tunnel. `allowed`: its address and what is behind it. `endpoint`: where it listens,
     None: it is not called, it calls. `keepalive`: seconds, 0 for none."""
@@ -148,9 +179,9 @@ class Tunnel:
 @dataclass(frozen=True, slots=True)
 class Host:
     """A machine of the lab. `agent`: settings of its `weft agent` (name as in the settings file, value as text), or
-    None: it runs none. `flanneld`, `etcd`: None where it runs none. `registrar`: variables of its `weft registrar`, or
-    None. `routes`: over those that follow from the routers. `firewall`: commands of iptables. `forwards`: from the
-    beginning, not only when a daemon makes it."""
+    None: it runs none. `flanneld`, `etcd`, `bind`, `stacks` (docker-router's daemons): None where it runs none.
+    `registrar`: variables of its `weft registrar`, or None. `routes`: over those that follow from the routers.
+    `firewall`: commands of iptables. `forwards`: from the beginning, not only when a daemon makes it."""
 
     name: str
     ports: tuple[Port, ...]
@@ -164,13 +195,16 @@ class Host:
     firewall: tuple[tuple[str, ...], ...] = ()
     forwards: bool = False
     tunnels: tuple[Tunnel, ...] = ()
+    bind: Bind | None = None
+    stacks: DockerRouter | None = None
 
     def runs(self, service: ServiceName) -> bool:
         """Whether this service is part of the host."""
         if service == "docker":
             return self.engine == "docker"
-        found = {"etcd": self.etcd, "flanneld": self.flanneld, "registrar": self.registrar, "agent": self.agent}
-        return found[service] is not None
+        if service in ("discovery", "router"):
+            return self.stacks is not None and getattr(self.stacks, service) is not None
+        return getattr(self, service) is not None
 
     @property
     def services(self) -> tuple[ServiceName, ...]:
@@ -190,9 +224,16 @@ class Host:
                 yield network, container
 
     def exposes(self, network: ContainerNetwork) -> bool:
-        """Whether the agent or registrar here tells the other hosts about this network."""
+        """Whether this host's daemon tells the other hosts about this network."""
+        if self.stacks is not None:
+            return bool(self.spaces(network))
         told = dict(self.agent or ()).get("expose") or dict(self.registrar or ()).get("EXPOSE", "all")
         return network.exposed(by_default=told != "labelled")
+
+    def spaces(self, network: ContainerNetwork) -> frozenset[int]:
+        """VNIs of the stacks that this network is told for."""
+        stacks = self.stacks.stacks if self.stacks else ()
+        return frozenset(vni for vni, subnets in stacks if all(_within(subnet, subnets) for subnet in network.subnets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +274,11 @@ class Topology:
         hops += default_routes(member, self.routers)
         said = {hop.dst for hop in member.routes}
         return (*(hop for hop in hops if hop.dst not in said), *member.routes)
+
+
+def _within(subnet: IPNetwork, others: Iterable[IPNetwork]) -> bool:
+    """Whether it lies in one of them."""
+    return any(subnet.version == other.version and subnet.subnet_of(other) for other in others)  # type: ignore[arg-type]
 
 
 def nth(subnet: IPNetwork, index: int) -> IPInterface:
