@@ -50,9 +50,10 @@ class Rank(IntEnum):
     NEIGHBOUR = 6
     FDB = 7
     NEXT_HOP = 8
-    ROUTE = 9
-    FILE = 10
-    HOOK = 11
+    NEXT_HOP_GROUP = 9
+    ROUTE = 10
+    FILE = 11
+    HOOK = 12
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -144,14 +145,21 @@ class Link(Object, frozen=True):
 
 
 class Address(Object, frozen=True):
-    """An address on a link of ours."""
+    """An address on a link of ours.
+
+    Of IPv4, a device may have one address with two prefix lengths, so another length is another address, made before
+    the old one goes. Of IPv6 it may not (ipv6_add_addr), and the length can't change in place (inet6_addr_modify)."""
 
     dev: str
     address: IPInterface
 
     @property
     def key(self) -> Key:
-        return ("address", self.dev, self.address)
+        return ("address", self.dev, self.address if self.address.version == 4 else self.address.ip)
+
+    @property
+    def fixed(self) -> object:
+        return self.address.network.prefixlen
 
     @property
     def rank(self) -> Rank:
@@ -231,13 +239,40 @@ class NextHop(Object, frozen=True):
         return (("link", self.dev),)
 
 
+class NextHopGroup(Object, frozen=True):
+    """Several next-hop objects with one id (nexthop.h, NHA_GROUP): routes that name it spread their flows over all of
+    them, alike. `members`: their ids, sorted; all are on `dev`.
+
+    The kernel takes a member that goes out of its groups, and a group with its last member."""
+
+    id: int
+    dev: str
+    members: tuple[int, ...]
+
+    @property
+    def key(self) -> Key:
+        return ("nexthop", self.id)
+
+    @property
+    def rank(self) -> Rank:
+        return Rank.NEXT_HOP_GROUP
+
+    @property
+    def fixed(self) -> object:
+        return "group"  # one hop and a group can't take each other's place
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return tuple(("nexthop", member) for member in self.members)
+
+
 def route_key(dst: IPNetwork, table: int, metric: int) -> Key:
     """The key of any route, be it one that weft would make or not."""
     return ("route", dst.network_address.packed, dst.prefixlen, table, metric)
 
 
 class Route(Object, frozen=True):
-    """A unicast route of ours. Either `nexthop` (an object's id), or `via`, `dev` and `onlink`.
+    """A unicast route of ours. Either `nexthop` (an object's or a group's id), or `via`, `dev` and `onlink`.
 
     `src`: preferred source; `mtu` in octets, 0 for the device's. `protocol`: another than ours only as read, of a route
     that flannel left on our device: to be removed, never made. As read from the kernel, `dev` is always set: with

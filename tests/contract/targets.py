@@ -21,6 +21,7 @@ from weft.objects import (
     Link,
     Neighbour,
     NextHop,
+    NextHopGroup,
     Object,
     Op,
     Route,
@@ -207,7 +208,7 @@ class KernelPlace:
             self.ns.ip(f"neigh del {thing.address} dev {thing.dev}")
         elif isinstance(thing, Fdb):
             self.ns.bridge(f"fdb del {mac_text(thing.mac)} dst {thing.dst} dev {thing.dev}")
-        elif isinstance(thing, NextHop):
+        elif isinstance(thing, NextHop | NextHopGroup):
             self.ns.ip(f"nexthop del id {thing.id}")
         elif isinstance(thing, Route):
             self.ns.ip(f"route del {thing.dst} metric {thing.metric} table {thing.table}")
@@ -219,6 +220,8 @@ class KernelPlace:
             self.ns.ip(f"link set {thing.name} type vxlan {'learning' if thing.vxlan.learning else 'nolearning'}")
         elif isinstance(thing, Neighbour):
             self.ns.ip(f"neigh replace {thing.address} lladdr {mac_text(thing.mac)} dev {thing.dev} nud permanent")
+        elif isinstance(thing, NextHopGroup):
+            self.ns.ip(f"nexthop replace id {thing.id} group {'/'.join(map(str, thing.members))} proto 76")
         elif isinstance(thing, Fdb):
             self.ns.bridge(f"fdb replace {mac_text(thing.mac)} dst {thing.dst} dev {thing.dev}")
         else:

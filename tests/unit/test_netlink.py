@@ -53,7 +53,7 @@ DECODERS: dict[str, Callable[[Message], object]] = {
     "link": decode_link,
     "address": decode_address,
     "entry": lambda message: decode_entry(message, NAMES),
-    "hop": lambda message: decode_hop(message, NAMES),
+    "hop": lambda message: decode_hop(message, NAMES, {}),
     "route": lambda message: decode_route(message, NAMES, {}),
     "answer": codec.answer,
     "netconf": forwarding_of,
@@ -223,7 +223,7 @@ def test_routes_of_each_protocol_are_removed_by_their_own() -> None:
 @pytest.mark.parametrize("hop", [NextHop(0x70000001, DEV, VIA), NextHop(0x70000002, DEV, VIA6, onlink=False)], ids=str)
 def test_a_next_hop_is_decoded_as_it_was_encoded(hop: NextHop) -> None:
     (asked,) = requests(encode_hops([("add", hop)], INDEX, 1))
-    state = decode_hop(asked, NAMES)
+    state = decode_hop(asked, NAMES, {})
     assert (state.hop, state.ours) == (hop, True)
 
 

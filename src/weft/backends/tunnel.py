@@ -37,7 +37,7 @@ class Tunnel:
     """`mtu`: of the uplink, octets. `sources`: preferred sources of routes, at most one per family. `gateway`: which
     address of a peer routes go through (`model.Profile`); through that of its overlay, the kernel finds the source
     itself: this host's own such address, the only one that the device has. `probed`: the peers are probed at their own
-    gateways, so those must be known also while no route leads through them."""
+    gateways, so those must be known also while no route leads through them. `flood`: as of `model.Profile`."""
 
     device: str
     underlay: int
@@ -48,6 +48,7 @@ class Tunnel:
     gateway: Literal["endpoint", "overlay"] = "endpoint"
     wireguard: WireguardEnd | None = None
     probed: bool = False
+    flood: bool = False
 
     @classmethod
     def of(cls, view: View) -> Tunnel:
@@ -62,6 +63,7 @@ class Tunnel:
             gateway=view.profile.gateway,
             wireguard=view.profile.wireguard,
             probed=probed(view),
+            flood=view.profile.flood,
         )
 
     def source(self, version: int) -> IPAddress | None:
@@ -76,7 +78,12 @@ def probed(view: View) -> bool:
 def route_mtu(node: Node, tunnel: Tunnel) -> int:
     """A peer whose uplink carries less than ours: the route says so, and the kernel answers what is too big with
     "fragmentation needed" at once, instead of a router on the way fragmenting the outer packet. 0: as the device."""
-    return node.mtu - OVERHEAD[tunnel.underlay] if 0 < node.mtu < tunnel.mtu else 0
+    return narrowed(node.mtu, tunnel)
+
+
+def narrowed(mtu: int, tunnel: Tunnel) -> int:
+    """The same of an uplink's MTU, 0 if it isn't known."""
+    return mtu - OVERHEAD[tunnel.underlay] if 0 < mtu < tunnel.mtu else 0
 
 
 def no_ipv6(host: Host, device_mtu: int) -> str:

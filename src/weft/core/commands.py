@@ -12,6 +12,7 @@ from weft.model import mac_text
 from weft.objects import (
     MAIN_TABLE,
     PROTOCOL,
+    ZERO_MAC,
     Address,
     Chain,
     Fdb,
@@ -21,6 +22,7 @@ from weft.objects import (
     Link,
     Neighbour,
     NextHop,
+    NextHopGroup,
     Object,
     Op,
     Route,
@@ -45,7 +47,8 @@ def lines(op: Op) -> list[str]:
     tool, group, what = _parts(thing)
     if op.action == "remove":
         return [f"{tool} {group} del {_name(thing)}"]
-    verb = "add" if op.action == "add" else "replace"
+    several = isinstance(thing, Fdb) and thing.mac == ZERO_MAC  # of these there is one for each destination
+    verb = ("append" if several else "add") if op.action == "add" else "replace"
     return [f"{tool} {group} {verb} {what}"]
 
 
@@ -92,8 +95,9 @@ def endpoint_text(peer: WireguardPeer) -> str:
 def _parts(thing: Object) -> tuple[str, str, str]:
     """Tool, its object word, and the object: `ip`, `neigh`, `192.0.2.2 lladdr … dev vxlan4096 nud permanent`."""
     if isinstance(thing, Address):
-        nodad = " nodad" if thing.address.version == 6 else ""
-        return "ip", "address", f"{thing.address} dev {thing.dev}{nodad}"
+        how = " nodad" * (thing.address.version == 6)
+        how += " noprefixroute" * (thing.address.network.num_addresses > 1)
+        return "ip", "address", f"{thing.address} dev {thing.dev}{how}"
     if isinstance(thing, Neighbour):
         return "ip", "neigh", f"{thing.address} lladdr {mac_text(thing.mac)} dev {thing.dev} nud permanent"
     if isinstance(thing, Fdb):
@@ -101,6 +105,8 @@ def _parts(thing: Object) -> tuple[str, str, str]:
     if isinstance(thing, NextHop):
         onlink = " onlink" if thing.onlink else ""
         return "ip", "nexthop", f"id {thing.id} via {thing.via} dev {thing.dev}{onlink} proto {PROTOCOL}"
+    if isinstance(thing, NextHopGroup):
+        return "ip", "nexthop", f"id {thing.id} group {'/'.join(map(str, thing.members))} proto {PROTOCOL}"
     if isinstance(thing, Route):
         return "ip", "-6 route" if thing.dst.version == 6 else "route", _route(thing)
     raise TypeError(f"no line is known for a {type(thing).__name__}")
@@ -108,14 +114,14 @@ def _parts(thing: Object) -> tuple[str, str, str]:
 
 def _name(thing: Object) -> str:
     """What is enough to name an object that is to be removed."""
-    if isinstance(thing, Neighbour):
+    if isinstance(thing, Neighbour | Address):
         return f"{thing.address} dev {thing.dev}"
-    if isinstance(thing, NextHop):
+    if isinstance(thing, NextHop | NextHopGroup):
         return f"id {thing.id}"
     if isinstance(thing, Route):
         table = f" table {thing.table}" if thing.table != MAIN_TABLE else ""
         return f"{thing.dst} proto {thing.protocol}{table}" + (f" metric {thing.metric}" if thing.metric else "")
-    return _parts(thing)[2].removesuffix(" permanent").removesuffix(" nodad")
+    return _parts(thing)[2].removesuffix(" permanent")
 
 
 def _route(route: Route) -> str:

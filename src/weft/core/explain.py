@@ -1,7 +1,7 @@
 """Why is (or isn't) there a way to an address? Pure; called by `web/api.py` for `weft explain`.
 
-The answer follows the packet: the route, its next hop, the neighbour behind that, the FDB entry behind its MAC; each
-object with who asked for it. Where there is no way, it says what is known instead: a refused claim, or nothing.
+The answer follows the packet: the route, its next hop (or its group, and each of its next hops), the neighbour behind
+that, the FDB entry behind its MAC; each object with who asked for it. Where there is no way, it says what is known instead: a refused claim, or nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from ipaddress import ip_network
 
 from weft.backends.tunnel import device_of
 from weft.core.commands import text
-from weft.core.plan import Plan, Wanted
-from weft.model import IPNetwork, Node, View
-from weft.objects import Key, Neighbour, NextHop, Object, Route
+from weft.core.plan import SEVERAL, Plan, Wanted
+from weft.model import IPAddress, IPNetwork, Node, View
+from weft.objects import ZERO_MAC, Key, Neighbour, NextHop, NextHopGroup, Object, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,15 @@ def _node(node: Node, view: View, plan: Plan) -> tuple[bool, list[Line]]:
     problems = [Line(p.message) for p in view.problems if p.subject == node.id]
     if not parts:
         return False, problems or [Line(f"node {node.id} is known, but not routed to")]
-    return True, [*(_line(want) for part in parts for want in part.wanted.values()), *problems]
+    shared = [_line(want) for name in plan.parts if name.startswith(SEVERAL) for want in _of_end(node, plan, name)]
+    return True, [*(_line(want) for part in parts for want in part.wanted.values()), *shared, *problems]
+
+
+def _of_end(node: Node, plan: Plan, name: str) -> Iterator[Wanted]:
+    """What a node has a share in, as one of several ends of a subnet."""
+    for want in plan.parts[name].wanted.values():
+        if node.id in want.why.peer.split(", "):
+            yield want
 
 
 def _of_another_daemon(target: IPNetwork, view: View) -> Iterator[str]:
@@ -97,12 +105,36 @@ def _way(target: IPNetwork, plan: Plan) -> Iterator[Line]:
     route = max((r for r in routes if _holds(r.dst, target)), key=lambda r: r.dst.prefixlen, default=None)
     if route is None:
         return
+    yield _line(plan.wanted[route.key])
     hop = plan.wanted.get(("nexthop", route.nexthop))
-    via = hop.object.via if hop is not None and isinstance(hop.object, NextHop) else route.via
-    neighbour = plan.wanted.get(("neighbour", route.dev, via.packed)) if via is not None else None
-    mac = neighbour.object.mac if neighbour is not None and isinstance(neighbour.object, Neighbour) else None
-    steps = (plan.wanted[route.key], hop, neighbour, plan.wanted.get(("fdb", route.dev, mac)))
-    yield from (_line(step) for step in steps if step is not None)
+    if hop is None:
+        on_link = target.network_address if target.prefixlen == target.max_prefixlen else None
+        yield from _behind(route.via or on_link, plan.wanted[route.key], route.dev, plan)
+        return
+    yield _line(hop)
+    members = hop.object.members if isinstance(hop.object, NextHopGroup) else ()
+    for one in [plan.wanted[("nexthop", member)] for member in members]:
+        yield _line(one)
+        yield from _behind_hop(one, plan)
+    yield from _behind_hop(hop, plan)
+
+
+def _behind_hop(hop: Wanted, plan: Plan) -> Iterator[Line]:
+    if isinstance(hop.object, NextHop):
+        yield from _behind(hop.object.via, hop, hop.object.dev, plan)
+
+
+def _behind(via: IPAddress | None, before: Wanted, device: str, plan: Plan) -> Iterator[Line]:
+    """What leads to this address on the device. Without a neighbour entry it is asked for, by flooding to the endpoint
+    of whoever the object `before` is of."""
+    neighbour = plan.wanted.get(("neighbour", device, via.packed)) if via is not None else None
+    if neighbour is not None and isinstance(neighbour.object, Neighbour):
+        entry = plan.wanted.get(("fdb", device, neighbour.object.mac))
+        yield from (_line(step) for step in (neighbour, entry) if step is not None)
+        return
+    parts = (plan.parts.get(name) for name in (before.why.peer, f"{before.why.peer}@{device}"))
+    things = [want for part in parts if part is not None for want in part.wanted.values()]
+    yield from (_line(w) for w in things if w.object.key[:3] == ("fdb", device, ZERO_MAC))
 
 
 def _refusals(target: IPNetwork, view: View, claims: Iterable[Node]) -> Iterator[Line]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from weft.backends import BACKENDS, vxlan
+from weft.backends import BACKENDS, multipath, vxlan
 from weft.backends.tunnel import Tunnel, device_of, spread
 from weft.core.edits import altered
 from weft.core.firewall import Diversion, Site, Span, wanted_by_shared, wanted_by_span, wanted_for
@@ -25,6 +25,8 @@ RELAYS = "registrar"
 """The role of the daemon whose hosts forward for each other."""
 HERE = ""
 """The name of this host's own part: no node has an empty id."""
+SEVERAL = " multipath"
+"""The name of the part of subnets that several nodes take packets for: no node's id begins with a space."""
 
 
 class Wanted(NamedTuple):
@@ -77,9 +79,11 @@ def plan(view: View, previous: Plan | None = None) -> Plan:
     asked: dict[str, Part | None] = {} if alike else dict.fromkeys(old.parts)
     overlays: list[Overlay] = []
     for one, before in zip(views, old.overlays if alike else map(Overlay.empty, tunnels), strict=True):
-        suffix = f"@{before.tunnel.device}" if overlays else ""  # of the overlays behind the first
+        tunnel = before.tunnel
+        suffix = f"@{tunnel.device}" if overlays else ""  # of the overlays behind the first
         asked[HERE + suffix] = _own_part(one, devices, old.parts.get(HERE + suffix))
-        overlays.append(_add_nodes(asked, one.nodes, before, suffix, old.parts))
+        asked[SEVERAL + suffix] = _part_of_several(one, tunnel, old.parts.get(SEVERAL + suffix))
+        overlays.append(_add_nodes(asked, one.nodes if one.profile.plane else (), before, suffix, old.parts))
     return _with_parts(old, asked, tuple(overlays))
 
 
@@ -88,6 +92,14 @@ def _own_part(view: View, devices: tuple[str, ...], before: Part | None) -> Part
     here: tuple[object, ...] = (view.me, view.networks, view.host, view.profile, view.files)
     here = (*here, view.routes, view.apart, view.diverted, devices)
     return before if before is not None and before.made_from == here else _part(here, _here(view, devices))
+
+
+def _part_of_several(view: View, tunnel: Tunnel, before: Part | None) -> Part | None:
+    """None: there is nothing of the kind."""
+    if not view.multipath or not view.profile.plane:
+        return None
+    there = (view.multipath, tunnel)
+    return before if before is not None and before.made_from == there else _part(there, multipath.reach(*there))
 
 
 def _add_nodes(
@@ -120,7 +132,14 @@ def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) ->
 
 def _here(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:
     """Forwarding, this host's end of the overlay, routes beside those to nodes, the firewall, files for other
-    programs."""
+    programs; files alone for a daemon that keeps nothing else."""
+    if view.profile.plane:
+        yield from _kernels(view, devices)
+    for file in view.files:
+        yield File(file.path, file.text, file.mode), Why("settings", view.me.id, "other programs read it")
+
+
+def _kernels(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:
     subnets = vxlan.subnets(view.networks)
     settings = Why("settings", view.me.id, "this host's end of the overlay")
     exposed = Why("engine", view.me.id, "the exposed networks of this host")
@@ -132,8 +151,6 @@ def _here(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:
         yield Route(route.dst, route.dev, via=route.via, metric=metric), Why(route.source, view.me.id, route.rule)
     for thing in _firewall(view, subnets, devices):
         yield thing, exposed
-    for file in view.files:
-        yield File(file.path, file.text, file.mode), Why("settings", view.me.id, "other programs read it")
 
 
 def _firewall(view: View, subnets: list[IPNetwork], devices: tuple[str, ...]) -> Iterator[Object]:

@@ -6,8 +6,8 @@ goes down, say, is what Linux does:
 
 - a link that goes takes everything on it along; a link set down loses its IPv6 addresses, neighbours, next hops and
   routes, and keeps its IPv4 addresses and its FDB; a link with a new MAC loses its neighbours;
-- a next-hop object takes the routes on it along, a WireGuard device its peers; an address the routes whose preferred
-  source it is, unless another link has it too;
+- a next-hop object takes the routes on it along and leaves its groups, the last one takes the group; a WireGuard
+  device takes its peers, an address the routes whose preferred source it is, unless it is there a second time;
 - next hops and routes are refused while their link is down;
 - routes that are shared (`KernelTarget.share`) may go out of uplinks too, go when those do, and come when they come;
 - a sysctl is never reverted: one that is removed is only no longer reported.
@@ -33,6 +33,7 @@ from weft.objects import (
     Link,
     Neighbour,
     NextHop,
+    NextHopGroup,
     Object,
     Op,
     Route,
@@ -42,10 +43,10 @@ from weft.objects import (
 )
 from weft.targets import Reading
 
-KERNEL_KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, Route)
+KERNEL_KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, NextHopGroup, Route)
 FIREWALL_KINDS: tuple[type[Object], ...] = (Chain, Jump)
 WIREGUARD_KINDS: tuple[type[Object], ...] = (WireguardDevice, WireguardPeer)
-LOST_ON_DOWN = (Neighbour, NextHop, Route)
+LOST_ON_DOWN = (Neighbour, NextHop, NextHopGroup, Route)
 
 
 class Faults:
@@ -248,7 +249,7 @@ class MemoryTarget:
         for key in thing.needs:
             if key not in self._objects:
                 return f"{key} isn't there"
-        if isinstance(thing, NextHop | Route):
+        if isinstance(thing, NextHop | NextHopGroup | Route):
             link = self._objects.get(("link", thing.dev))
             if isinstance(link, Link) and not link.up:
                 return f"{thing.dev} is down"
@@ -277,10 +278,24 @@ class MemoryTarget:
         thing = self._objects.pop(key, None)
         if isinstance(thing, Link):
             self._drop(lambda o: _on(o, thing.name))
-        elif isinstance(thing, NextHop | Chain | WireguardDevice):
+        elif isinstance(thing, NextHop):
+            self._leave_groups(thing.id)
+            self._drop(lambda o: isinstance(o, Route) and key in o.needs)
+        elif isinstance(thing, NextHopGroup | Chain | WireguardDevice):
             self._drop(lambda o: key in o.needs)
         elif isinstance(thing, Address) and not self._has_address(thing):
             self._drop(lambda o: isinstance(o, Route) and o.src == thing.address.ip)
+
+    def _leave_groups(self, member: int) -> None:
+        """A next hop is gone, and out of its groups; one without a member goes too."""
+        groups = [o for o in self._objects.values() if isinstance(o, NextHopGroup) and member in o.members]
+        for group in groups:
+            rest = tuple(one for one in group.members if one != member)
+            if rest:
+                self._objects[group.key] = NextHopGroup(group.id, group.dev, rest)
+            else:
+                self._remove(group.key)
+            self._touch(group.key)
 
     def _has_address(self, gone: Address) -> bool:
         return any(isinstance(o, Address) and o.address.ip == gone.address.ip for o in self._objects.values())
@@ -306,7 +321,7 @@ def _anywhere(destination: IPNetwork) -> bool:
 
 
 def _on(thing: Object, device: str) -> bool:
-    return isinstance(thing, Address | Neighbour | Fdb | NextHop | Route) and thing.dev == device
+    return isinstance(thing, Address | Neighbour | Fdb | NextHop | NextHopGroup | Route) and thing.dev == device
 
 
 def _lost_on_down(thing: Object) -> bool:

@@ -2,7 +2,8 @@
 
 constants          the kernel's numbers
 codec              framing, attributes, acknowledgements
-links entries hops objects ↔ messages;  bulk: thousands at once
+links entries hops groups
+                   objects ↔ messages;  bulk: thousands at once
 netns socket bpf   sockets in a namespace, and what the listening one hears
 mirror reading     what the kernel holds: followed, and read anew;  sharing, refusals: of routes
 devices writing    ops → requests → failures;  sysctl, words

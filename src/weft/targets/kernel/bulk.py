@@ -44,7 +44,8 @@ from weft.targets.kernel.constants import (
     RTNH_F_ONLINK,
 )
 from weft.targets.kernel.entries import DST_HEADS, LLADDR_HEAD, NDMSG
-from weft.targets.kernel.hops import FAMILIES, NHMSG, RTMSG
+from weft.targets.kernel.groups import NHMSG
+from weft.targets.kernel.hops import FAMILIES, RTMSG
 
 _HEADER = struct.Struct("=IHH")
 _OCTETS = {4: 4, 6: 16}

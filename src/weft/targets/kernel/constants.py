@@ -149,10 +149,12 @@ NHA_GROUP = 2
 NHA_GROUP_TYPE = 3
 NHA_OIF = 5
 NHA_GATEWAY = 6
+NHA_GROUPS = 9
+NHA_FDB = 11
 
 # weft's own: routes and next hops carry this protocol number, next hops an id in this range (ARCHITECTURE, "Ownership")
 PROTOCOL = 76
-NEXT_HOP_IDS = range(0x70000000, 0x80000000)
+NEXT_HOP_IDS = range(0x60000000, 0x80000000)
 
 # netconf.h
 NETCONFA_IFINDEX = 1

@@ -74,15 +74,12 @@ from weft.targets.kernel.constants import (
     RTPROT_KERNEL,
 )
 from weft.targets.kernel.entries import NDMSG, fdb_of, neighbours_of
-from weft.targets.kernel.hops import NHMSG, RTMSG, hops_of, routes_of
+from weft.targets.kernel.groups import MEMBER, NHMSG
+from weft.targets.kernel.hops import RTMSG, RTNEXTHOP, hops_of, routes_of
 from weft.targets.kernel.links import IFADDR, IFINFO
 from weft.targets.kernel.reading import NO_FAMILY, NO_NEXT_HOPS, TRIES
 from weft.targets.kernel.socket import ANSWER_BUFFER, BATCH, DumpInterrupted, NetlinkSocket, complete
 
-RTNEXTHOP = struct.Struct("=HBBi")
-"""rtnexthop (rtnetlink.h): length with its attributes, flags, hops, index."""
-MEMBER = struct.Struct("=IBBH")
-"""nexthop_grp (nexthop.h)."""
 FDB = 1 << 16
 """Set in the kind of an FDB entry, which a link that goes down keeps; RTM_NEWNEIGH is both."""
 FAMILIES = ((4, AF_INET), (6, AF_INET6))

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import NamedTuple, TypeAlias
 
 from weft.model import IPAddress, IPNetwork
-from weft.objects import Key, NextHop, Route, route_key
+from weft.objects import Key, NextHop, NextHopGroup, Route, route_key
 from weft.targets.kernel.codec import (
     ATTRIBUTE,
     U32,
@@ -30,6 +30,7 @@ from weft.targets.kernel.constants import (
     AF_INET6,
     NEXT_HOP_IDS,
     NHA_GATEWAY,
+    NHA_GROUP,
     NHA_ID,
     NHA_OIF,
     NLM_F_CREATE,
@@ -63,11 +64,12 @@ from weft.targets.kernel.constants import (
     RTN_UNICAST,
     RTNH_F_ONLINK,
 )
+from weft.targets.kernel.groups import NHMSG, decode_group, members_in
 
-NHMSG = struct.Struct("=BBBxI")
-"""nhmsg: family, scope, protocol, flags."""
 RTMSG = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, lengths of dst and src, tos, table, protocol, scope, type, flags."""
+RTNEXTHOP = struct.Struct("=HBBi")
+"""rtnexthop: length with its attributes, flags, hops, index."""
 
 Packer: TypeAlias = Callable[..., bytes]
 FAMILIES = {4: AF_INET, 6: AF_INET6}
@@ -88,12 +90,14 @@ _NO_HOP = NHMSG.pack(0, 0, 0, 0)
 
 
 class HopState(NamedTuple):
-    """A next-hop object, whoever's it is. `hop` None: not of a form that weft makes (a group, a blackhole)."""
+    """A next-hop object or group, whoever's it is. `hop` None: not of a form that weft makes (a blackhole, a group of
+    others' objects). `members`: of a group, which has no interface index of its own."""
 
     id: int
     protocol: int
     ifindex: int
-    hop: NextHop | None
+    hop: NextHop | NextHopGroup | None
+    members: tuple[int, ...] = ()
 
     @property
     def ours(self) -> bool:
@@ -254,13 +258,16 @@ def _preferences(thing: Route, all_of_them: bool) -> bytes:
     return tail
 
 
-def decode_hop(message: Message, names: Mapping[int, str]) -> HopState:
-    """Of an RTM_NEWNEXTHOP or RTM_DELNEXTHOP. `names`: our devices by index. Raises NetlinkDecodeError."""
+def decode_hop(message: Message, names: Mapping[int, str], hops: Mapping[int, str]) -> HopState:
+    """Of an RTM_NEWNEXTHOP or RTM_DELNEXTHOP. `names`: our devices by index; `hops`: the device of each next hop of
+    ours, by which our groups are known. Raises NetlinkDecodeError."""
     with decoding("a next hop"):
         _, _, protocol, flags = NHMSG.unpack_from(message.body)
         found = attributes(message.body, NHMSG.size)
         hop_id = number(found[NHA_ID])
         index = number(found[NHA_OIF]) if NHA_OIF in found else 0
+        if NHA_GROUP in found:
+            return HopState(hop_id, protocol, 0, decode_group(hop_id, found, hops), members_in(found))
         name, gateway = names.get(index), found.get(NHA_GATEWAY)
         hop = None
         if name is not None and gateway is not None:
@@ -271,7 +278,7 @@ def decode_hop(message: Message, names: Mapping[int, str]) -> HopState:
 def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, str]) -> RouteState | None:
     """Of an RTM_NEWROUTE or RTM_DELROUTE; None: not a unicast route, or a cached copy of one. `names`: the links that
     may be ours, by index. Raises NetlinkDecodeError. `hops`: the device of each next-hop object of ours, for
-    kernels that are set to leave it out (nexthop_compat_mode 0)."""
+    kernels that are set to leave it out (nexthop_compat_mode 0). Of a route on a group, that of the first member."""
     with decoding("a route"):
         family, length, _, _, small, protocol, _, kind, flags = RTMSG.unpack_from(message.body)
         if kind != RTN_UNICAST or flags & RTM_F_CLONED or family not in (AF_INET, AF_INET6):
@@ -280,11 +287,11 @@ def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, 
         dst = network(family, found.get(RTA_DST, b""), length)
         table = number(found[RTA_TABLE]) if RTA_TABLE in found else small
         metric = number(found[RTA_PRIORITY]) if RTA_PRIORITY in found else 0
-        index = number(found[RTA_OIF]) if RTA_OIF in found else 0
         hop = number(found[RTA_NH_ID]) if RTA_NH_ID in found else 0
+        index = _index(found)
         name = names.get(index) if index else hops.get(hop)
         route = None
-        if name is not None and RTA_MULTIPATH not in found and RTA_ENCAP not in found:
+        if name is not None and (hop or RTA_MULTIPATH not in found) and RTA_ENCAP not in found:
             route = Route(
                 dst,
                 name,
@@ -298,6 +305,14 @@ def decode_route(message: Message, names: Mapping[int, str], hops: Mapping[int, 
                 protocol=protocol,
             )
         return RouteState(route_key(dst, table, metric), protocol, index, route)
+
+
+def _index(found: Mapping[int, bytes]) -> int:
+    """Of the link that a route goes out of; 0: it doesn't say."""
+    if RTA_MULTIPATH in found:
+        first: int = RTNEXTHOP.unpack_from(found[RTA_MULTIPATH])[3]
+        return first
+    return number(found[RTA_OIF]) if RTA_OIF in found else 0
 
 
 def network(family: int, packed: bytes, length: int) -> IPNetwork:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from weft.model import IPAddress, Mac
-from weft.objects import PROTOCOL, Address, Fdb, Key, Link, NextHop, Object, Op, Route
+from weft.objects import PROTOCOL, Address, Fdb, Key, Link, NextHop, NextHopGroup, Object, Op, Route
 from weft.targets.kernel.codec import Message
 from weft.targets.kernel.constants import (
     AF_BRIDGE,
@@ -38,6 +38,7 @@ from weft.targets.kernel.links import LinkState, decode_address, decode_link
 from weft.targets.kernel.refusals import Refusals
 from weft.targets.kernel.sharing import (
     REGISTRARS,
+    ROUTERS,
     Left,
     Shared,
     anywhere,
@@ -67,6 +68,7 @@ class Mirror:
         self._objects: dict[Key, Object] = {}
         self._unfiled: deque[Sequence[Op]] = deque()
         self.registrar = owner.startswith(REGISTRARS)
+        self._one_of_several = owner.startswith(ROUTERS)
         self.shared: Shared | None = anywhere if self.registrar else None
         self.left: Left | None = None
         self.foreign: dict[Key, str] = {}
@@ -93,7 +95,11 @@ class Mirror:
         ifalias is a note that anybody may overwrite; our name and our derived MAC together are nobody else's."""
         if link.vxlan is None:
             return False
-        if link.alias == self._owner or self.vteps.get(link.name) == link.mac:
+        if link.alias == self._owner:
+            return True
+        if self._one_of_several and link.alias.startswith(MARK):
+            return False
+        if self.vteps.get(link.name) == link.mac:
             return True
         by_mac = link.mac in self.vteps.values()
         if link.alias.startswith(self._role):
@@ -243,7 +249,7 @@ class Mirror:
                 self._drop(thing)
                 continue
             objects[thing.key] = thing
-            if type(thing) is NextHop:
+            if type(thing) is NextHop or type(thing) is NextHopGroup:
                 self.hops[thing.id] = thing.dev
             elif type(thing) is Route and thing.src is not source:
                 source = thing.src
@@ -256,7 +262,7 @@ class Mirror:
 
     def _drop(self, thing: Object) -> None:
         self._objects.pop(thing.key, None)
-        if isinstance(thing, NextHop):
+        if isinstance(thing, NextHop | NextHopGroup):
             self.hops.pop(thing.id, None)
             self._dropped_hops.add(thing.id)
         elif isinstance(thing, Address) and thing.address.ip in self.sources:
@@ -268,13 +274,14 @@ class Mirror:
         return len(self._echoes) + sum(map(len, self._echoing))
 
     def check_hops(self) -> None:
-        """After a round of ops: if a route was left on a next-hop object that we removed, the kernel took it along."""
+        """After a round of ops: if a route was left on a next-hop object that we removed, the kernel took it along; out
+        of a group that was left with it, the kernel took it."""
         if not self.removing:
             return
         self.removing = False
         objects = self.objects
         gone, self._dropped_hops = self._dropped_hops, set()
-        if gone and any(type(thing) is Route and thing.nexthop in gone for thing in objects.values()):
+        if gone and any(_is_on(thing, gone) for thing in objects.values()):
             self.doubtful = True
 
     def is_echo(self, received: bytes) -> bool:
@@ -362,7 +369,7 @@ class Mirror:
         self._follow(key, entry if message.kind == RTM_NEWNEIGH else None)
 
     def _hear_hop(self, message: Message) -> None:
-        state = decode_hop(message, self.names)
+        state = decode_hop(message, self.names, self.hops)
         key = ("nexthop", state.id)
         if message.kind == RTM_NEWNEXTHOP and state.ours and state.hop is not None:
             self._follow(key, state.hop)
@@ -393,6 +400,13 @@ class Mirror:
         else:
             self.objects[key] = thing
         self.touched.add(key)
+
+
+def _is_on(thing: Object, hops: set[int]) -> bool:
+    """A route on one of these next hops, or a group with one of them."""
+    if type(thing) is NextHopGroup:
+        return not hops.isdisjoint(thing.members)
+    return type(thing) is Route and thing.nexthop in hops
 
 
 def is_kernels_own(scope: int, version: int) -> bool:

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from weft.errors import KernelError, TargetError
-from weft.objects import REGISTRAR_METRICS, Address, Key, NextHop, Object, Route
+from weft.objects import REGISTRAR_METRICS, Address, Key, NextHop, NextHopGroup, Object, Route
 from weft.targets.kernel.bulk import Addresses, Bulk, Unlike
 from weft.targets.kernel.codec import Message, u32
 from weft.targets.kernel.constants import (
@@ -30,6 +30,7 @@ from weft.targets.kernel.constants import (
     RTPROT_BOOT,
 )
 from weft.targets.kernel.entries import decode_entry, fdb_of, neighbours_of
+from weft.targets.kernel.groups import ALL_GROUPS
 from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, metric_of, outgoing, routes_of
 from weft.targets.kernel.links import ALL_ADDRESSES, ALL_LINKS, decode_address, decode_link
 from weft.targets.kernel.mirror import Mirror, is_kernels_own
@@ -62,6 +63,8 @@ class FullReading:
         self._mirror = mirror
         self._found: dict[Key, Object] = {}
         self._addresses = Addresses()
+        self._hop_devices: dict[int, str] = {}
+        """Of each next hop and group of ours, by id."""
 
     async def run(self) -> None:
         """Fill the mirror. Raises TargetError if the kernel can't be read, DumpInterrupted if a device went meanwhile.
@@ -78,6 +81,7 @@ class FullReading:
         devices = [(i, Bulk(i, name, self._addresses, self._found, registrar)) for i, name in names.items()]
         for ifindex, bulk in devices:
             await self._read_entries(bulk, ifindex)
+        await self._read_groups()
         for ifindex, bulk in devices:
             await self._read_routes(bulk, ifindex)
         if self._mirror.shared is not None:
@@ -94,6 +98,14 @@ class FullReading:
         for version, family in ((4, AF_INET), (6, AF_INET6)):
             neighbours = self._fast(partial(bulk.neighbours, version), self._read_entry)
             await self._dump(RTM_GETNEIGH, neighbours_of(family, ifindex), neighbours, NO_FAMILY[version])
+
+    async def _read_groups(self) -> None:
+        """The groups of our next hops, which are known by now: a group is on no device that could be asked for."""
+        self._hop_devices = {thing.id: thing.dev for thing in self._found.values() if type(thing) is NextHop}
+        if self._hop_devices:
+            await self._dump(RTM_GETNEXTHOP, ALL_GROUPS, self._each(self._read_hop), NO_NEXT_HOPS)
+        groups = [thing for thing in self._found.values() if type(thing) is NextHopGroup]
+        self._hop_devices.update((group.id, group.dev) for group in groups)
 
     async def _read_routes(self, bulk: Bulk, ifindex: int) -> None:
         """The routes out of one device of ours; next hops are known by now, and may be needed to find the device."""
@@ -175,14 +187,9 @@ class FullReading:
             self._found[found[0]] = found[1]
 
     def _read_hop(self, message: Message) -> None:
-        state = decode_hop(message, self._mirror.names)
+        state = decode_hop(message, self._mirror.names, self._hop_devices)
         if state.ours and state.hop is not None:
             self._found["nexthop", state.id] = state.hop
-
-    @cached_property
-    def _hop_devices(self) -> dict[int, str]:
-        """By id; asked for once all next hops of ours are found."""
-        return {thing.id: thing.dev for thing in self._found.values() if type(thing) is NextHop}
 
     @cached_property
     def _route_links(self) -> Mapping[int, str]:

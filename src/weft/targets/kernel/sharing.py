@@ -23,6 +23,9 @@ Left: TypeAlias = Callable[[Route], bool]
 """Whether flannel would have made this very route out of a link that isn't ours, as it looks now: a lease says so."""
 REGISTRARS = f"weft:{REGISTRAR}:"
 """What the ifalias of the registrar's links begins with."""
+ROUTERS = "weft:router:"
+"""The same of routers, of which a host may run several: one whose links have another name behind this is another one,
+and not this one before the host was renamed. Their VTEPs' MACs follow from the host's endpoint, and are alike."""
 FLANNELS = frozenset({RTPROT_KERNEL, RTPROT_BOOT, RTPROT_STATIC})
 """Protocol numbers that flannel's routes were seen with; nearly always `boot`."""
 

@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from weft.core import commands
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.model import Mac
-from weft.objects import Address, Failure, Fdb, Link, Neighbour, NextHop, Object, Op, Route, Sysctl
+from weft.objects import Address, Failure, Fdb, Link, Neighbour, NextHop, NextHopGroup, Object, Op, Route, Sysctl
 from weft.targets import Reading
 from weft.targets.kernel.bpf import listening_filter
 from weft.targets.kernel.codec import messages
@@ -54,7 +54,7 @@ ECHOES = 10_001
 of the listening socket holds 20,000 of them (measured)."""
 SLICE = 2_000
 """Objects that are filed in one turn of the event loop: 1 to 2 ms."""
-KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, Route)
+KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, NextHopGroup, Route)
 
 
 class KernelTarget:

@@ -11,12 +11,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
-from weft.objects import REGISTRAR_METRICS, Address, Failure, Fdb, Key, Neighbour, NextHop, Object, Op, Route
+from weft.objects import (
+    REGISTRAR_METRICS,
+    Address,
+    Failure,
+    Fdb,
+    Key,
+    Neighbour,
+    NextHop,
+    NextHopGroup,
+    Object,
+    Op,
+    Route,
+)
 from weft.targets.kernel.codec import Answer, messages
 from weft.targets.kernel.constants import PROTOCOL, RTM_GETROUTE
 from weft.targets.kernel.entries import encode_fdb, encode_neighbours
+from weft.targets.kernel.groups import encode_groups
 from weft.targets.kernel.hops import (
     FAMILIES,
+    HopState,
     decode_hop,
     decode_route,
     encode_hops,
@@ -40,6 +54,7 @@ ENCODERS: Mapping[type[Object], Encoder] = {
     Neighbour: encode_neighbours,
     Fdb: encode_fdb,
     NextHop: encode_hops,
+    NextHopGroup: encode_groups,
     Route: encode_routes,
 }
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
@@ -202,13 +217,17 @@ class Batch:
 
     def _whose(self, thing: Object) -> str:
         """Name the object of somebody else's that stands at this one's key; "" if it is one of ours."""
-        names = self._mirror.names
-        if isinstance(thing, NextHop):
-            hop = decode_hop(self._socket.ask(*hop_of(thing.id)), names)
-            return "" if hop.ours and self._nobodys(hop.ifindex) else f"a next hop of protocol {hop.protocol}"
+        if isinstance(thing, NextHop | NextHopGroup):
+            hop = self._hop(thing.id)
+            ours = hop.ours and all(self._nobodys(self._hop(one).ifindex) for one in hop.members or (thing.id,))
+            return "" if ours else f"a next hop of protocol {hop.protocol}"
         if isinstance(thing, Route):
             return self._whose_route(thing)
         return ""
+
+    def _hop(self, hop_id: int) -> HopState:
+        """Whatever has this id. Raises KernelError if nothing has."""
+        return decode_hop(self._socket.ask(*hop_of(hop_id)), self._mirror.names, self._mirror.hops)
 
     def _nobodys(self, ifindex: int) -> bool:
         """What has our protocol number (and id) and leads out of no other weft daemon's device: ours, altered."""
