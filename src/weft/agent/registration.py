@@ -3,7 +3,7 @@
 
 It is one loop: a new set from one of the two watches, a word of the daemon's, or a date that came, and everything is
 looked at anew. Nothing is believed to be written before the watch has shown it. This host's registrations hang on one
-etcd lease (`leasehold.py`), which lives on while a watch is begun anew: they go when the daemon is gone, not before.
+etcd lease (`stores/leasehold.py`), which lives on while a watch is begun anew: they go when the daemon is gone, not before.
 Its entries below flannel's prefix hang on another one, and end with its flannel lease.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from weft.agent.leasehold import Companion, Leasehold
+from weft.agent.leasehold import Companion
 from weft.agent.marker import Owner, owner_here
 from weft.core import registering
 from weft.core.registering import Decision, Moment, Write
@@ -25,6 +25,7 @@ from weft.errors import StoreError, WeftError, WireError
 from weft.model import Problem
 from weft.settings.flanneld import clean
 from weft.stores import Delete, Guard, Put, Snapshot, Store
+from weft.stores.leasehold import Leasehold
 from weft.wire.flannel_config import parse_config
 from weft.wire.registrar import Note, NoteKey
 
