@@ -1,7 +1,8 @@
 """Why is (or isn't) there a way to an address? Pure; called by `web/api.py` for `weft explain`.
 
 The answer follows the packet: the route, its next hop (or its group, and each of its next hops), the neighbour behind
-that, the FDB entry behind its MAC; each object with who asked for it. Where there is no way, it says what is known instead: a refused claim, or nothing.
+that, the FDB entry behind its MAC; each object with who asked for it. Where there is no way, it says what is known
+instead: a refused claim, or nothing.
 """
 
 from __future__ import annotations
