@@ -1,25 +1,30 @@
-"""Files for other programs, as a target: flannel's subnet.env, and whatever else is whole, small and text.
+"""Files for other programs, as a target: subnet.env of flannel, discovery.json of docker-router, whatever is text.
 
 Run by the reconciler. Who reads such a file must never see half of one, so each is written beside its place, flushed to
 the disk and renamed; a file is thus always the old or the new one, also after a power failure. Only the paths that the
 target was given are ever looked at: naming a path makes the file there ours, whoever wrote it before.
+
+With a lock, others that write by its leave (`flock -x`, as in the docker-router document) and we never write at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shlex
 import stat
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from weft.errors import TargetError
 from weft.objects import Failure, File, Key, Object, Op
 from weft.targets import Reading
+from weft.targets.files_lock import locked
 
 if TYPE_CHECKING:
     from weft.targets.files_watch import FolderWatch
@@ -27,15 +32,31 @@ if TYPE_CHECKING:
 log = logging.getLogger("weft")
 
 FOLDER_MODE = 0o755
-LARGEST = 1 << 20
+LARGEST = 64 << 20
 """Octets: of a longer file, that much is read. No file of ours is longer, so it differs in any case."""
+SETTLED = 2.0
+"""Seconds after which a file's time of change tells two changes apart on every file system."""
+ADVICE = {
+    errno.ENOSPC: "free some in its folder",
+    errno.EDQUOT: "free some of it",
+    errno.EROFS: "mount its folder so that it can be written",
+    errno.EACCES: "its folder must be writable for the user that weft runs as",
+    errno.EPERM: "its folder must be writable for the user that weft runs as",
+    errno.ETIMEDOUT: "it is tried again; see who it is with `fuser -v`",
+}
+"""What to do about an errno."""
+
+_Signature: TypeAlias = tuple[int, int, int, int, int]
 
 
 class FileTarget:
-    """`paths`: absolute; the only ones that are read, written or removed."""
+    """`paths`: absolute; the only ones that are read, written or removed. `lock`: path of the file whose lock is held
+    for each write and removal, "" for none."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], lock: str = "") -> None:
         self._paths = frozenset(paths)
+        self._lock = lock
+        self._known: dict[str, tuple[_Signature, File]] = {}
         self._objects: dict[Key, File] = {}
         self._foreign: dict[Key, str] = {}
         self._read = False
@@ -71,7 +92,7 @@ class FileTarget:
 
     def lines(self, ops: Sequence[Op]) -> list[str]:
         """With coreutils' install, which does not rename: by hand, a moment of half a file is taken into account."""
-        return [_line(op) for op in ops]
+        return [_line(op, self._lock) for op in ops]
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` on the running event loop when one of the files comes, changes or goes. Where inotify can't be
@@ -99,7 +120,7 @@ class FileTarget:
             try:
                 who = _in_the_way(path)
                 if not who:
-                    found = _read(path)
+                    found = self._found(path)
                     objects[found.key] = found
                 elif who != NOTHING:
                     foreign["file", path] = who
@@ -108,6 +129,20 @@ class FileTarget:
             except OSError as error:
                 raise TargetError(f"{path} can't be read: {error.strerror}") from error
         return objects, foreign
+
+    def _found(self, path: str) -> File:
+        """What is at the path; a file that did not change since it was read is not read again."""
+        signature = _signature(os.lstat(path))
+        known = self._known.get(path)
+        if known is not None and known[0] == signature:
+            return known[1]
+        found = _read(path)
+        self._known.pop(path, None)
+        # Two changes within one tick of the file system's clock can't be told apart; and what changed meanwhile
+        # has another signature than the one from before it was read.
+        if time.time() - signature[-1] / 1e9 > SETTLED:
+            self._known[path] = (signature, found)
+        return found
 
     def _apply(self, op: Op) -> Failure | None:
         thing = op.object
@@ -119,14 +154,24 @@ class FileTarget:
             who = _in_the_way(thing.path)
             if who and who != NOTHING:
                 return Failure(f"{op.action} {thing.path}: {who} stands there; it was left alone", conflict=True)
-            if op.action == "remove":
-                Path(thing.path).unlink(missing_ok=True)
-            else:
-                _write(thing)
+            if op.action == "remove" and who == NOTHING:
+                return None
+            with self._locked(thing.path):
+                if op.action == "remove":
+                    Path(thing.path).unlink(missing_ok=True)
+                else:
+                    _write(thing)
         except OSError as error:
             about = f" ({error.filename})" if error.filename not in (None, thing.path) else ""
-            return Failure(f"{op.action} {thing.path}: {error.strerror}{about}")
+            advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""
+            return Failure(f"{op.action} {thing.path}: {error.strerror}{about}{advice}")
         return None
+
+    def _locked(self, path: str) -> contextlib.AbstractContextManager[None]:
+        if not self._lock:
+            return contextlib.nullcontext()
+        Path(path).parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)  # as a rule, the lock is beside the file
+        return locked(self._lock)
 
 
 NOTHING = "nothing"
@@ -144,6 +189,11 @@ def _in_the_way(path: str) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return NOTHING
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "a device, pipe or socket")
+
+
+def _signature(status: os.stat_result) -> _Signature:
+    """What is another one after each change; its last part (nanoseconds since 1970) can't be set by anybody."""
+    return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_ctime_ns
 
 
 def _read(path: str) -> File:
@@ -184,11 +234,12 @@ def _flush_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _line(op: Op) -> str:
+def _line(op: Op, lock: str) -> str:
     thing = op.object
     if not isinstance(thing, File):
         raise TypeError(f"files are not the place for a {type(thing).__name__}")
     path = shlex.quote(thing.path)
+    under = f"flock -x {shlex.quote(lock)} " if lock else ""
     if op.action == "remove":
-        return f"rm -f {path}"
-    return f"printf %s {shlex.quote(thing.content)} | install -D -m {thing.mode:o} /dev/stdin {path}"
+        return f"{under}rm -f {path}"
+    return f"printf %s {shlex.quote(thing.content)} | {under}install -D -m {thing.mode:o} /dev/stdin {path}"
