@@ -20,6 +20,7 @@ from weft.wire.routing import StackConfig
 ROLE = "discovery"
 MODE = 0o640
 """Of discovery.json: its owner writes it, the router's group reads it."""
+NOBODY: Known[Node] = Known()
 REFRESH = 5.0
 """Seconds after which the file says anew when peers were last heard, if nothing else changed."""
 
@@ -102,7 +103,7 @@ class DiscoveryWorld:
 
     def view(self) -> View:
         """What to plan from: the file alone. What isn't known yet, the file says."""
-        known = self.peers or Known[Node]()
+        known = self.peers or NOBODY
         now = self.clocks.now()
         before, self._aged = self._aged, age(self._aged, known, self._heard(), self.timeout, now)
         if [(p.node, p.status) for p in before.peers] != [(p.node, p.status) for p in self._aged.peers]:

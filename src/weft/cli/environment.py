@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
 from weft.cli.client import table
 
 S = TypeVar("S")
+C = TypeVar("C", bound=click.Command)
 Rows = Sequence[tuple[str, str, str]]
 """Name, default, what it is."""
 
 
-def with_variables(rows: Callable[[], Rows], kind: type[click.Command]) -> Any:
+def with_variables(rows: Callable[[], Rows], kind: type[C]) -> type[C]:
     """A command (or group) of this kind, whose help text has every variable in it."""
 
     class Page(kind):  # type: ignore[misc, valid-type]

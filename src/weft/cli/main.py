@@ -15,6 +15,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "agent": ("weft.cli.agent:agent", "Run on a host: connect its container networks with the other hosts'."),
     "flanneld": ("weft.cli.flanneld:flanneld", "Run flannel's daemon, on etcd: its flags, its leases, its subnet.env."),
     "registrar": ("weft.cli.registrar:registrar", "Register Docker networks in etcd and route to the others'."),
+    "discovery": ("weft.cli.discovery:discovery", "Find the other stacks, for weft router (docker-router)."),
+    "router": ("weft.cli.router:router", "Route to the other stacks: discovery.json and routing.yaml to the kernel."),
     "docker-opts": ("weft.cli.docker_opts:docker_opts", "Turn flannel's subnet.env into options for dockerd."),
     "plan": ("weft.cli.agent:plan", "Print what the agent would change now, as ip, bridge and iptables lines."),
     "show": ("weft.cli.show:show", "Show peers, networks, routes, status or events of the running agent."),

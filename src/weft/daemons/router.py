@@ -1,0 +1,183 @@
+"""`weft router`: discovery.json and routing.yaml → kernel, firewall and routes.json, with NET_ADMIN alone.
+
+Wiring; called by `cli/router.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from weft import __version__
+from weft.agent.chronicle import Chronicle
+from weft.agent.journal import Journal, Scribe
+from weft.agent.loop import Loop
+from weft.agent.reconcile import Reconciler
+from weft.agent.router import RouterWorld, Wishes
+from weft.agent.routing_file import RoutingFile
+from weft.core.identity import Identity
+from weft.core.stacks import Options
+from weft.daemons.confinement import confine
+from weft.daemons.privileges import drop
+from weft.daemons.process import claim, run_until_signalled, spare_the_collector
+from weft.discovery.file import DiscoveryFile
+from weft.errors import WeftError
+from weft.model import DiscoveryData, Host, Problem, Reach, View
+from weft.settings.router import RouterSettings
+from weft.targets.files import FileTarget
+from weft.targets.firewall import FirewallTarget
+from weft.targets.kernel.host import HostFacts
+from weft.targets.kernel.target import KernelTarget
+from weft.web.api import Api
+from weft.web.server import Server
+from weft.wire.discovery_data import FILE
+from weft.wire.routing import StackConfig
+
+log = logging.getLogger("weft")
+
+ROLE = "router"
+ROUTES = "routes.json"
+
+
+class RouterDaemon:
+    """The parts, and how they hang together. `routes_file`: where routes.json goes."""
+
+    def __init__(self, settings: RouterSettings, stacks: tuple[StackConfig, ...], routes_file: Path) -> None:
+        name = settings.peer_id or (stacks[0].stack_id if len(stacks) == 1 else "stacks")
+        mark = f"weft:{ROLE}:{name}"
+        self.settings = settings
+        self.scribe = Scribe()
+        self.journal = Journal(Path(settings.run_dir), self.scribe)
+        self.chronicle = Chronicle(self.journal)
+        self.routing = RoutingFile(settings)
+        self.file = DiscoveryFile(str(settings.data / FILE), settings.watch_discovery, settings.route_refresh_interval)
+        self.kernel = KernelTarget(mark)
+        self.firewall = FirewallTarget(owns=lambda label: label in self.world.devices or label in self.kernel.devices)
+        self.world = RouterWorld(
+            _wishes(settings, mark, routes_file),
+            stacks=stacks,
+            chains=lambda: self.firewall.chains,
+            refused=lambda: self.firewall.refused,
+        )
+        targets = (self.kernel, self.firewall, FileTarget((str(routes_file),)))
+        self.loop = Loop(self.world, Reconciler(targets), settings.route_refresh_interval, self._cycled)
+
+    def start(self) -> None:
+        """Follow the sources."""
+        self.loop.follow("host", HostFacts().hosts, self._keep_host)
+        self.loop.follow("routing.yaml", self.routing.contents, self._keep_stacks)
+        self.loop.follow("discovery.json", self.file.contents, self._keep_data)
+
+    async def close(self) -> None:
+        for target in self.loop.reconciler.targets:
+            target.close()
+        self.scribe.close()
+
+    def unready(self) -> str:
+        """Why nothing can be relied on yet, "" once the first plan was carried out."""
+        return "" if self.loop.ready.is_set() else "waiting for " + ", ".join(self.world.waiting() or ["the kernel"])
+
+    def _keep_host(self, host: Host) -> None:
+        self.world.host = host
+
+    def _keep_stacks(self, stacks: tuple[StackConfig, ...]) -> None:
+        self.world.stacks = stacks
+        self.world.report("routing.yaml", self.routing.problem)
+
+    def _keep_data(self, data: DiscoveryData) -> None:
+        self.world.report("discovery.json", self.file.problem)
+        if data is not self.world.data:
+            self.world.data = data
+
+    def _cycled(self, _: View | None) -> None:
+        self.kernel.expect(self.world.devices)
+        self.world.report("firewall", self.firewall.problem)
+        self.world.report("disk", self.scribe.problem)
+        self.chronicle.work(self.loop.reconciler)
+
+    # What is asked over HTTP.
+
+    def last_seen(self) -> dict[str, float]:
+        """Peer → when discovery last heard it (seconds since 1970)."""
+        return {peer.node.id: peer.last_seen for peer in self.world.data.peers} if self.world.data else {}
+
+    def counters(self) -> dict[str, int]:
+        """None: a router talks to nobody."""
+        return {}
+
+    def rules(self) -> dict[str, str]:
+        """What became of each peer, where that is not what it announced."""
+        return {fate.peer.node.id: fate.reason for fate in self.world.fates() if fate.reason}
+
+    def probed(self) -> dict[str, Reach]:
+        """None: nobody is probed."""
+        return {}
+
+
+async def run(settings: RouterSettings) -> int:
+    """Run until SIGTERM or SIGINT; what was set up stays. Raises WeftError if it can't start."""
+    spare_the_collector()
+    stacks = RoutingFile(settings).read()
+    given_up: list[Problem] = []
+    if settings.privileges == "drop":
+        given_up.extend(drop(frozenset({"NET_ADMIN"})))
+    async with AsyncExitStack() as closing:
+        for vni in sorted({stack.vni for stack in stacks if stack.vni}):
+            closing.enter_context(_claim(vni))
+        daemon = RouterDaemon(settings, stacks, _routes_file(settings))
+        closing.push_async_callback(daemon.close)
+        server = Server(Api(daemon.loop, daemon), Path(settings.weft_socket))
+        await server.start()
+        closing.push_async_callback(server.stop)
+        if settings.privileges == "drop":
+            given_up.extend(confine())
+        for problem in given_up:
+            daemon.world.report(problem.subject, problem.message)
+        names = ", ".join(f"{stack.stack_id} (VNI {stack.vni})" for stack in stacks)
+        log.info("weft %s router of %s; reading %s", __version__, names, settings.data)
+        daemon.start()
+        await run_until_signalled(daemon.loop)
+    log.info("stopped; tunnels and routes stay up, `weft cleanup` removes them")
+    return 0
+
+
+def _claim(vni: int) -> socket.socket:
+    """Two routers of one VNI would undo each other's work. Raises WeftError."""
+    try:
+        return claim(f"{ROLE}-{vni}")
+    except WeftError as error:
+        hint = "one router serves several stacks of a host: list them under `stacks:` in its routing.yaml"
+        raise WeftError(f"{error}; {hint}") from error
+
+
+def _wishes(settings: RouterSettings, mark: str, routes_file: Path) -> Wishes:
+    identity = Identity(
+        id=settings.peer_id,
+        vni=0,
+        port=settings.vxlan_port,
+        version=__version__,
+        interface=settings.interface,
+        endpoints=settings.host_ip,
+        mtu=settings.mtu,
+        source=ROLE,
+    )
+    options = Options(
+        settings.allowed,
+        settings.dynamic_routes,
+        settings.max_networks,
+        settings.multipath,
+        settings.vxlan_fdb == "flood",
+    )
+    return Wishes(identity, mark, options, str(routes_file), settings.metric)
+
+
+def _routes_file(settings: RouterSettings) -> Path:
+    """Into the shared folder, where that can be written: the document's own Compose file mounts it read-only."""
+    if os.access(settings.data, os.W_OK, effective_ids=True):
+        return settings.data / ROUTES
+    path = Path(settings.run_dir) / ROUTES
+    log.info("%s can't be written: %s is written instead", settings.data, path)
+    return path
