@@ -87,7 +87,7 @@ class HostFacts:
 
     async def hosts(self) -> AsyncGenerator[Host, None]:
         """Yield the facts at start and each time that they changed; never ends by itself. Raises TargetError."""
-        listener = NetlinkSocket(self._netns, DUMP_BUFFER, GROUPS)
+        listener = NetlinkSocket(self._netns, DUMP_BUFFER, GROUPS, reads_only=True)
         listener.attach_filter(*facts_filter())
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
@@ -121,7 +121,7 @@ async def read_host(netns: str | None = None) -> Host:
     runs on meanwhile, also on a host with a BGP table."""
     for _ in range(TRIES):
         with (
-            contextlib.closing(NetlinkSocket(netns, DUMP_BUFFER)) as socket,
+            contextlib.closing(NetlinkSocket(netns, DUMP_BUFFER, reads_only=True)) as socket,
             contextlib.suppress(DumpInterrupted),  # something changed meanwhile: read again
         ):
             return await _read(socket, netns)

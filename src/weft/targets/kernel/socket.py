@@ -57,17 +57,24 @@ _FPROG = struct.Struct("@HP")
 
 class NetlinkSocket:
     """One NETLINK_ROUTE socket in the network namespace `netns` (a path; None: the current one). Raises TargetError
-    without CAP_NET_ADMIN there."""
+    without CAP_NET_ADMIN there, unless this one `reads_only`: its buffer is then as large as an ordinary user's may
+    be."""
 
-    def __init__(self, netns: str | None, receive_buffer: int, groups: Iterable[int] = ()) -> None:
+    def __init__(
+        self, netns: str | None, receive_buffer: int, groups: Iterable[int] = (), reads_only: bool = False
+    ) -> None:
         self._next_number = 1
         self._socket = inside(netns, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
         except PermissionError as error:
-            self._socket.close()
-            raise TargetError("this needs CAP_NET_ADMIN in the network namespace: run it as root") from error
+            if reads_only:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            else:
+                self._socket.close()
+                text = "this needs CAP_NET_ADMIN in the network namespace: run it as root"
+                raise TargetError(text) from error
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         with contextlib.suppress(OSError):  # Linux before 4.20: filters are then not checked, and ours check again
