@@ -256,7 +256,8 @@ class Loop(Generic[K]):
 
     def _tell(self, report: Report) -> None:
         if report.done:
-            log.info("%s", report.sentence())
+            news = self.view is None or self.view.profile.plane or any(op.action != "change" for op in report.done)
+            log.log(logging.INFO if news else logging.DEBUG, "%s", report.sentence())
         for key, message in list(report.failed.items())[:LOGGED_FAILURES]:
             log.warning("%s: %s", self.reconciler.name(key), message)
         if len(report.failed) > LOGGED_FAILURES:
