@@ -20,6 +20,7 @@ MODULES = (
     "lab",
     "registrar",
     "fifty_hosts",
+    "docker_router",
     "failover",
 )
 """In this order: the cheap ones first."""

@@ -19,6 +19,7 @@ from benchmarks.flanneld import Routes
 from weft.lab import matrix, netns, schema, services
 from weft.lab.host import LabHost
 from weft.lab.lab import STARTING, Lab
+from weft.lab.topology import ServiceName
 
 HOSTS = int(os.environ.get("WEFT_BENCH_HOSTS", "50"))
 PATIENCE = 120.0
@@ -56,7 +57,7 @@ async def _measure() -> dict[str, tuple[float, str]]:
             f"of the last one; all were started within {last - begun - built:.1f} s, the lab stood in {built:.1f} s"
         )
         await _all_answer(lab)
-        sizes = [_rss(host) for host in hosts]
+        sizes = [rss(host) for host in hosts]
         await asyncio.sleep(CALM)
         before = sum(map(_cpu, hosts))
         await asyncio.sleep(IDLE)
@@ -85,7 +86,7 @@ async def _start(hosts: list[LabHost]) -> tuple[float, float]:
             stack.callback(found.close)
             routes.append(found)
         await asyncio.gather(*map(start, hosts))
-        last = max(map(_began, hosts))
+        last = max(map(began, hosts))
         return last, max([await found.until(len(hosts) - 1) for found in routes])
 
 
@@ -94,24 +95,24 @@ async def _all_answer(lab: Lab) -> None:
         raise RuntimeError(f"not every container reached every other one within {PATIENCE:g} s")
 
 
-def _began(host: LabHost) -> float:
-    """When its registrar's process began, by time.monotonic()."""
-    mark = host.running("registrar")
+def began(host: LabHost, service: ServiceName = "registrar") -> float:
+    """When the process of that service began, by time.monotonic()."""
+    mark = host.running(service)
     if mark is None:
-        raise RuntimeError(f"the registrar of {host.name} does not run:\n{host.tail('registrar')}")
+        raise RuntimeError(f"the {service} of {host.name} does not run:\n{host.tail(service)}")
     return mark.started / TICKS - time.clock_gettime(time.CLOCK_BOOTTIME) + time.monotonic()
 
 
-def _process(host: LabHost) -> Path:
-    mark = host.running("registrar")
+def _process(host: LabHost, service: ServiceName = "registrar") -> Path:
+    mark = host.running(service)
     if mark is None:
-        raise RuntimeError(f"the registrar of {host.name} does not run:\n{host.tail('registrar')}")
+        raise RuntimeError(f"the {service} of {host.name} does not run:\n{host.tail(service)}")
     return host.proc / str(mark.pid)
 
 
-def _rss(host: LabHost) -> float:
+def rss(host: LabHost, service: ServiceName = "registrar") -> float:
     """MiB."""
-    lines = (_process(host) / "status").read_text().splitlines()
+    lines = (_process(host, service) / "status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 
 

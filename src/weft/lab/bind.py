@@ -90,9 +90,7 @@ def command(host: LabHost, server: Bind) -> list[str]:
         zone.write_text(ZONE.format(kind=kind, address=server.address))
     secret = key(host.lab, host.name).rpartition(":")[2]
     config.touch(mode=0o600)
-    config.write_text(
-        CONFIG.format(name=KEY_NAME, algorithm=ALGORITHM, secret=secret, data=data, domain=server.domain)
-    )
+    config.write_text(CONFIG.format(name=KEY_NAME, algorithm=ALGORITHM, secret=secret, data=data, domain=server.domain))
     return ["named", "-g", "-n", "1", "-c", str(config)]
 
 

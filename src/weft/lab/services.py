@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from weft.errors import LabError
 from weft.lab import bind, docker_router, etcd, leases, state
@@ -125,14 +126,20 @@ async def _start_registrar(host: LabHost) -> None:
 
 
 async def _start_discovery(host: LabHost) -> None:
+    with leases.Listener(host.folder / "discovery.notify") as listener:
+        await begin_discovery(host, listener.path)
+        await host.told("discovery", listener.ready)
+
+
+async def begin_discovery(host: LabHost, supervisor: Path) -> None:
+    """Start a discovery and return when its process has begun. `supervisor`: the socket that it tells how it fares
+    (sd_notify(3))."""
     docker_router.prepare(host)
-    environment = host.service_environment | docker_router.environment(host, "discovery") | {"HOME": "/"}
+    supervisor.chmod(0o666)
+    environment = host.service_environment | docker_router.environment(host, "discovery")
     del environment["WEFT_SOCKET"]  # the router's
     command = docker_router.confined("discovery", weft("discovery"))
-    with leases.Listener(host.folder / "discovery.notify") as listener:
-        listener.path.chmod(0o666)
-        await host.start("discovery", command, environment | {"NOTIFY_SOCKET": str(listener.path)})
-        await host.told("discovery", listener.ready)
+    await host.start("discovery", command, environment | {"HOME": "/", "NOTIFY_SOCKET": str(supervisor)})
 
 
 async def _start_router(host: LabHost) -> None:
