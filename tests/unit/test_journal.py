@@ -68,6 +68,40 @@ def test_the_log_is_put_aside_when_it_is_large(tmp_path: Path, scribe: Scribe, m
     assert not log.path.with_name("events.log.2").exists()
 
 
+def test_another_name_setting_and_mode(tmp_path: Path) -> None:
+    scribe = Scribe("DATA_DIR", 0o640)
+    try:
+        log = Journal(tmp_path / "data", scribe, lambda: 0.0, name="peers.log")
+        (tmp_path / "data").write_text("")
+        log.note("peer", "stack-b", "found", "multicast")
+        assert scribe.settle()
+        assert scribe.problem.endswith("free space, or set DATA_DIR to a folder that can be")
+        (tmp_path / "data").unlink()
+        log.note("peer", "stack-b", "stale", "silent for 90 s")
+        scribe.replace(tmp_path / "data" / "whole", b"whole")
+        until(lambda: (tmp_path / "data" / "whole").exists() and log.path.exists(), "both files")
+        assert scribe.settle()
+        assert [one["done"] for one in lines(tmp_path / "data" / "peers.log")] == ["found", "stale"]
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()} == {0o640}
+    finally:
+        scribe.close()
+
+
+def test_what_somebody_else_put_in_its_place_holds_nobody_up(tmp_path: Path, scribe: Scribe) -> None:
+    log = Journal(tmp_path, scribe)
+    secret = tmp_path / "secret"
+    secret.write_text("")
+    for make in (os.mkfifo, lambda path: os.symlink(secret, path)):
+        make(log.path)
+        log.note("repair", "one", "added", "")
+        assert scribe.settle()
+        assert f"{log.path} can't be written: " in scribe.problem
+        log.path.unlink()
+    assert secret.read_text() == ""
+    log.note("repair", "two", "added", "")
+    until(lambda: log.path.exists() and len(lines(log.path)) == 3, "all three")
+
+
 def test_a_folder_that_can_not_be_made_is_a_problem_and_nothing_is_lost(tmp_path: Path, scribe: Scribe) -> None:
     (tmp_path / "run").write_text("a file stands here")
     log = Journal(tmp_path / "run", scribe)

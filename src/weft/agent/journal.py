@@ -1,7 +1,8 @@
-"""What the registrar leaves in its run folder for people and monitoring: events.log and health_status.json.
+"""What a daemon leaves in its folder for people and monitoring: events.log, and the registrar health_status.json.
 
 Nothing here can hold up or break the loop: whatever is written is handed to one thread (`Scribe`), and a disk that is
-full, read-only or hung is a sentence (`Scribe.problem`) that the daemon reports, once. Used by `daemons/registrar.py`.
+full, read-only or hung is a sentence (`Scribe.problem`) that the daemon reports, once. Used by `daemons/registrar.py`
+and `daemons/discovery.py`.
 
 events.log: one JSON object per line, oldest first; at `LARGEST` octets it becomes events.log.1, of which there is one.
 
@@ -54,12 +55,15 @@ class Wall(Protocol):
 
 
 class Scribe:
-    """One thread that writes files. `post` never waits. Jobs are carried out in order; each is retried with the next
-    one if it failed, so nothing is lost while a disk is full for a while."""
+    """One thread that writes files; handing something to it never waits. Jobs are carried out in order; each is retried
+    with the next one if it failed, so nothing is lost while a disk is full for a while. `setting`: which one names the
+    folder, for people. `mode`: of files that are made."""
 
-    def __init__(self) -> None:
+    def __init__(self, setting: str = "RUN_DIR", mode: int = 0o644) -> None:
         self.problem = ""
         """Why nothing can be written just now; "" if all is well."""
+        self._setting = setting
+        self._mode = mode
         self._lines: dict[Path, deque[bytes]] = {}
         self._files: dict[Path, bytes] = {}
         self._dropped = 0
@@ -120,9 +124,9 @@ class Scribe:
             files = dict(self._files)
         for path, content in files.items():
             try:
-                write_whole(path, content)
+                write_whole(path, content, self._mode)
             except OSError as error:
-                return _sentence(path, error)
+                return self._sentence(path, error)
             with self._lock:
                 if self._files.get(path) is content:
                     del self._files[path]
@@ -135,8 +139,14 @@ class Scribe:
             try:
                 self._append(path)
             except OSError as error:
-                return _sentence(path, error)
+                return self._sentence(path, error)
         return ""
+
+    def _sentence(self, path: Path, error: OSError) -> str:
+        return (
+            f"{path} can't be written: {error.strerror or error}; free space, or set {self._setting} to a folder that "
+            "can be"
+        )
 
     def _append(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,9 +155,9 @@ class Scribe:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_size >= LARGEST:
                 path.replace(path.with_name(path.name + ".1"))
-        lost = [_lost(dropped)] if dropped else []
-        with open(path, "ab", buffering=0) as log:
-            before = log.tell()
+        lost = [_lost(path.name, dropped)] if dropped else []
+        with open(_opened(path, self._mode), "ab", buffering=0) as log:
+            before = log.seek(0, os.SEEK_END)
             try:
                 _write_all(log.fileno(), b"".join([*lost, *lines]))
             except OSError:
@@ -162,10 +172,11 @@ class Scribe:
 
 
 class Journal:
-    """The events log in `folder`. `counts`: events by kind since the start, for /metrics. `recent`: the last ones."""
+    """The events log `name` in `folder`. `counts`: events by kind since the start, for /metrics. `recent`: the last
+    ones."""
 
-    def __init__(self, folder: Path, scribe: Scribe, wall: Wall = time.time) -> None:
-        self.path = folder / "events.log"
+    def __init__(self, folder: Path, scribe: Scribe, wall: Wall = time.time, name: str = "events.log") -> None:
+        self.path = folder / name
         self.counts: Counter[str] = Counter()
         self.recent: deque[Event] = deque(maxlen=200)
         self._scribe = scribe
@@ -231,11 +242,11 @@ class HealthFile:
             self._woken.clear()
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
     """A file that is never seen half written; its folder is made. Raises OSError, and leaves what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
             _write_all(descriptor, content)
@@ -261,6 +272,12 @@ def read_events(path: Path, most: int = 200) -> tuple[Event, ...]:
     return tuple(events)
 
 
+def _opened(path: Path, mode: int) -> int:
+    """To append to. Others may write to the folder, too: what stands there is no way to another file (a link), and
+    nothing that would have to be waited for (a pipe)."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+
+
 def _write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
@@ -272,10 +289,6 @@ def _stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _lost(number: int) -> bytes:
-    event = Event(_stamp(time.time()), "log", "events.log", f"{number} events were dropped", "the disk took none")
+def _lost(name: str, number: int) -> bytes:
+    event = Event(_stamp(time.time()), "log", name, f"{number} events were dropped", "the disk took none")
     return msgspec.json.encode(event) + b"\n"
-
-
-def _sentence(path: Path, error: OSError) -> str:
-    return f"{path} can't be written: {error.strerror or error}; free space, or set RUN_DIR to a folder that can be"
