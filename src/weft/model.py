@@ -51,6 +51,8 @@ class Network:
     """Why it is not exposed, or another remark for `weft show networks`."""
     group: str = ""
     """Networks of two different groups don't talk with each other; one of no group talks with all."""
+    stack: str = ""
+    """Whose it is, of the stacks of one node. Nodes may share the networks of one stack."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""What `weft router` knows: this host's stacks, the file that `weft discovery` writes, this host's facts; and the Views of
-it, one for each VNI.
+"""What `weft router` knows: this host's stacks, the file that `weft discovery` writes, this host's facts; and the Views
+of it, one for each VNI.
 
 The counterpart of `world.py`. Each source replaces its set here and wakes the loop (`agent/loop.py`), which asks for a
 View; `daemons/router.py` wires it.
@@ -7,13 +7,30 @@ View; `daemons/router.py` wires it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
-from weft.core.identity import Identity
-from weft.core.stacks import Options
-from weft.model import DiscoveryData, Host, Problem
+from weft.backends.tunnel import Tunnel, device_name
+from weft.backends.vxlan import gateway_of
+from weft.core.identity import Identity, Self, describe
+from weft.core.stacks import Fate, Options, Overlay, Scene, Survey, survey
+from weft.model import (
+    DiscoveryData,
+    Host,
+    IPAddress,
+    IPNetwork,
+    Known,
+    Network,
+    Node,
+    Problem,
+    Profile,
+    TextFile,
+    View,
+)
+from weft.wire.routes_json import RuntimeRoute, encode_routes
 from weft.wire.routing import StackConfig
+
+ROLE = "router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +48,11 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """One route that is wanted. `next_hop`: an overlay address; of several ends there is a row for each. `source`:
-    static-config or discovery. `stack`: whose subnet it is, `node`: through whom."""
+    """One route that is wanted. `next_hop`: of several ends there is a row for each. `source`: static-config or
+    discovery. `stack`: whose subnet it is, `node`: through whom."""
 
-    destination: str
-    next_hop: str
+    destination: IPNetwork
+    next_hop: IPAddress
     interface: str
     source: str
     stack: str
@@ -44,8 +61,9 @@ class RouteRow:
 
 @dataclass(slots=True)
 class RouterWorld:
-    """`stacks`, `host`, `data` are None until their source has spoken; each may be replaced at any time. `chains`,
-    `refused`: ask the firewall target. `broken`: what is wrong with a source or a target, by its name."""
+    """`stacks`, `host`, `data` are None until their source has spoken; each may be replaced at any time, by what is
+    good: a routing.yaml or discovery.json that can't be read is told with `report`, and what was read before stays.
+    `chains`, `refused`: ask the firewall target. `broken`: what is wrong with a source or a target, by its name."""
 
     wishes: Wishes
     stacks: tuple[StackConfig, ...] | None = None
@@ -54,7 +72,176 @@ class RouterWorld:
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
     refused: Callable[[], tuple[tuple[int, str], ...]] = tuple
     broken: dict[str, Problem] = field(default_factory=dict)
+    _endpoints: tuple[IPAddress, ...] = ()
+    _faults: tuple[Problem, ...] = ()
+    _survey: Survey | None = None
+    _drawn: tuple[Survey, Host, bool, tuple[View, ...]] | None = None
+    _routes: tuple[tuple[View, ...], tuple[RouteRow, ...], str] | None = None
 
-    # view(), problems(), report(source, message), waiting(), name, device, engine, peers: Knowledge
-    # fates() -> tuple[Fate, ...]: of every peer, sorted by VNI and id
-    # routes() -> tuple[RouteRow, ...]: sorted by VNI, destination, next hop
+    @property
+    def name(self) -> str:
+        """This host's name among the others: the peer's, or its stacks'."""
+        return self.wishes.identity.id or "+".join(stack.stack_id for stack in self.stacks or ())
+
+    @property
+    def device(self) -> str:
+        """The device of the first VNI."""
+        vnis = [stack.vni for stack in self.stacks or () if stack.vni is not None]
+        return device_name(vnis[0]) if vnis else ""
+
+    @property
+    def engine(self) -> Known[Network] | None:
+        """The networks of this host's stacks."""
+        if self.stacks is None:
+            return None
+        return Known(tuple(network for stack in self.stacks for network in stack.networks), complete=True)
+
+    @property
+    def peers(self) -> Known[Node] | None:
+        """Everybody in discovery.json but this host."""
+        if self.data is None:
+            return None
+        return Known(tuple(peer.node for peer in self.data.peers), self.data.complete, self.data.problems)
+
+    def view(self) -> View | None:
+        """What to plan from, the first VNI in front; None as long as nothing may be planned. Before there is a
+        discovery.json, this host's own end is set up."""
+        views = self._views()
+        if not views:
+            return None
+        first, *rest = views
+        files = (TextFile(self.wishes.routes_file, self._route_rows(views)[1]),) if self.wishes.routes_file else ()
+        return replace(first, beside=tuple(rest), files=files, problems=tuple(self.problems()))
+
+    def _views(self) -> tuple[View, ...]:
+        found = self._look()
+        host, stacks = self.host, self.stacks
+        if found is None or host is None or stacks is None:
+            return ()
+        host = replace(host, chains=self.chains(), refused=self.refused())
+        synced = not self.waiting()
+        if self._drawn is None or self._drawn[0] is not found or self._drawn[1:3] != (host, synced):
+            views = tuple(self._overlay_view(found, overlay, host, synced) for overlay in found.overlays)
+            self._drawn = found, host, synced, views
+        return self._drawn[3]
+
+    def _look(self) -> Survey | None:
+        """What follows from all that is known now; None while too little is."""
+        here = self._me()
+        if here is None or here.node is None or self.host is None or not self.stacks:
+            return None
+        scene = Scene(
+            stacks=self.stacks,
+            me=here.node,
+            underlay=here.underlay,
+            host=self.host,
+            data=self.data if self.data is not None else DiscoveryData(),
+            options=self.wishes.options,
+            peer_id=self.wishes.identity.id,
+        )
+        if self._survey is None or not _same(self._survey.scene, scene):
+            self._survey = survey(scene, self._survey)
+        return self._survey
+
+    def _me(self) -> Self | None:
+        """This host as far as it is the same in all VNIs."""
+        if self.host is None:
+            return None
+        here = describe(self.wishes.identity, self.host, (), self._endpoints)
+        self._endpoints = here.node.endpoints if here.node is not None else self._endpoints
+        self._faults = (here.problem,) if here.problem is not None else ()
+        return here
+
+    def _overlay_view(self, found: Survey, overlay: Overlay, host: Host, synced: bool) -> View:
+        options = self.wishes.options
+        profile = Profile(
+            role=ROLE,
+            mark=self.wishes.mark,
+            underlay=found.scene.underlay,
+            learning=options.flood,
+            metric=self.wishes.metric,
+            gateway="overlay",
+            spaces=overlay.spaces,
+            flood=options.flood,
+        )
+        return View(
+            me=overlay.me,
+            networks=overlay.networks,
+            nodes=overlay.nodes,
+            host=host,
+            profile=profile,
+            synced=synced,
+            multipath=overlay.multipath,
+        )
+
+    def _route_rows(self, views: tuple[View, ...]) -> tuple[tuple[RouteRow, ...], str]:
+        """The routes, and routes.json with them."""
+        if self._routes is None or self._routes[0] is not views:
+            overlays = self._drawn[0].overlays if self._drawn is not None else ()
+            pairs = zip(views, overlays, strict=True)
+            rows = tuple(row for view, overlay in pairs for row in sorted(_rows(view, overlay), key=_by_destination))
+            text = encode_routes(RuntimeRoute(r.destination, r.next_hop, r.interface, r.source) for r in rows)
+            self._routes = views, rows, text
+        return self._routes[1], self._routes[2]
+
+    def fates(self) -> tuple[Fate, ...]:
+        """What became of every peer in discovery.json, sorted by VNI and id. Empty while nothing can be planned."""
+        found = self._look()
+        return found.fates() if found is not None else ()
+
+    def routes(self) -> tuple[RouteRow, ...]:
+        """The routes that are wanted, by VNI, destination and next hop."""
+        return self._route_rows(self._views())[0]
+
+    def report(self, source: str, message: str) -> None:
+        """Something is wrong with a source or a target ("": nothing is any more)."""
+        if message:
+            self.broken[source] = Problem(source, message)
+        else:
+            self.broken.pop(source, None)
+
+    def problems(self) -> Iterator[Problem]:
+        """Everything that a person should know."""
+        found = self._look()
+        yield from self.broken.values()
+        yield from self._faults
+        if self.data is not None:
+            yield from self.data.problems
+        if found is not None:
+            yield from found.problems
+
+    def waiting(self) -> list[str]:
+        """Sources that have not vouched for their set yet: nothing is removed until then."""
+        waiting = ["host"] if self.host is None else []
+        waiting.extend(["routing"] if self.stacks is None else [])
+        waiting.extend(["discovery"] if self.data is None or not self.data.complete else [])
+        return waiting
+
+
+def _same(one: Scene, other: Scene) -> bool:
+    """Whether the same follows from both. discovery.json is compared by who made it: it may be large, and its times are
+    always others."""
+    if one.data is not other.data or one.stacks is not other.stacks:
+        return False
+    return replace(one, data=other.data) == other
+
+
+def _rows(view: View, overlay: Overlay) -> Iterator[RouteRow]:
+    tunnel = Tunnel.of(view)
+    for node in view.nodes:
+        for network in node.networks:
+            for subnet in network.subnets:
+                gateway = gateway_of(node, subnet.version, tunnel)
+                if gateway is not None:
+                    yield RouteRow(subnet, gateway, tunnel.device, network.note, network.stack or node.id, node.id)
+    for several in view.multipath:
+        for end in several.ends:
+            gateway = gateway_of(end, several.subnet.version, tunnel)
+            if gateway is not None:
+                yield RouteRow(
+                    several.subnet, gateway, tunnel.device, several.source, overlay.owners[several.subnet], end.id
+                )
+
+
+def _by_destination(row: RouteRow) -> tuple[int, IPNetwork, int, IPAddress]:
+    return row.destination.version, row.destination, row.next_hop.version, row.next_hop

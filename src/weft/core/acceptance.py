@@ -34,7 +34,8 @@ LEAST_MTU = 576 + max(OVERHEAD.values())
 class Policy:
     """What claims are judged by. Equal policies give equal verdicts, so verdicts are kept while it stays the same.
 
-    `networks`: all of this host's own, the private ones too. `no_ipv6`: why none can be routed here, "" if it can."""
+    `networks`: all of this host's own, the private ones too. `no_ipv6`: why none can be routed here, "" if it can.
+    `macless`: a node that tells no MAC can be reached all the same, by flooding."""
 
     me: Node
     underlay: int
@@ -42,6 +43,7 @@ class Policy:
     networks: tuple[Network, ...]
     uplinks: tuple[Uplink, ...]
     no_ipv6: str = ""
+    macless: bool = False
 
 
 class Verdict(NamedTuple):
@@ -200,7 +202,7 @@ def _unreachable(claim: Node, policy: Policy) -> str:
         return f"its endpoint {endpoint} lies in this host's own network"
     if claim.mtu and claim.mtu < LEAST_MTU:
         return f"it says that its uplink's MTU is {claim.mtu}; {LEAST_MTU} is the least that is believed"
-    if me.backend == "vxlan" and (not any(claim.mac) or claim.mac[0] & 1):
+    if me.backend == "vxlan" and (claim.mac[0] & 1 or not (policy.macless or any(claim.mac))):
         return "it tells no unicast VTEP MAC"
     if any(claim.mac) and claim.mac == me.mac:
         return "it claims this host's own VTEP MAC"

@@ -3,7 +3,7 @@
 
 Two with one endpoint or one MAC can't be told apart on the wire, so one stays: the first by id of those that have a
 subnet left. A subnet that holds a tunnel's endpoint would lead the outer packets into the tunnel. Of subnets that
-overlap, the older claim holds.
+overlap, the older claim holds; nodes that are routers of one stack may all have its subnets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def settle(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
 
 
 class _Claim(NamedTuple):
-    """One subnet of one node; sorts by address, larger subnets first. `last` is negated for that."""
+    """One subnet of one node; sorts by address, larger subnets first. `last` is negated for that. `party`: who may
+    share it, a stack or else the node alone."""
 
     first: int
     negated_last: int
@@ -33,14 +34,16 @@ class _Claim(NamedTuple):
     node: str
     network: str
     subnet: IPNetwork
+    party: tuple[str, str]
 
     @classmethod
     def of(cls, node: Node) -> Iterator[_Claim]:
         for network in node.networks:
             since = network.since if network.since >= 0 else float("inf")
+            party = (network.stack, "" if network.stack else node.id)
             for subnet in network.subnets:
                 first, last = span(subnet)
-                yield cls(first, -last, since, node.id, network.name, subnet)
+                yield cls(first, -last, since, node.id, network.name, subnet, party)
 
 
 def _unique_tunnels(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
@@ -82,8 +85,8 @@ def _settle(nodes: list[Node]) -> tuple[list[Node], list[Problem]]:
 
 
 class _Held:
-    """Claims that hold, of which no two of different nodes overlap. Both steps take time that grows with the logarithm
-    of their number, for somebody may claim 10.0.0.0/8 among ten thousand."""
+    """Claims that hold, of which no two of different parties overlap. Both steps take time that grows with the
+    logarithm of their number, for somebody may claim 10.0.0.0/8 among ten thousand."""
 
     def __init__(self) -> None:
         self._by_prefix: dict[tuple[int, int], _Claim] = {}
@@ -91,16 +94,16 @@ class _Held:
         self._firsts: list[tuple[int, int, _Claim]] = []
 
     def rival(self, claim: _Claim) -> _Claim | None:
-        """A held claim of another node that overlaps this one: of two subnets, one lies in the other."""
+        """A held claim of another party that overlaps this one: of two subnets, one lies in the other."""
         width = claim.subnet.max_prefixlen
         for length in self._lengths:
             if length <= claim.subnet.prefixlen:
                 around = self._by_prefix.get((claim.first >> (width - length) << (width - length), length))
-                if around is not None and around.node != claim.node:
+                if around is not None and around.party != claim.party:
                     return around
         at = bisect_left(self._firsts, (claim.first,))
         while at < len(self._firsts) and self._firsts[at][0] <= -claim.negated_last:
-            if self._firsts[at][2].node != claim.node:
+            if self._firsts[at][2].party != claim.party:
                 return self._firsts[at][2]
             at += 1
         return None
@@ -124,17 +127,17 @@ def _swallowing(claims: list[_Claim], nodes: list[Node]) -> Iterator[tuple[_Clai
 
 
 def _clusters(claims: list[_Claim]) -> Iterator[list[_Claim]]:
-    """Groups of claims, sorted by address, whose ranges overlap, each with more than one node in it."""
+    """Groups of claims, sorted by address, whose ranges overlap, each with more than one party in it."""
     group: list[_Claim] = []
     end = -1
     for claim in claims:
         if claim.first > end:
-            if len({c.node for c in group}) > 1:
+            if len({c.party for c in group}) > 1:
                 yield group
             group = []
         group.append(claim)
         end = max(end, -claim.negated_last)
-    if len({c.node for c in group}) > 1:
+    if len({c.party for c in group}) > 1:
         yield group
 
 
