@@ -13,6 +13,7 @@ import pytest
 from tests.support.needs import needs_root
 from weft.agent.folder import FolderClaim
 from weft.errors import WeftError
+from weft.targets.files_lock import open_lock
 
 OTHER = """
 import sys
@@ -115,6 +116,22 @@ def test_a_folder_that_can_not_be_had(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock.json")
     with pytest.raises(WeftError, match="a device or pipe stands there"):
         FolderClaim(tmp_path, []).__enter__()
+
+
+def test_a_last_owner_that_removes_it_just_when_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_and_lose(path: str, mode: int) -> int:
+        descriptor = open_lock(path, mode)
+        if not opened:
+            os.unlink(path)
+        opened.append(path)
+        return descriptor
+
+    monkeypatch.setattr("weft.agent.folder.open_lock", open_and_lose)
+    with FolderClaim(tmp_path, []) as claim:
+        assert len(opened) == 2
+        assert claim.path.exists(), "what is held is what others would find"
 
 
 def test_one_that_is_removed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
