@@ -96,7 +96,7 @@ DOCUMENTED = """{version: 1, stack_id: stack-a, vni: 1000,
 
 def test_what_routing_yaml_says_is_not_said_otherwise() -> None:
     topology = read(f"daemon: [discovery, router], hosts: {{a: {{networks: {{web: , db: }}, routing: {DOCUMENTED}}}}}")
-    assert discovery(topology, "a") == {} == router(topology, "a")
+    assert discovery(topology, "a") == {"STACK_ID": "stack-a"} == router(topology, "a")
     assert yaml.safe_load(stacks(topology, "a").routing) == yaml.safe_load(DOCUMENTED)
     found = stacks(topology, "a").stacks
     assert [(vni, [str(subnet) for subnet in subnets]) for vni, subnets in found] == [(1000, ["172.20.0.0/16"])]
@@ -172,6 +172,10 @@ def test_discovery_may_do_nothing_and_the_router_net_admin_alone() -> None:
 WRONG = {
     "routing without a daemon": ("hosts: {a: {agent: false, routing: {version: 1}}}", r"^hosts\.a\.routing: it is for"),
     "not a mapping": ("daemon: router, hosts: {a: {routing: yes}}", r"a\.routing: True is not a mapping"),
+    "routing": (
+        "daemon: router, hosts: {a: {routing: {version: 1, vnis: 7}}}",
+        r"a\.routing: routing\.yaml: .*vnis",
+    ),
     "variable": ("hosts: {a: {discovery: {DISCOVERY_MODES: dns}}}", r"a\.discovery: unknown key .*'DISCOVERY_MODE'"),
     "the lab's own": ("hosts: {a: {router: {DATA_DIR: /x}}}", r"a\.router: unknown key 'DATA_DIR'"),
     "value": ("hosts: {a: {router: {METRIC: much}}}", r"a\.router: METRIC = 'much'"),

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import yaml
 
-from weft.errors import SettingsError, TopologyError
+from weft.errors import SettingsError, TopologyError, WireError
 from weft.lab import fields
 from weft.lab.topology import Bind, ContainerNetwork, DockerRouter, Port, nth
 from weft.model import IPAddress, IPNetwork
 from weft.settings import discovery, router
 from weft.settings.stack import SHARED_VARIABLES
+from weft.wire.routing import StackConfig, decode_routing
 
 KINDS = ("discovery", "router")
 PLACES = frozenset({"DATA_DIR", "ROUTING_CONFIG", "RUN_DIR", "WEFT_SOCKET", "DISCOVERY_CONFIG"})
@@ -55,15 +56,15 @@ def read(
 ) -> DockerRouter:
     """What the host that says `raw` runs of `kinds`, in a file whose top says `top`. TopologyError for what can't
     be."""
-    routing = fields.mapping(raw.get("routing"), f"{where}.routing")
+    text, stacks = _routing(raw.get("routing"), f"{where}.routing")
     said = {kind: _said(kind, raw, top, where) for kind in KINDS}
-    common = {key: text for kind in KINDS for key, text in said[kind].items() if key in TOLD_BOTH}
-    if "stacks" not in routing:
-        common = dict(_left_open(routing, common | said["router"], where, around)) | common
+    common = {key: value for kind in KINDS for key, value in said[kind].items() if key in TOLD_BOTH}
+    if len(stacks) == 1:
+        common = dict(_left_open(stacks[0], common | said["router"], where, around)) | common
     found: dict[str, tuple[tuple[str, str], ...]] = {}
     keyed = ""
     for kind in kinds:
-        given = {key: text for key, text in common.items() if key in VARIABLES[kind]} | said[kind]
+        given = {key: value for key, value in common.items() if key in VARIABLES[kind]} | said[kind]
         if kind == "discovery":
             given, keyed = _means(given, f"{where}.discovery", around)
         try:
@@ -71,9 +72,20 @@ def read(
         except SettingsError as error:
             raise TopologyError(f"{where}.{kind}: {error}") from error
         found[kind] = tuple(sorted(given.items()))
-    text = yaml.safe_dump(routing, sort_keys=False) if routing else ""
-    stacks = tuple(_stacks(routing, common, f"{where}.routing"))
-    return DockerRouter(found.get("discovery"), found.get("router"), text, stacks, keyed)
+    spaces = tuple(_space(stack, common, where) for stack in stacks)
+    return DockerRouter(found.get("discovery"), found.get("router"), text, spaces, keyed)
+
+
+def _routing(raw: object, where: str) -> tuple[str, tuple[StackConfig, ...]]:
+    """routing.yaml's text, and the stacks in it; "" and one that says nothing where there is no file."""
+    content = fields.mapping(raw, where)
+    if not content:
+        return "", (StackConfig(""),)
+    text = yaml.safe_dump(content, sort_keys=False)
+    try:
+        return text, decode_routing(text).stacks
+    except WireError as error:
+        raise TopologyError(f"{where}: {error}") from error
 
 
 def _said(kind: str, raw: Mapping[str, object], top: Mapping[str, object], where: str) -> dict[str, str]:
@@ -85,19 +97,19 @@ def _said(kind: str, raw: Mapping[str, object], top: Mapping[str, object], where
     return given
 
 
-def _left_open(
-    routing: Mapping[str, object], said: Mapping[str, str], where: str, around: Around
-) -> Iterator[tuple[str, str]]:
+def _left_open(stack: StackConfig, said: Mapping[str, str], where: str, around: Around) -> Iterator[tuple[str, str]]:
     """What neither variables nor routing.yaml say of a host's one stack."""
-    for key, text in (("STACK_ID", where.rpartition(".")[2]), ("VNI", VNI), ("VXLAN_SUBNET", SPACE)):
-        if key.lower() not in routing:
-            yield key, text
-    if not {"networks", "container_subnet"} & routing.keys():
+    yield "STACK_ID", stack.stack_id or where.rpartition(".")[2]
+    if stack.vni is None:
+        yield "VNI", VNI
+    if not stack.vxlan_subnets:
+        yield "VXLAN_SUBNET", SPACE
+    if not stack.networks:
         told = [network for network in around.networks if network.exposed(by_default=True)]
         yield "NETWORKS", ",".join(f"{network.name}={subnet}" for network in told for subnet in network.subnets)
-    if "LOCAL_VXLAN_IP" not in said and "local_vxlan_ip" not in routing:
-        spaces = said.get("VXLAN_SUBNET") or fields.text(routing.get("vxlan_subnet", SPACE))
-        subnets = [fields.subnet(one.strip(), f"{where}.router.VXLAN_SUBNET") for one in spaces.split(",")]
+    if "LOCAL_VXLAN_IP" not in said and not stack.local_vxlan_ips:
+        spaces = said.get("VXLAN_SUBNET", ",".join(map(str, stack.vxlan_subnets)) or SPACE).split(",")
+        subnets = [fields.subnet(one.strip(), f"{where}.router.VXLAN_SUBNET") for one in spaces]
         try:
             yield "LOCAL_VXLAN_IP", ",".join(str(nth(subnet, around.number).ip) for subnet in subnets)
         except IndexError as error:
@@ -122,24 +134,11 @@ def _means(given: dict[str, str], where: str, around: Around) -> tuple[dict[str,
     return given, ""
 
 
-def _stacks(
-    routing: Mapping[str, object], common: Mapping[str, str], where: str
-) -> Iterator[tuple[int, tuple[IPNetwork, ...]]]:
-    """VNI and subnets of each stack; what can't be read is for the daemons to complain of."""
-    listed = fields.listing(routing.get("stacks"), f"{where}.stacks") if "stacks" in routing else [routing]
-    for raw in listed:
-        given = fields.mapping(raw, f"{where}.stacks")
-        told = [item for one in fields.listing(given.get("networks"), where) for item in _subnets(one, where)]
-        told += fields.listing(given.get("container_subnet"), where)
-        if not told and common.get("NETWORKS"):
-            told = [item.rpartition("=")[2].strip() for item in common["NETWORKS"].split(",")]
-        vni = common.get("VNI", given.get("vni", VNI))
-        yield int(str(vni)), tuple(fields.subnet(item, where) for item in told)
-
-
-def _subnets(network: object, where: str) -> list[object]:
-    given = fields.mapping(network, f"{where}.networks")
-    return fields.listing(given.get("subnet"), where) + fields.listing(given.get("subnets"), where)
+def _space(stack: StackConfig, common: Mapping[str, str], where: str) -> tuple[int, tuple[IPNetwork, ...]]:
+    """VNI and subnets of a stack."""
+    told = [item.rpartition("=")[2].strip() for item in common.get("NETWORKS", "").split(",")]
+    own = tuple(fields.subnet(item, f"{where}.discovery.NETWORKS") for item in told if item)
+    return int(common.get("VNI", stack.vni or VNI)), own or tuple(s for net in stack.networks for s in net.subnets)
 
 
 # -- the name server ------------------------------------------------------------------------------------------------
