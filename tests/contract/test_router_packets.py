@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
-from typing import Literal
 
 import pytest
 
@@ -35,7 +34,7 @@ NUMBERS = {"a": 1, "r1": 11, "r2": 12}
 SPACES = (ip_network("192.168.100.0/24"), ip_network("fd00:100::/64"))
 SHARED = "172.30.0.0/16", "fd00:30::/64"
 """The subnets that both r1 and r2 take packets for."""
-PINGS = 300
+PINGS = 250
 
 
 @dataclass
@@ -163,16 +162,16 @@ async def test_an_end_that_goes_touches_no_route() -> None:
                 await done(target, ops)
 
 
-@pytest.mark.parametrize("underlay", [4, 6])
-@pytest.mark.parametrize("how", ["silent", "silent, learning", "flood"])
-async def test_peers_are_reached_by_flooding(underlay: Literal[4, 6], how: str) -> None:
+@pytest.mark.parametrize(("how", "underlay"), [("silent", 4), ("silent, learning", 6), ("flood", 4)])
+async def test_peers_are_reached_by_flooding(how: str, underlay: int) -> None:
+    """IPv6 has to wait for the devices' link-local addresses, for 2 s: once is enough."""
     learning = "learning" in how or how == "flood"
     profile = Profile("router", underlay=underlay, learning=learning, gateway="overlay", spaces=SPACES)
     with rig(replace(profile, flood=how == "flood"), silent="silent" in how) as hosts:
         await hosts.mend("r1", "r2")
-        for target in ("172.30.0.1", "fd00:30::1", "192.168.100.11", "fd00:100::12"):
+        for target in ("172.30.0.1", "192.168.100.11", "fd00:30::1", "fd00:100::12")[: 2 if underlay == 4 else 4]:
             source = () if "100" in target else ("-I", "172.20.0.1" if "." in target else "fd00:20::1")
-            hosts.spaces["a"].run("ping", "-nc2", "-i0.1", "-W5", *source, target)
+            hosts.spaces["a"].run("ping", "-nc1", "-W5", *source, target)
         entries = hosts.spaces["a"].bridge_json(f"fdb show dev {DEV}")
         learned = [entry["mac"] for entry in entries if "permanent" not in entry.get("state", "")]
         assert bool(learned) == learning
