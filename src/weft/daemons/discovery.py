@@ -13,6 +13,7 @@ from dataclasses import replace
 from weft import __version__
 from weft.agent.announcer import Announcer
 from weft.agent.discovering import REFRESH, Clocks, DiscoveryWorld, Member
+from weft.agent.folder import FolderClaim
 from weft.agent.journal import Journal, Scribe
 from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
@@ -58,7 +59,7 @@ class DiscoveryDaemon:
             clocks=Clocks(time.monotonic, time.time),
             changed=lambda peers: None,
         )
-        target = FileTarget((str(settings.data / FILE),))
+        target = FileTarget((str(settings.data / FILE),), lock=str(settings.data / LOCK))
         interval = min(REFRESH, settings.peer_timeout / 4)
         self.loop = Loop(self.world, Reconciler((target,)), interval, self._cycled)
         self._again: asyncio.TimerHandle | None = None
@@ -150,6 +151,8 @@ async def run(settings: DiscoverySettings) -> int:
     for stack in stacks:  # what can't be used is said now
         static_peers(settings.static_peers, settings.vxlan_port, stack.vni or 0)
     async with AsyncExitStack() as closing:
+        folder = FolderClaim(settings.data, [stack.stack_id for stack in stacks])
+        closing.enter_context(folder)
         daemon = DiscoveryDaemon(settings, stacks)
         closing.push_async_callback(daemon.close)
         for problem in given_up:

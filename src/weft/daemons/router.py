@@ -18,6 +18,7 @@ from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.router import RouterWorld, Wishes
 from weft.agent.routing_file import RoutingFile
+from weft.backends.tunnel import device_of
 from weft.core.identity import Identity
 from weft.core.stacks import Options
 from weft.daemons.confinement import confine
@@ -25,7 +26,7 @@ from weft.daemons.privileges import drop
 from weft.daemons.process import claim, run_until_signalled, spare_the_collector
 from weft.discovery.file import DiscoveryFile
 from weft.errors import WeftError
-from weft.model import DiscoveryData, Host, Problem, Reach, View
+from weft.model import DiscoveryData, Host, Mac, Problem, Reach, View
 from weft.settings.router import RouterSettings
 from weft.targets.files import FileTarget
 from weft.targets.firewall import FirewallTarget
@@ -47,17 +48,17 @@ class RouterDaemon:
 
     def __init__(self, settings: RouterSettings, stacks: tuple[StackConfig, ...], routes_file: Path) -> None:
         name = settings.peer_id or (stacks[0].stack_id if len(stacks) == 1 else "stacks")
-        mark = f"weft:{ROLE}:{name}"
         self.settings = settings
         self.scribe = Scribe()
         self.journal = Journal(Path(settings.run_dir), self.scribe)
         self.chronicle = Chronicle(self.journal)
         self.routing = RoutingFile(settings)
         self.file = DiscoveryFile(str(settings.data / FILE), settings.watch_discovery, settings.route_refresh_interval)
-        self.kernel = KernelTarget(mark)
-        self.firewall = FirewallTarget(owns=lambda label: label in self.world.devices or label in self.kernel.devices)
+        self.kernel = KernelTarget(f"weft:{ROLE}:{name}")
+        self.firewall = FirewallTarget(owns=lambda label: label in self._devices or label in self.kernel.devices)
+        self._devices: dict[str, Mac] = {}
         self.world = RouterWorld(
-            _wishes(settings, mark, routes_file),
+            _wishes(settings, name, routes_file),
             stacks=stacks,
             chains=lambda: self.firewall.chains,
             refused=lambda: self.firewall.refused,
@@ -92,8 +93,11 @@ class RouterDaemon:
         if data is not self.world.data:
             self.world.data = data
 
-    def _cycled(self, _: View | None) -> None:
-        self.kernel.expect(self.world.devices)
+    def _cycled(self, view: View | None) -> None:
+        """After each cycle: what is expected to be ours, and what was done."""
+        if view is not None:
+            self._devices = {device_of(overlay): overlay.me.mac for overlay in (view, *view.beside)}
+            self.kernel.expect(self._devices)
         self.world.report("firewall", self.firewall.problem)
         self.world.report("disk", self.scribe.problem)
         self.chronicle.work(self.loop.reconciler)
