@@ -96,6 +96,8 @@ def _decode(text: str) -> RoutingConfig:
         if key in top:
             raise WireError(f"{key}: with `stacks`, it stands in each of them; move it to stacks[0]")
     stacks = [_stack(Fields(item, where, STACK), needs_id=True) for where, item in top.items("stacks")]
+    if not stacks:
+        raise WireError("stacks: there is none in it; each entry begins with `- stack_id: `")
     for number, stack in enumerate(stacks):
         first = next(n for n, other in enumerate(stacks) if other.stack_id == stack.stack_id)
         if first != number:
