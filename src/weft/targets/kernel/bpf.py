@@ -65,7 +65,7 @@ def listening_filter(port: int, ifindexes: Iterable[int], deletions: bool = Fals
         "accept",
         (_RETURN, 0xFFFFFFFF, ""),
     ]
-    return _assemble(lines)
+    return assemble(lines)
 
 
 def facts_filter() -> tuple[bytes, int]:
@@ -82,7 +82,7 @@ def facts_filter() -> tuple[bytes, int]:
         "zero",
         (_RETURN, 0xFFFFFFFF, ""),
     ]
-    return _assemble(lines)
+    return assemble(lines)
 
 
 def underlay_filter() -> tuple[bytes, int]:
@@ -105,10 +105,12 @@ def underlay_filter() -> tuple[bytes, int]:
         "drop",
         (_RETURN, 0, ""),
     ]
-    return _assemble(lines)
+    return assemble(lines)
 
 
-def _assemble(lines: list[Line | str]) -> tuple[bytes, int]:
+def assemble(lines: list[Line | str]) -> tuple[bytes, int]:
+    """Instructions and labels (a text before the line that it marks) → the program and its number of instructions.
+    Jumps go forward, and no further than 255 instructions."""
     labels: dict[str, int] = {}
     code: list[Line] = []
     for line in lines:
