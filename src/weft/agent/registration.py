@@ -3,8 +3,8 @@
 
 It is one loop: a new set from one of the two watches, a word of the daemon's, or a date that came, and everything is
 looked at anew. Nothing is believed to be written before the watch has shown it. This host's registrations hang on one
-etcd lease (`stores/leasehold.py`), which lives on while a watch is begun anew: they go when the daemon is gone, not before.
-Its entries below flannel's prefix hang on another one, and end with its flannel lease.
+etcd lease (`stores/leasehold.py`), which lives on while a watch is begun anew: they go when the daemon is gone, not
+before. Its entries below flannel's prefix hang on another one, and end with its flannel lease.
 """
 
 from __future__ import annotations

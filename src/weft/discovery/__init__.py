@@ -77,6 +77,63 @@ def _multicast(means: Means, place: Place) -> Discovery:
     )
 
 
-DISCOVERIES: dict[str, Callable[[Means, Place], Discovery]] = {"multicast": _multicast}
+def _etcd(means: Means, place: Place) -> Discovery:
+    from weft.discovery.etcd import EtcdDiscovery
+    from weft.discovery.options import EtcdSettings
+    from weft.stores.etcd import EtcdOptions, EtcdStore
+
+    told = means.etcd
+    options = EtcdOptions(
+        told.endpoints, told.cafile, told.certfile, told.keyfile, username=told.username, password=told.password
+    )
+    settings = EtcdSettings(
+        node=place.node,
+        instance=place.instance,
+        prefix=told.prefix.rstrip("/"),
+        lease_ttl=told.lease_ttl,
+        announce_interval=means.announce_interval,
+        peer_timeout=means.peer_timeout,
+        goodbye_hold=means.goodbye_hold,
+        plain=means.plain,
+    )
+    return EtcdDiscovery(settings, EtcdStore(options))
+
+
+def _dns(means: Means, place: Place) -> Discovery:
+    from weft.discovery.dns import Dns
+    from weft.discovery.dns_options import DnsSettings, parse_key, parse_servers
+
+    told = means.dns
+    return Dns(
+        DnsSettings(
+            node=place.node,
+            instance=place.instance,
+            domain=told.domain,
+            servers=parse_servers(told.server),
+            key=parse_key(told.key),
+            ttl=told.ttl,
+            interval=told.interval,
+            peer_timeout=means.peer_timeout,
+            goodbye_hold=means.goodbye_hold,
+            priority=told.priority,
+            weight=told.weight,
+            port=means.port,
+            plain=means.plain,
+        )
+    )
+
+
+def _static(means: Means, place: Place) -> Discovery:
+    from weft.discovery.static import Static
+
+    return Static(place.node, means.peers)
+
+
+DISCOVERIES: dict[str, Callable[[Means, Place], Discovery]] = {
+    "dns": _dns,
+    "etcd": _etcd,
+    "multicast": _multicast,
+    "static": _static,
+}
 """What the setting `discovery` may say → the discovery, made from what it may be told and the place. Each imports its
 libraries when it is made: a host needs those of one."""

@@ -1,4 +1,5 @@
-"""What multicast discovery can be told: one frozen value, made by the daemon from the settings and by tests by hand."""
+"""What the discoveries by multicast and by etcd can be told: a frozen value each, made by `discovery/__init__.py` from
+the settings and by tests by hand."""
 
 from __future__ import annotations
 
@@ -77,3 +78,19 @@ class MulticastSettings:
                     f"discovery speaks to {self.group}, and {address} is of the other IP version; "
                     f"give a group and addresses of one version"
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """`node`: this node's id. `instance`: a new random text for each start of the program. `prefix`: without a slash at
+    its end. Times in seconds; `lease_ttl`: how long our keys outlive us."""
+
+    node: str
+    instance: str
+    prefix: str = "/docker-router/discovery"
+    lease_ttl: int = 30
+    announce_interval: float = 30.0
+    peer_timeout: float = 90.0
+    goodbye_hold: float = 30.0
+    plain: bool = False
+    limits: Limits = Limits()

@@ -1,8 +1,8 @@
 """A lease that is kept alive whatever else happens: what hangs on it goes only when this daemon is gone. Used by
 `agent/registration.py` and `discovery/etcd.py`.
 
-It is renewed by a task of its own, so also while a watch is lost and begun anew. Who is about to write asks for it first
-(`ensure`): a lease that ran out meanwhile is then replaced before anything is hung on it.
+It is renewed by a task of its own, so also while a watch is lost and begun anew. Who is about to write asks for it
+first (`ensure`): a lease that ran out meanwhile is then replaced before anything is hung on it.
 """
 
 from __future__ import annotations

@@ -67,10 +67,10 @@ def _message(raw: _Raw, source: str) -> Message:
     if isinstance(raw, schema.Hello):
         return _full(raw, raw.weft, source) if raw.weft is not None else plain_hello(raw)
     if isinstance(raw, schema.TableSync):
-        return TableSync(_label(raw.peer_id))
+        return TableSync(label(raw.peer_id))
     if isinstance(raw, schema.Goodbye):
-        return Goodbye(_label(raw.peer_id), (_endpoint(raw.host_ip),), _stamp(raw.weft))
-    who, where = _label(raw.stack_id), (_endpoint(raw.host_ip),)
+        return Goodbye(label(raw.peer_id), (_endpoint(raw.host_ip),), _stamp(raw.weft))
+    who, where = label(raw.stack_id), (_endpoint(raw.host_ip),)
     if isinstance(raw, schema.Query):
         return Query(who, where, _stamp(raw.weft) if raw.weft else None)
     return Hello(who, where, raw.vni, kind="RESPONSE" if isinstance(raw, schema.Response) else "ANNOUNCE")
@@ -79,10 +79,10 @@ def _message(raw: _Raw, source: str) -> Message:
 def plain_hello(raw: schema.Hello) -> Hello:
     """The document's own fields, whatever else is there. ValueError as above."""
     return Hello(
-        peer_id=_label(raw.peer_id),
+        peer_id=label(raw.peer_id),
         endpoints=(_endpoint(raw.host_ip),),
         vni=raw.vni,
-        stack_name=_label(raw.stack_name) if raw.stack_name else "",
+        stack_name=label(raw.stack_name) if raw.stack_name else "",
         vxlan_ip=_endpoint(raw.vxlan_ip) if raw.vxlan_ip else None,
         subnets=tuple(map(_subnet, raw.networks)),
     )
@@ -116,8 +116,8 @@ def described(hello: Hello, details: schema.Described, source: str) -> Node:
         mtu=_mtu(details.mtu),
         networks=_networks(hello.subnets, details.named),
         overlay=tuple(map(_address, details.overlay)),
-        backend=_label(details.backend),
-        version=_label(details.software) if details.software else "",
+        backend=label(details.backend),
+        version=label(details.software) if details.software else "",
         source=source,
         stack=_stack(hello, details),
     )
@@ -145,7 +145,7 @@ def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tupl
     for entry in named:
         end = start + entry.subnets
         since = float("inf") if entry.since is None else entry.since
-        networks.append(Network(_label(entry.name), subnets[start:end], since=since))
+        networks.append(Network(label(entry.name), subnets[start:end], since=since))
         start = end
     if start != len(subnets):
         raise ValueError(f"{len(subnets)} subnets, and names for {start}")
@@ -155,10 +155,10 @@ def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tupl
 
 
 def _stamp(raw: schema.Stamped) -> Stamp:
-    return Stamp(_label(raw.instance), raw.epoch, raw.seq)
+    return Stamp(label(raw.instance), raw.epoch, raw.seq)
 
 
-def _label(text: str) -> str:
+def label(text: str) -> str:
     """An id or a name as it is: printable, so that it can't forge a log line, and not endless."""
     if not text or not text.isprintable() or len(text.encode()) > _LABEL_OCTETS:
         raise ValueError(f"an id or name must be 1 to {_LABEL_OCTETS} octets of printable text")
@@ -200,7 +200,7 @@ def _unicast(mac: Mac) -> Mac:
 
 
 @dataclass(slots=True)
-class _Share:
+class Share:
     """What one part carries, and how many octets are left in it."""
 
     room: int
@@ -214,11 +214,11 @@ class _Packer:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.shares = [_Share(room)]
+        self.shares = [Share(room)]
 
     def _place(self, octets: int) -> None:
         if self.shares[-1].room < octets:
-            self.shares.append(_Share(self.room))
+            self.shares.append(Share(self.room))
         if self.shares[-1].room < octets:
             raise WireError(f"a network of {octets} octets does not fit into a datagram that has room for {self.room}")
         self.shares[-1].room -= octets
@@ -230,7 +230,7 @@ class _Packer:
     def add_network(self, network: Network) -> None:
         """A network's entry stands in one part with its first subnet, and once more in each part that it runs into."""
         since = network.since if 0 <= network.since < float("inf") else None
-        entry = schema.Named(_shortened(network.name), since, 0)
+        entry = schema.Named(shortened(network.name), since, 0)
         entry_octets = len(_encode(entry)) + 4  # a comma, and a count of up to three digits more
         texts = [str(subnet) for subnet in network.subnets]
         self._place(entry_octets + (len(texts[0]) + 3 if texts else 0))
@@ -254,14 +254,7 @@ def encode_hello(me: Node, stamp: Stamp, limit: int = WHOLE, query: bool = False
     MAX_PARTS datagrams.
     """
     check_sayable(me)
-    head = len(_body(me, stamp, _Share(0), MAX_PARTS, MAX_PARTS, query))
-    packer = _Packer(limit - head)
-    for address in told_overlay(me):
-        packer.add_overlay(address)
-    for network in me.networks:
-        if network.exposed:
-            packer.add_network(network)
-    shares = packer.shares
+    shares = dealt_out(me, limit - len(_body(me, stamp, Share(0), MAX_PARTS, MAX_PARTS, query)))
     if len(shares) > MAX_PARTS:
         raise WireError(
             f"{me.id} can't be announced: its {len(me.networks)} networks need {len(shares)} datagrams of {limit} "
@@ -270,13 +263,24 @@ def encode_hello(me: Node, stamp: Stamp, limit: int = WHOLE, query: bool = False
     return [_body(me, stamp, share, number, len(shares), query) for number, share in enumerate(shares, 1)]
 
 
+def dealt_out(me: Node, room: int = WHOLE) -> list[Share]:
+    """What is told of `me`, in parts with so many octets of room. WireError if one network takes more than that."""
+    packer = _Packer(room)
+    for address in _told_overlay(me):
+        packer.add_overlay(address)
+    for network in me.networks:
+        if network.exposed:
+            packer.add_network(network)
+    return packer.shares
+
+
 def check_sayable(me: Node) -> None:
     """WireError if nobody who hears this would believe it."""
     if not me.endpoints:
         raise WireError(f"{me.id} can't be announced: it has no endpoint")
     try:
-        _label(me.id)
-        _label(me.stack or me.id)
+        label(me.id)
+        label(me.stack or me.id)
         _mtu(me.mtu)
         _unicast(me.mac)
         _endpoint(vxlan_ip(me))
@@ -284,19 +288,19 @@ def check_sayable(me: Node) -> None:
         raise WireError(f"the node {me.id!r} can't be announced: {error}") from error
 
 
-def told_overlay(me: Node) -> list[str]:
+def _told_overlay(me: Node) -> list[str]:
     """Overlay addresses, apart from those that would give away a network that is not exposed."""
     private = [subnet for network in me.networks if not network.exposed for subnet in network.subnets]
     return [str(address) for address in me.overlay if not any(address in subnet for subnet in private)]
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
     """A network's name is for people only: what can't be sent of it is left out."""
     printable = "".join(c if c.isprintable() else "?" for c in name).encode()[:_LABEL_OCTETS]
     return printable.decode(errors="ignore") or "?"
 
 
-def _body(me: Node, stamp: Stamp, share: _Share, part: int, parts: int, query: bool) -> bytes:
+def _body(me: Node, stamp: Stamp, share: Share, part: int, parts: int, query: bool) -> bytes:
     endpoints = list(map(str, me.endpoints))
     details = schema.Details(
         instance=stamp.instance,
@@ -305,7 +309,7 @@ def _body(me: Node, stamp: Stamp, share: _Share, part: int, parts: int, query: b
         part=part,
         parts=parts,
         query=query,
-        software=_shortened(me.version) if me.version else "",
+        software=shortened(me.version) if me.version else "",
         endpoints=endpoints,
         port=me.port,
         mac=mac_text(me.mac),
@@ -331,7 +335,7 @@ def _body(me: Node, stamp: Stamp, share: _Share, part: int, parts: int, query: b
 
 def vxlan_ip(me: Node) -> str:
     """The gateway on the VXLAN device behind which the networks of `me` are."""
-    overlay = told_overlay(me) if me.stack else []
+    overlay = _told_overlay(me) if me.stack else []
     return overlay[0] if overlay else str(me.endpoints[0])
 
 
