@@ -119,7 +119,7 @@ def test_a_folder_that_can_not_be_had(tmp_path: Path) -> None:
 
 
 def test_a_last_owner_that_removes_it_just_when_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
+    opened: list[str] = []
 
     def open_and_lose(path: str, mode: int) -> int:
         descriptor = open_lock(path, mode)
