@@ -1,0 +1,199 @@
+"""`weft discovery` and `weft router` from the command line: help, errors, what they show; as real processes in a
+namespace: both together, twice, and without what they need."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.eventually import until
+from tests.support.namespace import Namespace, namespace
+from tests.support.needs import needs_root
+from weft.settings import discovery, router
+from weft.wire.discovery_data import decode
+
+WEFT = (sys.executable, "-m", "weft.cli.main")
+STACK = {"STACK_ID": "shop", "VNI": "1000", "LOCAL_VXLAN_IP": "192.168.100.1", "NETWORKS": "web=172.20.0.0/16"}
+DOCUMENT = """{"version": 1, "last_update": "2024-01-15T10:30:00Z", "peers": [
+ {"stack_id": "stack-a", "host_ip": "10.0.1.5", "vxlan_endpoint": "10.0.1.5:4789", "vni": 1000,
+  "last_seen": "2024-01-15T10:30:00Z", "status": "active"},
+ {"stack_id": "stack-b", "host_ip": "10.0.2.6", "vxlan_endpoint": "10.0.2.6:4789", "vni": 1001,
+  "last_seen": "2024-01-15T10:29:45Z", "status": "stale"}]}"""
+
+
+def weft(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A verb that ends by itself, and touches no network."""
+    environment = {"PATH": os.environ["PATH"], **variables}
+    return subprocess.run([*WEFT, *words], env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize(("verb", "variables"), [("discovery", discovery.VARIABLES), ("router", router.VARIABLES)])
+def test_help_names_every_variable(verb: str, variables: frozenset[str]) -> None:
+    done = weft(verb, "--help")
+    assert done.returncode == 0
+    missing = {name for name in variables - set(discovery.ALSO) if f"  {name}" not in done.stdout}
+    assert not missing
+    assert "show" in done.stdout
+
+
+def test_settings_are_listed_and_secrets_are_not() -> None:
+    done = weft("discovery", "--settings", STACK_ID="shop", KEY="hush-hush", DISCOVERY_MODE="gossip")
+    assert "hush-hush" not in done.stdout
+    assert "gossip" in done.stdout
+    assert weft("router", "--settings", **STACK).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "variables", "message"),
+    [
+        ("discovery", {**STACK, "DISCOVERY_MODE": "dns"}, "DISCOVERY_MODE=dns needs DNS_DOMAIN"),
+        ("discovery", {"VNI": "1000"}, "STACK_ID isn't set"),
+        ("discovery", {**STACK, "DISCOVERY_MODE": "static", "STATIC_PEERS": "b"}, "it is not STACK=ADDRESS"),
+        ("router", {"STACK_ID": "shop"}, "VNI isn't set"),
+        ("router", {**STACK, "VXLAN_FDB": "flod"}, "did you mean flood"),
+        ("router", {**STACK, "ROUTING_CONFIG": "relative"}, "must be an absolute path"),
+    ],
+)
+def test_what_can_not_be_used_is_said_before_anything_is_done(
+    verb: str, variables: dict[str, str], message: str
+) -> None:
+    done = weft(verb, **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_a_routing_yaml_that_can_not_be_used_is_said_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("stack_id: a\nvni: 1000\nremote_stacks: [{stack_id: b, vxlan_gateway: x, networks: []}]\n")
+    done = weft("router", ROUTING_CONFIG=str(file))
+    assert done.returncode == 2
+    assert f"{file}: " in done.stderr
+    assert "remote_stacks[0].vxlan_gateway" in done.stderr
+
+
+def test_discovery_shows_its_file_without_running(tmp_path: Path) -> None:
+    nothing = weft("discovery", "show", DATA_DIR=str(tmp_path))
+    assert nothing.returncode == 3
+    assert "does `weft discovery` run, with this DATA_DIR?" in nothing.stderr
+    (tmp_path / "discovery.json").write_text(DOCUMENT)
+    shown = weft("discovery", "show", DATA_DIR=str(tmp_path))
+    assert shown.returncode == 0
+    lines = {line.split()[0]: line for line in shown.stdout.splitlines()}
+    assert "10.0.1.5:4789" in lines["stack-a"]
+    assert "active" in lines["stack-a"]
+    assert "stale" in lines["stack-b"]
+    told = weft("discovery", "show", "--json", "--file", str(tmp_path / "discovery.json"))
+    assert json.loads(told.stdout) == json.loads(DOCUMENT)
+    (tmp_path / "discovery.json").write_text("{")
+    assert weft("discovery", "show", DATA_DIR=str(tmp_path)).returncode == 1
+
+
+def test_a_router_that_does_not_run_can_not_be_asked(tmp_path: Path) -> None:
+    done = weft("router", "show", "peers", WEFT_SOCKET=str(tmp_path / "router.sock"))
+    assert done.returncode == 3
+    assert "no agent answers on" in done.stderr
+
+
+# -- as processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    with namespace("host") as ns:
+        ns.ip("link add eth0 type veth peer name cable")
+        ns.ip("link set cable up")
+        ns.ip("addr add 192.0.2.1/24 dev eth0")
+        ns.ip("link set eth0 up")
+        ns.ip("route add default via 192.0.2.254")
+        yield ns
+
+
+def variables_in(folder: Path) -> dict[str, str]:
+    return {
+        **STACK,
+        "VXLAN_SUBNET": "192.168.100.0/24",
+        "DATA_DIR": str(folder),
+        "RUN_DIR": str(folder / "run"),
+        "WEFT_SOCKET": str(folder / "router.sock"),
+    }
+
+
+@contextlib.contextmanager
+def running(ns: Namespace, variables: Mapping[str, str], *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A daemon in the namespace, ended at the end."""
+    process = subprocess.Popen(
+        ns.command(*WEFT, *words),
+        env={"PATH": os.environ["PATH"], **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=20)
+
+
+def children(pid: int) -> dict[str, int]:
+    """The daemons that a process has started, by their verbs."""
+    found = {}
+    for child in Path("/proc", str(pid), "task", str(pid), "children").read_text().split():
+        words = Path("/proc", child, "cmdline").read_bytes().split(b"\0")
+        if len(words) > 1:  # else it has ended, and nobody has asked how
+            found[words[-2].decode()] = int(child)
+    return found
+
+
+@needs_root
+def test_both_run_in_one_container_and_what_is_killed_is_started_again(host: Namespace, tmp_path: Path) -> None:
+    variables = variables_in(tmp_path)
+    with running(host, variables, "router", "--with-discovery") as process:
+        until(lambda: "vxlan1000" in host.ip("-br link"), "the router's device")
+        until(lambda: (tmp_path / "discovery.json").exists(), "discovery.json")
+        until(lambda: decode((tmp_path / "discovery.json").read_bytes()).here, "this host's own entry")
+        before = children(process.pid)
+        assert set(before) == {"discovery", "router"}
+        os.kill(before["router"], signal.SIGKILL)
+        until(lambda: children(process.pid).get("router", before["router"]) != before["router"], "another router")
+        assert children(process.pid)["discovery"] == before["discovery"]
+        until(lambda: weft("router", "show", "vxlan", **variables).returncode == 0, "its answer")
+        process.terminate()
+        assert process.wait(20) == 0
+        assert "vxlan1000" in host.ip("-br link"), "what was set up stays"
+    assert all(not Path("/proc", str(pid)).exists() for pid in before.values())
+
+
+@needs_root
+def test_both_end_if_the_settings_are_wrong(host: Namespace, tmp_path: Path) -> None:
+    with running(host, {**variables_in(tmp_path), "DISCOVERY_MODE": "dns"}, "router", "--with-discovery") as process:
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == 2
+        assert "needs DNS_DOMAIN" in out
+
+
+@needs_root
+def test_a_second_one_says_who_is_there(host: Namespace, tmp_path: Path) -> None:
+    variables = variables_in(tmp_path)
+    with running(host, variables, "router"), running(host, variables, "discovery") as first:
+        until(lambda: "vxlan1000" in host.ip("-br link"), "the router's device")
+        until(lambda: (tmp_path / "discovery.json").exists(), "discovery.json")
+        with running(host, {**variables, "WEFT_SOCKET": str(tmp_path / "other.sock")}, "router") as second:
+            out, _ = second.communicate(timeout=20)
+            assert second.returncode == 1
+            assert "router-1000 is running in this network namespace already" in out
+            assert "list them under `stacks:`" in out
+        with running(host, {**variables, "HEALTH_PORT": "0"}, "discovery") as second:
+            out, _ = second.communicate(timeout=20)
+            assert second.returncode == 1
+            assert str(first.pid) in out
+        assert first.poll() is None
