@@ -5,6 +5,7 @@ iproute2 is the oracle: pyroute2 has no next hops.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -269,3 +270,79 @@ async def test_two_flooded_peers_at_one_endpoint_are_one_entry(place: Place) -> 
     entry = Fdb(DEV, ZERO_MAC, VIA)
     await done(place.target, [*add(LINK, entry), Op("add", Fdb(DEV, ZERO_MAC, VIA), WHY)])
     assert await held(place.target) == by_key(LINK, entry)
+
+
+ROUTER = "weft:router:stack-a"
+MACS = {f"vxlan{n}": parse_mac(f"02:00:00:00:00:{n}") for n in (21, 22, 23)}
+
+
+def end(number: int, alias: str = ROUTER) -> list[Object]:
+    """One device with what is on it."""
+    dev = f"vxlan{number}"
+    hops = [NextHop(HOP + 10 * number + n, dev, ip_address(f"192.168.{number}.{n + 2}")) for n in range(2)]
+    group = NextHopGroup(0x60000000 + number, dev, tuple(hop.id for hop in hops))
+    return [
+        Link(dev, MACS[dev], 1450, Vxlan(number, 4789, ip_address("192.0.2.1")), alias),
+        Address(dev, ip_interface(f"192.168.{number}.1/24")),
+        *(Fdb(dev, ZERO_MAC, ip_address(f"192.0.2.{n + 2}")) for n in range(2)),
+        *hops,
+        group,
+        Route(ip_network(f"192.168.{number}.0/24"), dev, metric=100),
+        Route(ip_network(f"10.{number}.0.0/16"), dev, nexthop=group.id, metric=100),
+    ]
+
+
+@needs_root
+async def test_devices_of_one_process_come_and_go_one_by_one(kernel: KernelPlace) -> None:
+    target = KernelTarget(ROUTER, netns=str(kernel.ns.path))
+    kernel.targets.append(target)
+    for numbers in ((21,), (21, 22), (21, 22, 23), (22, 23), (23,), (21, 23), ()):
+        target.expect({f"vxlan{n}": MACS[f"vxlan{n}"] for n in numbers})
+        wanted_now = [thing for n in numbers for thing in end(n)]
+        before = await held(target, full=False)
+        ops = diff(wanted(*wanted_now), Facts(before)).ops
+        assert not [op.object for op in ops if op.object in before.values() and op.object in wanted_now]
+        await done(target, ops)
+        assert await held(target, full=False) == by_key(*wanted_now)
+        assert await held(target) == by_key(*wanted_now)
+        restarted = KernelTarget(ROUTER, netns=str(kernel.ns.path))
+        kernel.targets.append(restarted)
+        assert await held(restarted) == by_key(*wanted_now)
+        assert target.devices == {f"vxlan{n}" for n in numbers}
+
+
+@needs_root
+async def test_a_device_of_a_router_that_was_renamed_is_taken_over_when_nobody_else_has_it(kernel: KernelPlace) -> None:
+    await done(kernel.target, add(LINK))  # an agent's, which is none of a router's business
+    former = KernelTarget("weft:router:old", netns=str(kernel.ns.path))
+    kernel.targets.append(former)
+    await done(former, add(*end(21, "weft:router:old"), *end(22, "weft:router:old")))
+    target = KernelTarget(ROUTER, netns=str(kernel.ns.path))
+    kernel.targets.append(target)
+    target.expect(MACS)
+    assert await held(target) == {}
+    target.expect(MACS, claimed=frozenset({"vxlan21"}))
+    now = await held(target, full=False)
+    assert now == by_key(*end(21, "weft:router:old"))
+    ops = diff(wanted(*end(21)), Facts(now)).ops
+    assert [op.object for op in ops] == end(21)[:1]
+    await done(target, ops)
+    assert await held(target) == by_key(*end(21))
+    assert await held(former) == by_key(*end(22, "weft:router:old"))
+
+
+@needs_root
+async def test_cleanup_takes_every_routers_things(kernel: KernelPlace) -> None:
+    first, second = (KernelTarget(f"weft:router:{name}", netns=str(kernel.ns.path)) for name in ("a", "b"))
+    kernel.targets += [first, second]
+    await done(first, add(*end(21, "weft:router:a"), *end(22, "weft:router:a")))
+    await done(second, add(*end(23, "weft:router:b")))
+    kernel.ns.ip("nexthop add id 66 via 192.0.2.9 dev up0")
+    kernel.ns.ip("nexthop add id 67 group 66")
+    weft = (sys.executable, "-m", "weft.cli.main", "cleanup", "--subnet-file", "/nowhere")
+    told = kernel.ns.run(*weft)
+    assert all(f"ip link del dev vxlan{n}" in told for n in (21, 22, 23))
+    assert "ip nexthop del id 1610612757" in told
+    assert kernel.ns.ip("link show type vxlan") == ""
+    assert [hop["id"] for hop in kernel.ns.ip_json("nexthop show")] == [66, 67]
+    assert kernel.ns.ip_json("route show proto 76") == []

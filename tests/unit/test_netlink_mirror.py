@@ -90,6 +90,32 @@ def test_whose_a_link_is(changes: dict[str, object], ours: bool) -> None:
     assert (("link", DEV) in mirror.objects, ("link", DEV) in mirror.foreign) == (ours, not ours)
 
 
+@pytest.mark.parametrize(
+    ("changes", "ours"),
+    [
+        ({"alias": "weft:router:me"}, "ours, ours"),
+        ({"alias": "weft:router:me", "mac": b"\x02\0\0\0\0\x09", "name": "vxlan9"}, "ours, ours"),
+        ({"alias": ""}, "ours, ours"),
+        ({"alias": "mine"}, "ours, ours"),
+        ({"alias": "weft:router:other"}, "foreign, ours"),
+        ({"alias": "weft:router:other", "name": "vxlan9"}, "foreign, foreign"),
+        ({"alias": "weft:router:other", "mac": b"\x02\0\0\0\0\x09"}, "foreign, ours"),
+        ({"alias": "weft:agent:me", "mac": b"\x02\0\0\0\0\x09"}, "foreign, foreign"),
+        ({"alias": "", "mac": b"\x02\0\0\0\0\x09"}, "foreign, foreign"),
+    ],
+)
+def test_whose_a_link_is_where_a_host_may_have_several_routers(changes: dict[str, object], ours: str) -> None:
+    """Before and after its device is known to be no other one's."""
+    said = []
+    for claimed in (frozenset[str](), frozenset({DEV})):
+        mirror = Mirror("weft:router:me", {DEV: MAC})
+        mirror.claimed = claimed
+        mirror.set_links([link(**changes)])
+        key = ("link", str(changes.get("name", DEV)))
+        said.append("ours" if key in mirror.objects else "foreign" if key in mirror.foreign else "neither")
+    assert ", ".join(said) == ours
+
+
 def test_without_a_mac_the_mark_alone_counts() -> None:
     mirror = Mirror("weft:agent:me", {})
     mirror.set_links([link(alias="")])

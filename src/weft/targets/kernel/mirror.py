@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from weft.model import IPAddress, Mac
 from weft.objects import PROTOCOL, Address, Fdb, Key, Link, NextHop, NextHopGroup, Object, Op, Route
@@ -60,6 +61,8 @@ class Mirror:
         self._owner = owner
         self._role = owner.rpartition(":")[0] + ":"
         self.vteps = vteps
+        self.claimed: AbstractSet[str] = frozenset()
+        """Of those names, the ones that no other daemon of our role can be looking after now."""
         self._raced = False
         self.removing = False
         self._echoing: list[Sequence[bytes]] = []
@@ -97,7 +100,7 @@ class Mirror:
             return False
         if link.alias == self._owner:
             return True
-        if self._one_of_several and link.alias.startswith(MARK):
+        if self._one_of_several and link.alias.startswith(MARK) and link.name not in self.claimed:
             return False
         if self.vteps.get(link.name) == link.mac:
             return True

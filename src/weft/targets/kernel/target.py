@@ -104,11 +104,14 @@ class KernelTarget:
         """Whether there is a link of that name that isn't ours, as of the last reading."""
         return ("link", device) in self._mirror.foreign
 
-    def expect(self, devices: Mapping[str, Mac]) -> None:
+    def expect(self, devices: Mapping[str, Mac], claimed: AbstractSet[str] = frozenset()) -> None:
         """The names and MACs of our VTEPs, where they are known only after the start. Everything is read anew if they
-        are others than before."""
-        if dict(devices) != self._mirror.vteps:
-            self._mirror.vteps = dict(devices)
+        are others than before.
+
+        `claimed`, for routers, of which a host may have several: the devices that no other one looks after now, as the
+        caller made sure. Those that bear another router's mark are then an earlier run's, under another name."""
+        if (dict(devices), claimed) != (self._mirror.vteps, self._mirror.claimed):
+            self._mirror.vteps, self._mirror.claimed = dict(devices), claimed
             self._mirror.doubtful = True
             self._tell()
 
@@ -235,7 +238,7 @@ class KernelTarget:
         is in them already."""
         self._busy = True
         self._mirror.doubtful = True
-        asked = self._mirror.shared, self._mirror.left, self._mirror.vteps
+        asked = self._asked()
         try:
             self._discard()
             await fill(self._netns, self._mirror)
@@ -247,9 +250,13 @@ class KernelTarget:
             raise TargetError(f"the kernel's tables can't be read: {error}") from error
         finally:
             self._busy = False
-        self._mirror.doubtful = (self._mirror.shared, self._mirror.left, self._mirror.vteps) != asked
+        self._mirror.doubtful = self._asked() != asked
         self._mirror.touched.clear()
         self._mirror.caught_up()
+
+    def _asked(self) -> tuple[object, ...]:
+        """What ours is told by."""
+        return self._mirror.shared, self._mirror.left, self._mirror.vteps, self._mirror.claimed
 
     def _set_filter(self) -> None:
         """Hear the neighbours and FDB entries of our links, and of no others; and as long as another's route is in the
