@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 from hypothesis import given
@@ -13,7 +14,7 @@ from weft.backends.tunnel import vtep_mac
 from weft.core.diff import Facts, Leave, diff
 from weft.core.layered import Layered
 from weft.core.plan import Plan, Wanted, plan
-from weft.model import Host, Profile, View
+from weft.model import Host, Multipath, Profile, Relay, View
 from weft.objects import (
     Address,
     Chain,
@@ -23,6 +24,7 @@ from weft.objects import (
     Link,
     Neighbour,
     NextHop,
+    NextHopGroup,
     Object,
     Op,
     Route,
@@ -199,15 +201,22 @@ def views(draw: st.DrawFn, synced: bool = True) -> View:
     own = (network("home", draw(st.sampled_from(["10.1.0.0/24", "10.9.0.0/24", "fd00:9::/64"]))),)
     host = Host((uplink(),), nexthop_objects=draw(st.booleans()), chains=draw(st.sampled_from([CHAINS, frozenset()])))
     profile = Profile(learning=draw(st.booleans()), metric=draw(st.sampled_from([100, 7600])))
-    return view(*nodes, networks=own, host=host, profile=profile, synced=synced)
+    several = tuple(Multipath(ip_network(subnet), ends, "test", "a test") for subnet, ends in draw(ways).items())
+    return replace(view(*nodes, networks=own, host=host, profile=profile, synced=synced), multipath=several)
 
 
+relays = [Relay(n, (ip_address(f"192.0.2.{i}"),), vtep_mac(n, 4096)) for n, i in (("b", 2), ("x", 7), ("y", 8))]
+ways = st.dictionaries(
+    st.sampled_from(["10.20.0.0/24", "10.21.0.0/24", "fd00:20::/64"]),
+    st.lists(st.sampled_from(relays), min_size=1, unique=True).map(tuple),
+)
 addresses = st.sampled_from([ip_address("192.0.2.2"), ip_address("192.0.2.7"), ip_address("fe80::1")])
 strays = st.one_of(
     st.builds(Neighbour, st.just(DEV), addresses, st.just(vtep_mac("x", 1))),
     st.builds(Fdb, st.just(DEV), st.sampled_from([vtep_mac("b", 4096), vtep_mac("x", 1)]), addresses),
     st.builds(Address, st.just(DEV), st.sampled_from([ip_interface("10.7.0.1/32"), ip_interface("10.1.0.1/32")])),
     st.builds(NextHop, st.sampled_from([0x70000000, 0x70000002]), st.just(DEV), addresses),
+    st.builds(NextHopGroup, st.sampled_from([0x60000000, 0x70000002]), st.just(DEV), st.just((0x70000000,))),
     st.builds(Route, st.sampled_from([ip_network("10.2.0.0/24"), ip_network("10.8.0.0/24")]), st.just(DEV)),
     st.builds(link, st.sampled_from([7, 4096]), st.sampled_from([1400, 1450]), st.just(DEV), st.sampled_from("ab")),
     st.builds(Sysctl, st.just("net/ipv4/ip_forward"), st.sampled_from(["0", "1"])),

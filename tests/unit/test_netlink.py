@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 
 from weft.errors import KernelError, NetlinkDecodeError
 from weft.model import Mac, parse_mac
-from weft.objects import Fdb, Key, Neighbour, NextHop, Object, Route
+from weft.objects import Fdb, Key, Neighbour, NextHop, NextHopGroup, Object, Route
 from weft.targets.kernel import bulk, codec
 from weft.targets.kernel.bpf import facts_filter, listening_filter, underlay_filter
 from weft.targets.kernel.bulk import Addresses, Bulk, Unlike
 from weft.targets.kernel.codec import HEADER, Message
 from weft.targets.kernel.constants import (
+    NHA_FDB,
+    NHA_GROUP,
+    NHA_GROUP_TYPE,
+    NHA_ID,
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
     NLM_F_CREATE,
@@ -27,6 +31,7 @@ from weft.targets.kernel.constants import (
     NLM_F_EXCL,
     NLM_F_REPLACE,
     NLMSG_ERROR,
+    RTA_MULTIPATH,
     RTM_DELNEIGH,
     RTM_DELNEXTHOP,
     RTM_DELROUTE,
@@ -36,6 +41,7 @@ from weft.targets.kernel.constants import (
     RTM_NEWROUTE,
 )
 from weft.targets.kernel.entries import decode_entry, encode_fdb, encode_neighbours
+from weft.targets.kernel.groups import encode_groups
 from weft.targets.kernel.hops import decode_hop, decode_route, encode_hops, encode_routes
 from weft.targets.kernel.host import default_routes
 from weft.targets.kernel.links import decode_address, decode_link
@@ -53,7 +59,7 @@ DECODERS: dict[str, Callable[[Message], object]] = {
     "link": decode_link,
     "address": decode_address,
     "entry": lambda message: decode_entry(message, NAMES),
-    "hop": lambda message: decode_hop(message, NAMES, {}),
+    "hop": lambda message: decode_hop(message, NAMES, {INDEX: DEV}),
     "route": lambda message: decode_route(message, NAMES, {}),
     "answer": codec.answer,
     "netconf": forwarding_of,
@@ -225,6 +231,50 @@ def test_a_next_hop_is_decoded_as_it_was_encoded(hop: NextHop) -> None:
     (asked,) = requests(encode_hops([("add", hop)], INDEX, 1))
     state = decode_hop(asked, NAMES, {})
     assert (state.hop, state.ours) == (hop, True)
+
+
+GROUP = NextHopGroup(0x60000001, DEV, (5, 0x70000001))
+MINE = {5: DEV, 0x70000001: DEV, 6: "vxlan9"}
+
+
+def test_a_group_is_decoded_as_it_was_encoded() -> None:
+    encoded = encode_groups([("add", GROUP), ("change", GROUP), ("remove", GROUP)], INDEX, 1)
+    added, changed, removed = requests(encoded)
+    state = decode_hop(added, NAMES, MINE)
+    assert (state.hop, state.ours, state.members) == (GROUP, True, GROUP.members)
+    assert decode_hop(changed, NAMES, MINE) == state
+    assert (added.flags & NLM_F_EXCL, changed.flags & NLM_F_REPLACE) == (NLM_F_EXCL, NLM_F_REPLACE)
+    assert (removed.kind, removed.body) == (RTM_DELNEXTHOP, bytes(8) + codec.u32(NHA_ID, GROUP.id))
+    assert decode_hop(added, NAMES, {5: DEV}).hop is None, "the other member is not ours"
+    assert decode_hop(added, NAMES, {**MINE, 5: "vxlan9"}).hop is None, "they are on two devices"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        codec.attribute(NHA_GROUP, struct.pack("=IBBH", 5, 1, 0, 0)),
+        codec.attribute(NHA_GROUP, struct.pack("=IBBH", 5, 0, 0, 0)) + codec.attribute(NHA_GROUP_TYPE, b"\1\0"),
+        codec.attribute(NHA_GROUP, struct.pack("=IBBH", 5, 0, 0, 0)) + codec.attribute(NHA_FDB, b""),
+        codec.attribute(NHA_GROUP, b""),
+    ],
+    ids=["weight", "type", "FDB", "nobody"],
+)
+def test_a_group_that_weft_would_not_make_is_none_of_its_forms(odd: bytes) -> None:
+    state = decode_hop(message(RTM_NEWNEXTHOP, HEADS["hop"] + codec.u32(NHA_ID, GROUP.id) + odd), NAMES, MINE)
+    assert (state.hop, state.ours, state.ifindex) == (None, True, 0)
+
+
+def test_a_route_on_a_group_is_on_the_device_of_its_first_member_or_of_the_group() -> None:
+    route = msgspec.structs.replace(ROUTES[0], nexthop=GROUP.id)
+    (asked,) = requests(encode_routes([("add", route)], INDEX, 1))
+    legs = codec.attribute(RTA_MULTIPATH, struct.pack("=HBBi", 8, 0, 0, INDEX))
+    for told, index in ((asked.body + legs, INDEX), (asked.body, 0)):
+        state = decode_route(message(RTM_NEWROUTE, told), NAMES, {GROUP.id: DEV})
+        assert state is not None
+        assert (state.route, state.ifindex) == (route, index)
+    others = decode_route(message(RTM_NEWROUTE, asked.body + legs), {}, {})
+    assert others is not None
+    assert (others.route, others.ifindex) == (None, INDEX)
 
 
 @pytest.mark.parametrize("address", [VIA, VIA6], ids=str)
