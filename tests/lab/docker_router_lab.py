@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.harness import bridge_json, do, ip_json, on
+from tests.lab.registrar_lab import never_more
 from tests.support.eventually import until
 from weft.lab import docker_router, services
 from weft.lab.lab import Lab
@@ -56,10 +56,10 @@ def peers(lab: Lab, host: str) -> dict[str, str]:
     return {peer["stack_id"]: peer["status"] for peer in discovered(lab, host)["peers"]}
 
 
-def problems(lab: Lab, host: str) -> list[Any]:
+def problems(lab: Lab, host: str) -> list[str]:
     """What discovery says is wrong, in discovery.json."""
-    found: list[Any] = discovered(lab, host).get("weft", {}).get("problems", [])
-    return found
+    found = discovered(lab, host).get("weft", {}).get("problems", [])
+    return [problem["message"] for problem in found if problem.get("wrong", True)]
 
 
 def replace(lab: Lab, host: str, content: str) -> None:
@@ -73,9 +73,12 @@ def replace(lab: Lab, host: str, content: str) -> None:
 
 
 def routes(lab: Lab, host: str, version: int = 4) -> dict[str, frozenset[str]]:
-    """Destination → gateways of every route of weft's."""
-    found = ip_json(lab, host, f"-{version} route show proto 76")
-    return {route["dst"]: frozenset(hop["gateway"] for hop in route.get("nexthops", [route])) for route in found}
+    """Destination → gateways of every route of weft's to another stack."""
+    found: dict[str, frozenset[str]] = {}
+    for route in ip_json(lab, host, f"-{version} route show proto 76"):
+        if gateways := frozenset(hop["gateway"] for hop in route.get("nexthops", [route]) if "gateway" in hop):
+            found[route["dst"]] = gateways
+    return found
 
 
 def entries(lab: Lab, host: str, device: str = "vxlan1000") -> set[tuple[str, str]]:
@@ -118,14 +121,20 @@ def health(lab: Lab, host: str, name: ServiceName) -> dict[str, Any]:
     return found
 
 
-def healthy(lab: Lab, *hosts: str) -> None:
-    """Returns when both daemons of these hosts say that they are well."""
-    for host, name in product(hosts, PAIR):
-        _healthy(lab, host, name)
+def well(lab: Lab, *hosts: str) -> None:
+    """Returns when discovery and router of these hosts say that they are, and that nobody is waited for."""
+    for host in hosts:
+        _well(lab, host)
 
 
-def _healthy(lab: Lab, host: str, name: ServiceName) -> None:
-    until(lambda: health(lab, host, name).get("status") == "healthy", f"{name} of {host} to be healthy", 20)
+def _well(lab: Lab, host: str) -> None:
+    def ill() -> str:
+        told = discovered(lab, host).get("weft", {"complete": False})
+        said = show(lab, host, "router", "show", "status")
+        complete = told.get("complete", True) and not problems(lab, host)
+        return "" if complete and said["health"] == "ok" else f"{said['problems']}, discovery: {told}"
+
+    never_more(ill, 20)
 
 
 def process(lab: Lab, host: str, name: ServiceName) -> Path:

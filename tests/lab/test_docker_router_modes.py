@@ -13,13 +13,13 @@ from tests.lab.docker_router_lab import (
     ZERO,
     entries,
     forgotten,
-    healthy,
     needs_named,
     peers,
     problems,
     routed,
     routes,
     service,
+    well,
 )
 from tests.lab.flannel_lab import address, answers
 from tests.lab.harness import do, failing, ip_json, lab_up, on, settle
@@ -71,7 +71,7 @@ def overlay(name: str) -> str:
 def lab() -> Iterator[Lab]:
     with lab_up(DOCUMENT, "drmodes") as found:
         settle(found)
-        healthy(found, "e1", "d1", "g1")
+        well(found, "e1", "d1", "g1")
         yield found
 
 

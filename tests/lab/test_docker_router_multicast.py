@@ -15,7 +15,6 @@ from tests.lab.docker_router_lab import (
     discovered,
     entries,
     health,
-    healthy,
     peers,
     replace,
     rights,
@@ -26,6 +25,7 @@ from tests.lab.docker_router_lab import (
     show,
     sockets,
     unrouted,
+    well,
 )
 from tests.lab.flannel_lab import address, answers, counting, pinged
 from tests.lab.harness import example, failing, ip_json, lab_up, on, settle
@@ -50,7 +50,7 @@ def lab() -> Iterator[Lab]:
     content = example("docker-router-multicast")
     with lab_up({**content, "discovery": content["discovery"] | QUICK}, "drmulticast") as found:
         settle(found)
-        healthy(found, *HOSTS)
+        well(found, *HOSTS)
         yield found
 
 
@@ -152,7 +152,7 @@ def test_both_killed_and_the_router_restarted_under_traffic_lose_nothing(lab: La
         service(lab, "stop", "router", "b")
         service(lab, "start", "router", "b")
         service(lab, "start", "discovery", *HOSTS)
-        healthy(lab, *HOSTS)
+        well(lab, *HOSTS)
     assert pings.lost == 0, f"of {pings.sent}"
     assert failing(lab) == []
 
@@ -191,7 +191,7 @@ def test_discovery_json_replaced_by_hand_broken_and_gone(lab: Lab) -> None:
     told(lab, "a", "discovery.json")
     assert (routes(lab, "a"), entries(lab, "a")) == (held, before), "even a router that knows nothing removes nothing"
     service(lab, "start", "discovery", "a")
-    healthy(lab, "a")
+    well(lab, "a")
     assert failing(lab) == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.docker_router_lab import QUICK, entries, healthy, peers, routed, routes, service, show
+from tests.lab.docker_router_lab import QUICK, entries, peers, routed, routes, service, show, well
 from tests.lab.flannel_lab import address, answers, counting, pinged
 from tests.lab.harness import failing, ip_json, lab_up, settle
 from tests.support.eventually import until
@@ -46,7 +46,8 @@ def six(number: int) -> dict[str, Any]:
     return {
         "segments": "six",
         "networks": {"dual": network},
-        "router": {"VXLAN_SUBNET": ["192.168.100.0/24", "fd99::/64"]},
+        "router": {"VNI": 3000, "VXLAN_SUBNET": ["192.168.100.0/24", "fd99::/64"]},
+        "discovery": {"VNI": 3000},
     }
 
 
@@ -79,7 +80,7 @@ DOCUMENT: dict[str, Any] = {
 def lab() -> Iterator[Lab]:
     with lab_up(DOCUMENT, "drshapes") as found:
         settle(found)
-        healthy(found, "m1", "v1")
+        well(found, "m1", "v1")
         yield found
 
 
@@ -120,14 +121,14 @@ def test_two_routers_of_one_stack_share_its_traffic_and_one_goes_without_the_oth
 
 
 def test_ipv6_beneath_and_above(lab: Lab) -> None:
-    (link,) = ip_json(lab, "v1", "link show vxlan1000")
+    (link,) = ip_json(lab, "v1", "link show vxlan3000")
     assert link["linkinfo"]["info_data"]["local6"] == "fd77::11"
     assert link["mtu"] == 1430
     assert routed(lab, ["v1"], "172.26.2.0/24")
     assert routes(lab, "v1", 6).keys() == {"fd26:2::/64"}
     for version in (4, 6):
         assert answers(lab, "v1/dual1", address(lab, "v2/dual1", version))
-    (device,) = ip_json(lab, "v1", "address show vxlan1000")
+    (device,) = ip_json(lab, "v1", "address show vxlan3000")
     told = {(a["local"], a["prefixlen"]) for a in device["addr_info"] if not a["local"].startswith("fe80")}
     assert told == {("192.168.100.6", 24), ("fd99::6", 64)}
-    assert len(entries(lab, "v1")) == 1
+    assert len(entries(lab, "v1", "vxlan3000")) == 1

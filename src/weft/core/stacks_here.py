@@ -160,7 +160,7 @@ class _Desk:
 
 def odds(homes: Sequence[Home], here: Sequence[Node]) -> Iterator[Problem]:
     """What `weft discovery` tells the others of this host (`here`), and is not so."""
-    told = {node.vni: [node for node in here if node.vni == home.vni] for home in homes for node in here}
+    told = {home.me.vni: [node for node in here if node.vni == home.me.vni] for home in homes}
     for home in homes if here else ():
         me = home.me
         nodes = told.get(me.vni, [])
