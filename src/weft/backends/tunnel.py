@@ -37,7 +37,8 @@ class Tunnel:
     """`mtu`: of the uplink, octets. `sources`: preferred sources of routes, at most one per family. `gateway`: which
     address of a peer routes go through (`model.Profile`); through that of its overlay, the kernel finds the source
     itself: this host's own such address, the only one that the device has. `probed`: the peers are probed at their own
-    gateways, so those must be known also while no route leads through them. `flood`: as of `model.Profile`."""
+    gateways, so those must be known also while no route leads through them. `flood`: as of `model.Profile`. `spaced`:
+    overlay addresses are the hosts' own, in networks of the overlay's: each is known, whatever routes there are."""
 
     device: str
     underlay: int
@@ -49,6 +50,7 @@ class Tunnel:
     wireguard: WireguardEnd | None = None
     probed: bool = False
     flood: bool = False
+    spaced: bool = False
 
     @classmethod
     def of(cls, view: View) -> Tunnel:
@@ -64,6 +66,7 @@ class Tunnel:
             wireguard=view.profile.wireguard,
             probed=probed(view),
             flood=view.profile.flood,
+            spaced=bool(view.profile.spaces),
         )
 
     def source(self, version: int) -> IPAddress | None:

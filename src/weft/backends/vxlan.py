@@ -75,8 +75,8 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
     neither a MAC nor an overlay address.
 
     Neighbours of all gateways that the node may be, needed or not, where it is probed at them, or may be the relay of
-    another node; and of its addresses in the overlay, one for each lease, for a registrar's routes lead through one of
-    them, whichever this node's own do (lease.py).
+    another node; and of its addresses in the overlay: all where they are the hosts' own, else one for each lease, for a
+    registrar's routes lead through one of them, whichever this node's own do (lease.py).
 
     The node has an endpoint of the tunnel's family: acceptance saw to it."""
     if node.direct:
@@ -113,7 +113,7 @@ def reach(node: Node, tunnel: Tunnel, slot: int) -> Iterator[tuple[Object, Why]]
     if tunnel.gateway == "overlay" and len(node.overlay) > len(gateways) and not flooded:
         routed = {subnet.network_address for network in node.networks for subnet in network.subnets}
         for address in node.overlay:
-            if address in routed and address not in gateways:
+            if (tunnel.spaced or address in routed) and address not in gateways:
                 yield Neighbour(tunnel.device, address, node.mac), why
 
 

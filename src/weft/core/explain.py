@@ -80,15 +80,17 @@ def _node(node: Node, view: View, plan: Plan) -> tuple[bool, list[Line]]:
     problems = [Line(p.message) for p in view.problems if p.subject == node.id]
     if not parts:
         return False, problems or [Line(f"node {node.id} is known, but not routed to")]
-    shared = [_line(want) for name in plan.parts if name.startswith(SEVERAL) for want in _of_end(node, plan, name)]
-    return True, [*(_line(want) for part in parts for want in part.wanted.values()), *shared, *problems]
+    wanted = {key: want for part in parts for key, want in part.wanted.items()}
+    for name in plan.parts:
+        if name.startswith(SEVERAL):
+            wanted |= {key: want for key, want in _of_end(node, plan, name).items() if key not in wanted}
+    return True, [*map(_line, wanted.values()), *problems]
 
 
-def _of_end(node: Node, plan: Plan, name: str) -> Iterator[Wanted]:
+def _of_end(node: Node, plan: Plan, name: str) -> dict[Key, Wanted]:
     """What a node has a share in, as one of several ends of a subnet."""
-    for want in plan.parts[name].wanted.values():
-        if node.id in want.why.peer.split(", "):
-            yield want
+    shared = plan.parts[name].wanted.items()
+    return {key: want for key, want in shared if node.id in want.why.peer.split(", ")}
 
 
 def _of_another_daemon(target: IPNetwork, view: View) -> Iterator[str]:
