@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.etcd import _free_ports as free_ports
 from tests.support.eventually import until
 from tests.support.namespace import Namespace, run
 
@@ -104,19 +104,20 @@ class Bind:
         )
         (self.folder / "named.conf").write_text(config)
 
-    def start(self) -> None:
-        """Start with the zone as it is, and wait until it answers."""
+    def start(self, loaded: bool = True) -> None:
+        """Start with the zone as it is, and wait until it answers; `loaded` False: with whatever."""
         command = [*self.command, TOOLS["named"] or "named", "-f", "-n", "1", "-c", str(self.folder / "named.conf")]
         line = ["setpriv", "--pdeathsig", "KILL", *command]
         with open(self.folder / "log", "ab") as log:
             line = self.namespace.command(*line) if self.namespace else line
             self._process = subprocess.Popen(line, stdout=log, stderr=log)
-        until(self._answers, f"named to answer at {self.endpoint}", timeout=20)
+        until(lambda: self._answers(loaded), f"named to answer at {self.endpoint}", timeout=20)
 
-    def _answers(self) -> bool:
+    def _answers(self, loaded: bool) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"named ended: {self.log()[-2000:]}"
-        return f"ns.{self.zone}." in self.dig(self.zone, "NS", check=False)
+        said = self.dig(self.zone, "NS", "+comments", check=False)
+        return f"ns.{self.zone}." in said or (not loaded and "status:" in said)
 
     def stop(self, how: int = signal.SIGKILL) -> None:
         """End it; its zone and journal stay."""
@@ -161,7 +162,7 @@ class Bind:
 def bind(address: str = "127.0.0.1", namespace: Namespace | None = None, **settings: object) -> Iterator[Bind]:
     """A named that answers, on a free port; ended, with its files, at the end. `settings`: other fields of `Bind`."""
     with tempfile.TemporaryDirectory(prefix="weft-bind-") as folder:
-        port = free_ports(1, namespace, address)[0]
+        port = _free_port(namespace, address)
         server = Bind(Path(folder), address, port, namespace=namespace, **settings)  # type: ignore[arg-type]
         server.write()
         try:
@@ -169,3 +170,15 @@ def bind(address: str = "127.0.0.1", namespace: Namespace | None = None, **setti
             yield server
         finally:
             server.stop()
+
+
+def _free_port(namespace: Namespace | None, address: str) -> int:
+    """A port that was free just now, of TCP and of UDP."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    while True:
+        with namespace.entered() if namespace else contextlib.nullcontext():
+            tcp, udp = socket.socket(family), socket.socket(family, socket.SOCK_DGRAM)
+        with tcp, udp, contextlib.suppress(OSError):
+            tcp.bind((address, 0))
+            udp.bind(tcp.getsockname()[:2])
+            return int(tcp.getsockname()[1])

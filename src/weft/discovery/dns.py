@@ -198,6 +198,8 @@ class Dns:
             self._unregistered(subject, f"{conflict.message}; nothing of the other's was changed")
             return False  # a former self may just be leaving
         self._complaints.clear("register", subject)
+        if self._registrar.lost:
+            self._book.shaken()
         self._book.registered_since = min(self._book.registered_since, self._clock.monotonic())
         return True
 

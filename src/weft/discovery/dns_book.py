@@ -79,6 +79,8 @@ class Book:
         self._answering = NEVER
         """Since when the server has answered each round."""
         self._whole = False
+        self.rounds = 0
+        """Answered or not."""
         self.cached = False
         self.registered_since = NEVER
         """Rounds that began after this must find our own records."""
@@ -113,11 +115,18 @@ class Book:
 
     def failed(self) -> None:
         """A round could not be made: nothing is known, nobody ages."""
+        self.rounds += 1
         self._answering = NEVER
         self._whole = False
 
+    def shaken(self) -> None:
+        """Our own records had vanished: who is not found now may have lost its own in the same way."""
+        for peer in self._peers.values():
+            peer.lost = True
+
     def take(self, found: Round) -> bool:
         """A round was made. Returns whether our own records were where they should be."""
+        self.rounds += 1
         watched = self._answering != NEVER
         if not watched:
             self._answering = found.began

@@ -117,6 +117,9 @@ class Registration:
         self._rivals: dict[Strings, float] = {}  # another's claim on our id, and since when it did not change
         self.written = False
         """This start has had its claim in DNS."""
+        self.lost = False
+        """It had been there, and was not when `claim` was called last: nobody else takes it out, so the server has lost
+        its zone, or part of it."""
 
     def interrupted(self) -> None:
         """The server could not be asked: nobody else could refresh a claim either."""
@@ -126,6 +129,7 @@ class Registration:
         """What makes `me` registered, with a fresh time. WireError if nobody would believe `me`."""
         own = dict(_claims(standing, me.id))
         self._rivals = {strings: since for strings, since in self._rivals.items() if strings in own}
+        self.lost = self.written and not own
         for strings, entry in own.items():
             if not self._is_ours(me, entry) and not self._is_dead(strings, entry, now):
                 return Conflict(_taken(me, entry, names))

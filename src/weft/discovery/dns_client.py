@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dns.asyncbackend
 import dns.asyncquery
 import dns.exception
 import dns.flags
+import dns.inet
 import dns.message
 import dns.name
 import dns.query
@@ -124,7 +125,7 @@ class Client:
         for wait in UDP_WAITS:
             self.counted["sent.QUERY"] += 1
             try:
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(wait), await self._connected(address, port) as udp:
                     response = await dns.asyncquery.udp(
                         query,
                         address,
@@ -132,7 +133,7 @@ class Client:
                         ignore_unexpected=True,
                         ignore_errors=True,  # datagrams that are no answer to this: somebody else's guesses
                         raise_on_truncation=True,
-                        backend=self._backend,
+                        sock=udp,
                     )
             except TimeoutError:
                 self.counted["received.nothing"] += 1
@@ -143,6 +144,13 @@ class Client:
             self.counted[f"received.{dns.rcode.to_text(response.rcode())}"] += 1
             return response
         raise DiscoveryError(f"no answer within {sum(UDP_WAITS):g} s")
+
+    async def _connected(self, address: str, port: int) -> Any:  # the class is not among dnspython's public names
+        """From a new port for each question, since that is hard to guess. Connected: where no server is, the kernel
+        says so at once."""
+        family = dns.inet.af_for_address(address)
+        make: Callable[..., Awaitable[Any]] = self._backend.make_socket
+        return await make(family, socket.SOCK_DGRAM, 0, None, (address, port))
 
     async def _over_tcp(self, message: dns.message.Message, address: str, port: int) -> dns.message.Message:
         try:

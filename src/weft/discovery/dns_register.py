@@ -42,6 +42,11 @@ class Registrar:
             self._zone = None  # another server may have it, or another zone begins there by now
             raise
 
+    @property
+    def lost(self) -> bool:
+        """Our records had vanished when they were refreshed last."""
+        return self._claim.lost
+
     async def _write(self, me: Node, names: Names, now: float, wall: float) -> Conflict | None:
         for _ in range(ATTEMPTS):
             verdict = self._claim.claim(me, names, await self._standing(names), now, wall)
@@ -65,6 +70,7 @@ class Registrar:
             change = self._claim.withdrawal(self._held, names, await self._standing(names))
             if change is None or await self._update(change):
                 self._held = None
+                self._claim.written = False
                 return
 
     async def _update(self, change: Change) -> bool:
