@@ -34,17 +34,24 @@ _IFF_RUNNING = 0x40
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 
 
+_RELAY = b"weft-relay 1 "
+"""Before a datagram that another program on this host hands on: this, its instance, a space, the source, a newline."""
+
+
 class Group:
     """`ears` hears the group on this interface only; `mouth` sends from `source`, and hears what is sent there.
 
-    Every program on this host that listens gets each datagram of the group (SO_REUSEADDR; with SO_REUSEPORT alone the
-    kernel would give each to one of them).
+    Every program on this host that listens gets each datagram of the group. What is sent to this host alone, the kernel
+    gives to one of them, which hands it on to the others (`hand_on`). Both options are set, so that programs that set
+    one of them can listen beside this one (docs/discovery-multicast.md).
     """
 
     def __init__(self, settings: MulticastSettings, source: IPAddress) -> None:
         self._interface = settings.interface
         self._family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         self._group, self._port, self._source = settings.group, settings.port, source
+        self._instance = settings.instance.encode()
+        self._ttl = settings.ttl
         self._index = 0
         with contextlib.ExitStack() as undo:
             try:
@@ -53,7 +60,7 @@ class Group:
                 self.mouth = undo.enter_context(self._socket())
                 self.check()
                 self._join()
-                self._aim(settings.ttl)
+                self._aim()
             except OSError as error:
                 raise self._broken(error) from error
             undo.pop_all()
@@ -65,6 +72,7 @@ class Group:
     def _socket(self) -> socket.socket:
         opened = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         return opened
 
     def _join(self) -> None:
@@ -99,18 +107,24 @@ class Group:
         except OSError as error:
             raise self._broken(error) from error
 
-    def _aim(self, ttl: int) -> None:
+    def _aim(self) -> None:
         """All that is sent leaves through the interface, with our endpoint as its source."""
         if isinstance(self._source, IPv4Address):
             request = struct.pack("=4s4si", bytes(4), self._source.packed, self._index)
             self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
-            self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
             self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
         else:
             self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._index)
-            self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
             self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
+        self._reach(self._ttl)
         self._bind_source(self.mouth, self._port)
+
+    def _reach(self, ttl: int) -> None:
+        """So many routers may carry what is sent to the group; 0: it does not leave this host."""
+        if self._family == socket.AF_INET:
+            self.mouth.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        else:
+            self.mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
 
     def _bind_source(self, opened: socket.socket, port: int) -> None:
         """OSError (EADDRNOTAVAIL) if the source is no address of this host."""
@@ -135,6 +149,27 @@ class Group:
             hint = f"; a firewall on this host forbids sending to its UDP port {self._port}" if forbidden else ""
             return f"{error.strerror}{hint}"
         return ""
+
+    def hand_on(self, datagram: bytes, source: IPAddress) -> None:
+        """Let the other programs on this host hear what came from `source` to one of them alone."""
+        try:
+            self._reach(0)
+            self._send(b"%b%b %b\n%b" % (_RELAY, self._instance, str(source).encode(), datagram), self._group)
+            self._reach(self._ttl)
+        except OSError as error:
+            raise self._broken(error) from error
+
+    def handed_on(self, datagram: bytes, source: IPAddress) -> tuple[bytes, IPAddress] | None:
+        """What another program on this host handed on, and where it came from; None if it is nothing of the kind. An
+        empty datagram: this program did."""
+        head, _, body = datagram.partition(b"\n")
+        if source != self._source or not head.startswith(_RELAY):
+            return None
+        instance, _, origin = head.removeprefix(_RELAY).rpartition(b" ")
+        try:
+            return (body if instance != self._instance else b""), _address(origin.decode())
+        except ValueError:
+            return None
 
     def _send(self, datagram: bytes, to: IPAddress) -> None:
         local = to.is_multicast or to.is_link_local

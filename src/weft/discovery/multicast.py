@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from socket import socket
 
@@ -19,7 +20,7 @@ from weft.discovery.conversation import Conversation
 from weft.discovery.group import Group, InterfaceWatch
 from weft.discovery.options import MulticastSettings
 from weft.errors import DiscoveryError
-from weft.model import Known, Node
+from weft.model import IPAddress, Known, Node
 
 BACKOFF = (0.05, 10.0)
 """Seconds between attempts to join: the first, and the longest; doubling between. A change of the interface, which the
@@ -28,6 +29,7 @@ _AT_ONCE = 256
 """Datagrams taken from a socket before the rest of the program has its turn."""
 _SETTLE = 0.02
 """Seconds that interfaces get to settle before ours is looked at: changes come in bursts, and mostly elsewhere."""
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Multicast:
     name = "multicast"
 
     def __init__(self, settings: MulticastSettings, clock: Clock | None = None) -> None:
+        # Several of one program are several speakers, also when they are made within one millisecond.
+        settings = replace(settings, instance=f"{settings.instance}.{next(_numbers):x}")
         self._settings = settings
         self._clock = clock or Clock()
         self._talk = Conversation(settings, int(self._clock.wall() * 1000), Random(settings.instance))
@@ -203,15 +207,26 @@ class Multicast:
 
     def _hear(self, group: Group, listener: socket, direct: bool) -> None:
         before = self._talk.next_event
-        now = self._clock.monotonic()
         try:
             for datagram, source in group.receive(listener, _AT_ONCE):
-                self._talk.receive(datagram, source, now, direct)
+                self._take(group, datagram, source, direct)
         except DiscoveryError as error:
             self._broken = error
         if self._broken is not None or self._talk.next_event < before:
             self._wake.set()
         self._tell()
+
+    def _take(self, group: Group, datagram: bytes, source: IPAddress, direct: bool) -> None:
+        """One datagram. Where several programs of this host listen, what came to one alone is told to all."""
+        now = self._clock.monotonic()
+        if self._settings.crowded and direct:
+            group.hand_on(datagram, source)
+        elif handed := group.handed_on(datagram, source):
+            datagram, source = handed
+            direct = True
+            if not datagram or not self._settings.crowded:
+                return
+        self._talk.receive(datagram, source, now, direct)
 
     def _interface_changed(self, watch: InterfaceWatch) -> None:
         watch.drain()
