@@ -19,6 +19,7 @@ from tests.contract.targets import (
     NEXTHOP,
     NEXTHOP6,
     OWNER,
+    ROUTE,
     VIA,
     WHY,
     KernelPlace,
@@ -346,3 +347,18 @@ async def test_cleanup_takes_every_routers_things(kernel: KernelPlace) -> None:
     assert kernel.ns.ip("link show type vxlan") == ""
     assert [hop["id"] for hop in kernel.ns.ip_json("nexthop show")] == [66, 67]
     assert kernel.ns.ip_json("route show proto 76") == []
+
+
+@needs_root
+async def test_nothing_is_put_on_a_next_hop_that_could_not_be_made(kernel: KernelPlace) -> None:
+    """Somebody else has its id, and a route that names it would go his way."""
+    kernel.ns.ip(f"nexthop add id {SECOND.id} via 192.0.2.99 dev up0")
+    on_second = Route(ip_network("10.12.0.0/16"), DEV, nexthop=SECOND.id, metric=100)
+    things = (LINK, NEXTHOP, SECOND, GROUP, ON_GROUP, on_second, ROUTE)
+    answers = await kernel.target.apply(add(*things))
+    assert [answer is None for answer in answers] == [True, True, False, False, False, False, True]
+    assert refused(answers[3]).endswith("its next hop could not be made")
+    assert await held(kernel.target) == by_key(LINK, NEXTHOP, ROUTE)
+    assert len(kernel.ns.ip_json("route show proto 76")) == 1
+    kernel.ns.ip(f"nexthop del id {SECOND.id}")
+    await mended(kernel, *things)

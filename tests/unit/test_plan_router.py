@@ -3,6 +3,7 @@ and no kernel at all."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.build import CHAINS, network, node, uplink, view
 from weft.backends import multipath
 from weft.backends.tunnel import NEXT_HOP_BASE, Tunnel, vtep_mac
+from weft.core import slots
 from weft.core.commands import script
 from weft.core.diff import Facts, diff
 from weft.core.explain import explain
@@ -328,6 +330,52 @@ def test_devices_come_and_go_without_touching_each_others_objects() -> None:
         }
         assert kept
         assert not [op for op in ops if getattr(op.object, "dev", getattr(op.object, "name", "")) in kept]
+
+
+def test_overlays_whose_next_hop_ids_meet_get_each_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hashes leave the device out: the same peers come to the same ids in all three overlays."""
+    monkeypatch.setattr(slots, "crc32", lambda name, salt=0: zlib.crc32(name))
+
+    def of(vni: int) -> View:
+        return replace(seen(replace(B, vni=vni), me=replace(ME, vni=vni)), host=Host((uplink(),)))
+
+    one, two, three = of(1000), of(1001), of(1002)
+    all_of_them = replace(one, beside=(two, three))
+    made = plan(all_of_them)
+    hops = [w.object for w in made.wanted.values() if isinstance(w.object, NextHop)]
+    assert sorted((hop.id - hops[0].id, hop.dev) for hop in hops) == [
+        (0, "vxlan1000"),
+        (2, "vxlan1001"),
+        (4, "vxlan1002"),
+    ]
+    routes = [w.object for w in made.wanted.values() if isinstance(w.object, Route) and w.object.nexthop]
+    assert {route.nexthop: route.dev for route in routes} == {hops[0].id: "vxlan1000"}, "one subnet, the first has it"
+    assert plan(all_of_them, made) == made
+    assert plan(all_of_them, made).moved == set()
+    grown = plan(all_of_them, plan(one))
+    assert grown == made
+    assert {("nexthop", hop.id) for hop in hops[1:]} <= grown.moved
+
+
+def test_groups_of_two_overlays_whose_ids_meet_get_each_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def met(name: bytes, start: int = 0) -> int:
+        return zlib.crc32(name, start) if not name.startswith(b"vxlan") else name.count(b"+")
+
+    monkeypatch.setattr(multipath, "crc32", met)
+
+    def of(vni: int, subnet: str) -> View:
+        return seen(me=replace(ME, vni=vni), several=(several(subnet, R1, R2),))
+
+    view_ = replace(of(1000, "172.30.0.0/16"), beside=(of(1001, "172.31.0.0/16"),))
+    made = plan(view_)
+    found = [w.object for w in made.wanted.values() if isinstance(w.object, NextHop | NextHopGroup)]
+    assert len(found) == 6
+    routes = [w.object for w in made.wanted.values() if isinstance(w.object, Route) and w.object.nexthop]
+    groups = {t.id: t for t in found if isinstance(t, NextHopGroup)}
+    devices = {t.id: t.dev for t in found}
+    assert all(groups[r.nexthop].dev == r.dev == devices[m] for r in routes for m in groups[r.nexthop].members)
+    assert plan(view_, made) == made
+    assert plan(view_, made).moved == set()
 
 
 def test_without_a_plane_a_plan_is_files_alone() -> None:

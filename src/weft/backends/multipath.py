@@ -43,9 +43,10 @@ class _Way(NamedTuple):
     ends: tuple[_End, ...]
 
 
-def reach(several: Sequence[Multipath], tunnel: Tunnel) -> Iterator[tuple[Object, Why]]:
+def reach(several: Sequence[Multipath], tunnel: Tunnel, attempt: int) -> Iterator[tuple[Object, Why]]:
     """A neighbour and a next hop for each end, a group for each set of ends, a route for each subnet. An end that was
-    told neither a MAC nor an overlay address can't be one; a subnet without an end gets nothing.
+    told neither a MAC nor an overlay address can't be one; a subnet without an end gets nothing. `attempt`: from 0,
+    another one has other ids.
 
     A kernel without next-hop objects can't replace several at once: there, a route through the first end."""
     ways = [way for way in (_Way(one, _ends(one, tunnel)) for one in sorted(several, key=_order)) if way.ends]
@@ -61,7 +62,7 @@ def reach(several: Sequence[Multipath], tunnel: Tunnel) -> Iterator[tuple[Object
     for way in ways:
         groups.setdefault(tuple(end.name for end in way.ends), []).append(way)
     names = {members: f"group {alike[0].asked.subnet}" for members, alike in groups.items()}
-    ids = _ids([*sorted(ends), *sorted(names.values())], tunnel.device)
+    ids = _ids([*sorted(ends), *sorted(names.values())], f"{tunnel.device}{'+' * attempt}")
     for name in sorted(ends):
         end, asked = ends[name]
         yield NextHop(ids[name], tunnel.device, end.gateway), _why(asked, end)
@@ -99,12 +100,13 @@ def _ends(asked: Multipath, tunnel: Tunnel) -> tuple[_End, ...]:
     return tuple(_End(relay, gateway) for relay, gateway in found if gateway is not None)
 
 
-def _ids(names: Sequence[str], device: str) -> dict[str, int]:
-    """An id for each name. Where two meet, the earlier one stays, and the other takes the next free one."""
+def _ids(names: Sequence[str], salt: str) -> dict[str, int]:
+    """An id for each name; other ones for another salt. Where two meet, the earlier one stays, and the other takes the
+    next free one."""
     taken: dict[int, str] = {}
-    salt = crc32(device.encode())
+    start = crc32(salt.encode())
     for name in names:
-        place = crc32(name.encode(), salt) % IDS
+        place = crc32(name.encode(), start) % IDS
         while place in taken:
             place = (place + 1) % IDS
         taken[place] = name

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from weft.backends import BACKENDS, multipath, vxlan
-from weft.backends.tunnel import Tunnel, device_of, spread
+from weft.backends.tunnel import SLOTS, Tunnel, device_of, spread
 from weft.core.edits import altered
 from weft.core.firewall import Diversion, Site, Span, wanted_by_shared, wanted_by_span, wanted_for
 from weft.core.firewall import wanted as firewall
 from weft.core.layered import Layered
 from weft.core.ruleset import shared_label
 from weft.core.slots import Slots
-from weft.model import DETECTION, Host, IPNetwork, Node, View
+from weft.model import DETECTION, Host, IPNetwork, Multipath, Node, View
 from weft.objects import FOUND_METRIC, File, Key, Object, Route, Sysctl, Why
 
 RELAYS = "registrar"
@@ -84,7 +84,36 @@ def plan(view: View, previous: Plan | None = None) -> Plan:
         asked[HERE + suffix] = _own_part(one, devices, old.parts.get(HERE + suffix))
         asked[SEVERAL + suffix] = _part_of_several(one, tunnel, old.parts.get(SEVERAL + suffix))
         overlays.append(_add_nodes(asked, one.nodes if one.profile.plane else (), before, suffix, old.parts))
-    return _with_parts(old, asked, tuple(overlays))
+    return _apart(_with_parts(old, asked, tuple(overlays)))
+
+
+def _apart(made: Plan) -> Plan:
+    """Next-hop ids are one space for all overlays, so parts of two may have come to one id, which can be the one's hop
+    or the other's: the later part gets another. It keeps that until it changes, also if the other one goes."""
+    hops = [key for key in made.contested if key[0] == "nexthop"]
+    wanted = made.wanted
+    asked: dict[str, Part | None] = {}
+    for name in sorted(made.parts) if hops else ():
+        part = made.parts[name]
+        if any(key in part.wanted and part.wanted[key].object != wanted[key].object for key in hops):
+            asked[name] = _remade(part, wanted)
+    if not asked:
+        return made
+    new = _with_parts(made, asked, made.overlays)
+    return _apart(replace(new, moved=made.moved | new.moved))
+
+
+def _remade(part: Part, wanted: Mapping[Key, Wanted]) -> Part:
+    """The same with other next-hop ids: none that anybody has."""
+    what, tunnel, number = cast("tuple[Node | tuple[Multipath, ...], Tunnel, int]", part.made_from)
+    while True:
+        number += 1
+        if isinstance(what, Node):
+            new = _part((what, tunnel, number % SLOTS), BACKENDS[what.backend].reach(what, tunnel, number % SLOTS))
+        else:
+            new = _part((what, tunnel, number), multipath.reach(what, tunnel, number))
+        if not any(key[0] == "nexthop" and key in wanted for key in new.wanted):
+            return new
 
 
 def _own_part(view: View, devices: tuple[str, ...], before: Part | None) -> Part:
@@ -99,7 +128,9 @@ def _part_of_several(view: View, tunnel: Tunnel, before: Part | None) -> Part | 
     if not view.multipath or not view.profile.plane:
         return None
     there = (view.multipath, tunnel)
-    return before if before is not None and before.made_from == there else _part(there, multipath.reach(*there))
+    if before is not None and before.made_from[:2] == there:
+        return before
+    return _part((*there, 0), multipath.reach(*there, 0))
 
 
 def _add_nodes(

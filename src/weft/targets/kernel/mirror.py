@@ -68,6 +68,8 @@ class Mirror:
         self._echoing: list[Sequence[bytes]] = []
         self._echoes: set[bytes] = set()
         self._dropped_hops: set[int] = set()
+        self.lacking: set[int] = set()
+        """Ids of next hops that could not be made: what has that id is somebody else's, if anything has."""
         self._objects: dict[Key, Object] = {}
         self._unfiled: deque[Sequence[Op]] = deque()
         self.registrar = owner.startswith(REGISTRARS)
@@ -286,6 +288,10 @@ class Mirror:
         gone, self._dropped_hops = self._dropped_hops, set()
         if gone and any(_is_on(thing, gone) for thing in objects.values()):
             self.doubtful = True
+
+    def lacks(self, hop: int) -> bool:
+        """This next hop could not be made, and isn't ours otherwise."""
+        return hop in self.lacking and ("nexthop", hop) not in self.objects
 
     def is_echo(self, received: bytes) -> bool:
         """Is this what the kernel tells of a change of the FDB that we made? VXLAN's notifications don't say whose

@@ -68,6 +68,13 @@ class OnDevice(Protocol):
     def dev(self) -> str: ...
 
 
+class HasId(Protocol):
+    """The same of next hops and groups."""
+
+    @property
+    def id(self) -> int: ...
+
+
 def run_length(ops: Sequence[Op], first: int, limit: int) -> int:
     """How many ops from `first` on, at most `limit`, make one batch: one kind of object on one device."""
     things: list[Any] = [op.object for op in ops[first : first + limit]]
@@ -104,7 +111,15 @@ class Batch:
             for op, failure in zip(ops, results, strict=True):
                 if failure is not None:
                     self._mirror.refusals.add(op, failure, self._device)
+        elif isinstance(ops[0].object, NextHop | NextHopGroup):
+            self._note_hops(results)
         return results
+
+    def _note_hops(self, results: Sequence[Failure | None]) -> None:
+        """Which ids are not to be named, because somebody else's hop would be meant."""
+        lacking = self._mirror.lacking
+        for op, failure in zip(self._ops, results, strict=True) if lacking or any(results) else ():
+            (lacking.discard if failure is None else lacking.add)(cast(HasId, op.object).id)
 
     def _apply(self) -> list[Failure | None]:
         if any(objections := self._objections()):
@@ -150,7 +165,7 @@ class Batch:
     def _objections(self) -> list[Failure | None]:
         """Why ops can't be put to the kernel; nothing if all can."""
         missing = self._mirror.refusals.destinations() if self._ops[0].action == "remove" else set()
-        if not (self._elsewhere or missing):
+        if not (self._elsewhere or missing or self._mirror.lacking):
             return []
         return [self._objection(op, missing) for op in self._ops]
 
@@ -159,6 +174,8 @@ class Batch:
         isn't ours; or None. What could not be recognised as ours afterwards isn't made."""
         if waits(op, missing):
             return Failure(f"{asked(op)}: the route that is to take its place does not stand yet")
+        if op.action != "remove" and any(map(self._mirror.lacks, _hops_of(op.object))):
+            return Failure(f"{asked(op)}: its next hop could not be made")
         if op.action == "remove" or not self._elsewhere:
             return None
         if not isinstance(op.object, Route) or self._mirror.shared is None:
@@ -252,6 +269,13 @@ class Batch:
             if any(found is not None and found.key == route.key for found in ours):
                 return ""
         return "another route with this destination, table and metric"
+
+
+def _hops_of(thing: Object) -> tuple[int, ...]:
+    """The next hops that a route or a group names."""
+    if isinstance(thing, NextHopGroup):
+        return thing.members
+    return (thing.nexthop,) if isinstance(thing, Route) else ()
 
 
 def _action(op: Op, objects: Mapping[Key, Object]) -> str:
