@@ -34,6 +34,15 @@ def service(lab: Lab, verb: str, name: ServiceName, *hosts: str) -> None:
         do(getattr(services, verb)(lab.host(host), name))
 
 
+def whole(lab: Lab) -> None:
+    """Start what a test that failed has left dead."""
+    dead = [(host, name) for host in lab.hosts for name in host.host.services if host.running(name) is None]
+    for host, name in dead:
+        do(services.start(host, name))
+    if dead:
+        well(lab, *(host.name for host in lab.hosts if host.host.stacks is not None))
+
+
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +139,7 @@ def well(lab: Lab, *hosts: str) -> None:
 def _well(lab: Lab, host: str) -> None:
     def ill() -> str:
         told = discovered(lab, host).get("weft", {"complete": False})
-        said = show(lab, host, "router", "show", "status")
+        said = show(lab, host, "router", "show", "status") or {"health": "starting", "problems": []}
         complete = told.get("complete", True) and not problems(lab, host)
         return "" if complete and said["health"] == "ok" else f"{said['problems']}, discovery: {told}"
 

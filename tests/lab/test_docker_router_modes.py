@@ -20,6 +20,7 @@ from tests.lab.docker_router_lab import (
     routes,
     service,
     well,
+    whole,
 )
 from tests.lab.flannel_lab import address, answers
 from tests.lab.harness import do, failing, ip_json, lab_up, on, settle
@@ -73,6 +74,11 @@ def lab() -> Iterator[Lab]:
         settle(found)
         well(found, "e1", "d1", "g1")
         yield found
+
+
+@pytest.fixture(autouse=True)
+def all_run(lab: Lab) -> None:
+    whole(lab)
 
 
 def test_each_stack_reaches_those_of_its_own_mode(lab: Lab) -> None:

@@ -26,6 +26,7 @@ from tests.lab.docker_router_lab import (
     sockets,
     unrouted,
     well,
+    whole,
 )
 from tests.lab.flannel_lab import address, answers, counting, pinged
 from tests.lab.harness import example, failing, ip_json, lab_up, on, settle
@@ -40,6 +41,8 @@ pytestmark = needs_docker
 HOSTS = "abc"
 SUBNETS = {"a": "172.20.0.0/16", "b": "172.21.0.0/16", "c": "172.22.0.0/16"}
 ENDPOINTS = {"a": "172.31.0.11", "b": "172.31.0.12", "c": "172.31.0.13"}
+PLAIN = ("stack_id", "host_ip", "vxlan_endpoint", "vni", "last_seen", "status")
+"""What the document has in an entry of discovery.json."""
 OVERLAY = {"a": "192.168.100.1", "b": "192.168.100.2", "c": "192.168.100.3"}
 OTHERS = {"172.21.0.0/16": frozenset({"192.168.100.2"}), "172.22.0.0/16": frozenset({"192.168.100.3"})}
 """a's routes."""
@@ -52,6 +55,11 @@ def lab() -> Iterator[Lab]:
         settle(found)
         well(found, *HOSTS)
         yield found
+
+
+@pytest.fixture(autouse=True)
+def all_run(lab: Lab) -> None:
+    whole(lab)
 
 
 def test_the_containers_of_three_stacks_reach_each_other_through_the_tunnel(lab: Lab) -> None:
@@ -86,10 +94,10 @@ def test_the_documents_files(lab: Lab) -> None:
     found = discovered(lab, "a")
     assert found["version"] == 1
     assert found["last_update"].endswith("Z")
-    plain = ("stack_id", "host_ip", "vxlan_endpoint", "vni", "status")
-    assert [tuple(peer[key] for key in plain) for peer in found["peers"]] == [
-        ("stack-b", "172.31.0.12", "172.31.0.12:4789", 1000, "active"),
-        ("stack-c", "172.31.0.13", "172.31.0.13:4789", 1000, "active"),
+    last_seen = [peer["last_seen"] for peer in found["peers"]]
+    assert [tuple(peer[key] for key in PLAIN) for peer in found["peers"]] == [
+        ("stack-b", "172.31.0.12", "172.31.0.12:4789", 1000, last_seen[0], "active"),
+        ("stack-c", "172.31.0.13", "172.31.0.13:4789", 1000, last_seen[1], "active"),
     ]
     listed = json.loads((shared(lab, "a") / "routes.json").read_text())["routes"]
     keys = ("destination", "next_hop", "interface", "source")
@@ -147,7 +155,7 @@ def test_both_killed_and_the_router_restarted_under_traffic_lose_nothing(lab: La
         for host in "ab":
             service(lab, "kill", "router", host)
             service(lab, "start", "router", host)
-            counted(lab, host)
+            well(lab, host)
         assert routes(lab, "a") == OTHERS
         service(lab, "stop", "router", "b")
         service(lab, "start", "router", "b")
@@ -157,45 +165,39 @@ def test_both_killed_and_the_router_restarted_under_traffic_lose_nothing(lab: La
     assert failing(lab) == []
 
 
-def counted(lab: Lab, host: str) -> None:
-    until(lambda: health(lab, host, "router").get("route_count") == 2, f"{host} to have its routes", 20)
-
-
 def test_discovery_json_replaced_by_hand_broken_and_gone(lab: Lab) -> None:
     """With no discovery: what is written in its place holds, and what can't be read changes nothing."""
+    well(lab, "a")
     service(lab, "stop", "discovery", "a")
     held = routes(lab, "a")
     before = entries(lab, "a")
     assert held == OTHERS
     content = discovered(lab, "a")
-    more = {  # the document's own form
-        "stack_id": "stack-z",
-        "host_ip": "172.31.0.99",
-        "vxlan_endpoint": "172.31.0.99:4789",
-        "vni": 1000,
-        "last_seen": content["last_update"],
-        "status": "active",
-    }
-    replace(lab, "a", json.dumps(content | {"peers": [*content["peers"], more]}))
-    until(lambda: entries(lab, "a") == before | {(ZERO, "172.31.0.99")}, "the entry of the new peer", 5)
+    told = {peer["stack_id"]: peer for peer in content["peers"]}
+    told["stack-c"] = {key: told["stack-c"][key] for key in PLAIN}  # where c's router is, routing.yaml knows
+    replace(lab, "a", json.dumps(content | {"peers": list(told.values())}))
+    flooded = {entry for entry in before if entry[1] != ENDPOINTS["c"]} | {(ZERO, ENDPOINTS["c"])}
+    until(lambda: entries(lab, "a") == flooded, "c to be flooded to", 5)
     assert routes(lab, "a") == held
+    replace(lab, "a", json.dumps(content | {"peers": [told["stack-b"]]}))
+    until(lambda: "172.22.0.0/16" not in routes(lab, "a"), "c's network to be gone", 5)
     replace(lab, "a", json.dumps(content))
-    until(lambda: entries(lab, "a") == before, "the entry to be gone", 5)
+    until(lambda: (routes(lab, "a"), entries(lab, "a")) == (held, before), "all to be as it was", 5)
 
     for broken in ("", '{"version": 1, "peers": [', '{"version": 99, "peers": []}', "null"):
         replace(lab, "a", broken)
-        told(lab, "a", "discovery.json")
+        complains(lab, "a", "discovery.json")
         assert (routes(lab, "a"), entries(lab, "a")) == (held, before)
     (shared(lab, "a") / "discovery.json").unlink()
     service(lab, "restart", "router", "a")
-    told(lab, "a", "discovery.json")
+    complains(lab, "a", "discovery.json")
     assert (routes(lab, "a"), entries(lab, "a")) == (held, before), "even a router that knows nothing removes nothing"
     service(lab, "start", "discovery", "a")
     well(lab, "a")
     assert failing(lab) == []
 
 
-def told(lab: Lab, host: str, word: str) -> None:
+def complains(lab: Lab, host: str, word: str) -> None:
     """Returns when the router has a problem with that word in it."""
     until(lambda: word in str(show(lab, host, "router", "show", "status")["problems"]), f"{word} to be a problem", 5)
 

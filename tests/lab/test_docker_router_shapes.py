@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.docker_router_lab import QUICK, entries, peers, routed, routes, service, show, well
+from tests.lab.docker_router_lab import QUICK, entries, peers, routed, routes, service, show, well, whole
 from tests.lab.flannel_lab import address, answers, counting, pinged
 from tests.lab.harness import failing, ip_json, lab_up, settle
 from tests.support.eventually import until
@@ -82,6 +82,11 @@ def lab() -> Iterator[Lab]:
         settle(found)
         well(found, "m1", "v1")
         yield found
+
+
+@pytest.fixture(autouse=True)
+def all_run(lab: Lab) -> None:
+    whole(lab)
 
 
 def test_two_stacks_of_a_host_in_two_vnis(lab: Lab) -> None:
