@@ -1,5 +1,5 @@
-"""What `weft router` makes of discovery.json: who is reached, by which address, and what lies behind whom; every rule of
-routing.yaml against announcements, of several routers of a stack, of several stacks at one endpoint."""
+"""What `weft router` makes of discovery.json: who is reached, by which address, and what lies behind whom; every rule
+of routing.yaml against announcements, of several routers of a stack, of several stacks at one endpoint."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What holds of the router's overlays whatever stacks there are here and whatever peers say; and that a thousand of them
-take a moment."""
+"""What holds of the router's overlays whatever stacks there are here and whatever peers say; and that a thousand of
+them take a moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.build import PRIVATE
 from tests.support.stacks import NO_MAC, config, data, first, listing, peer, remote, scene, stack
 from weft.core.stacks import Options, Scene, Survey, survey
-from weft.model import Mac, Peer
+from weft.core.stacks_here import meet
+from weft.model import IPNetwork, Mac, Peer
 from weft.wire.routing import StackConfig
 
 SUBNETS = st.sampled_from(
@@ -67,26 +68,25 @@ def test_no_subnet_is_in_two_places_and_nothing_outside_of_what_is_allowed(
     found = survey(scene(*peers, stacks=stacks, options=options))
     own = [s for overlay in found.overlays for n in overlay.networks for s in n.subnets]
     spaces = [s for overlay in found.overlays for s in overlay.spaces]
-    claimed: list[tuple[str, object]] = []
+    claimed: list[tuple[str, str, IPNetwork]] = []
     for overlay in found.overlays:
-        several = {one.subnet: {end.id for end in one.ends} for one in overlay.multipath}
+        vni, several = overlay.me.vni, {one.subnet: [end.id for end in one.ends] for one in overlay.multipath}
         for node in overlay.nodes:
-            claimed.extend((f"{overlay.me.vni}/{n.stack}", s) for n in node.networks for s in n.subnets)
+            claimed.extend((f"{vni}/{n.stack}", f"{vni}/{node.id}", s) for n in node.networks for s in n.subnets)
             assert not several.keys() & {s for n in node.networks for s in n.subnets}
-        claimed.extend((f"{overlay.me.vni}/{overlay.owners[one.subnet]}", one.subnet) for one in overlay.multipath)
-        assert all(len(ends) > 1 and ends <= {node.id for node in overlay.nodes} for ends in several.values())
+        claimed.extend((f"{vni}/{overlay.owners[subnet]}", f"{vni}/{ends}", subnet) for subnet, ends in several.items())
+        assert all(len(ends) > 1 and {*ends} <= {node.id for node in overlay.nodes} for ends in several.values())
         addresses = [address for node in overlay.nodes for address in node.overlay]
         assert len(addresses) == len(set(addresses))
         assert not set(addresses) & set(overlay.me.overlay)
         assert all(any(a in space for space in overlay.spaces) for a in addresses)
         assert all(any(node.mac) or node.overlay for node in overlay.nodes)
-    for number, (party, one) in enumerate(claimed):
-        subnet = ip_network(str(one))
-        assert any(subnet.version == a.version and subnet.subnet_of(a) for a in PRIVATE)  # type: ignore[arg-type]
-        assert not any(subnet.overlaps(other) for other in [*own, *spaces])
-        for other_party, other in claimed[:number]:
-            assert one != other
-            assert party == other_party or not subnet.overlaps(ip_network(str(other)))
+    for number, (stack_, behind, subnet) in enumerate(claimed):
+        assert any(meet(subnet, allowed) and subnet.prefixlen >= allowed.prefixlen for allowed in PRIVATE)
+        assert not any(meet(subnet, other) for other in [*own, *spaces])
+        for other_stack, other_behind, other in claimed[:number]:
+            assert subnet != other
+            assert stack_ == other_stack or behind == other_behind or not meet(subnet, other)
 
 
 @given(MANY, HERE, OPTIONS, st.randoms(use_true_random=False))
