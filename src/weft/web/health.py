@@ -3,39 +3,19 @@ daemon has them to tell. Started by the daemons."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import msgspec
-from aiohttp import web
 
 from weft.errors import WeftError
-from weft.web.metrics import CONTENT_TYPE, Metric, exposition
-from weft.wire.health import HealthStatus
+from weft.web.lean import Answer, LeanServer
+from weft.web.lean import Page as Handler
+from weft.web.metrics import CONTENT_TYPE, exposition
+from weft.web.pages import WELL, HealthPage, Page, Pages
 
-WELL = frozenset({"healthy", "degraded"})
-"""Statuses that a load balancer may go on with: GET /health answers 200, otherwise 503."""
+__all__ = ["WELL", "HealthPage", "HealthServer", "Page", "Pages"]
 
-
-class HealthPage(HealthStatus, frozen=True, kw_only=True):
-    """GET /health: health_status.json, and what it has no place for. `uptime`: seconds. `peers`: other hosts by the way
-    that they are reached. `not_done`: objects that are not as planned."""
-
-    version: str
-    uptime: float
-    peers: dict[str, int]
-    routes: int
-    not_done: int
-    etcd_connected: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Pages:
-    """What else a daemon answers. `name`: what /healthz says is running. None: there is no such page (404)."""
-
-    name: str = "flanneld"
-    health: Callable[[], HealthPage] | None = None
-    metrics: Callable[[], list[Metric]] | None = None
+TEXT = "text/plain; charset=utf-8"
 
 
 class HealthServer:
@@ -45,44 +25,39 @@ class HealthServer:
     def __init__(self, host: str, port: int, unready: Callable[[], str], pages: Pages | None = None) -> None:
         self._host = host
         self._port = port
-        self._unready = unready
-        self._pages = pages or Pages()
-        self._runner: web.AppRunner | None = None
+        self._server = LeanServer(answers(unready, pages or Pages()))
 
     async def start(self) -> None:
         """Raises WeftError if the port can't be listened on."""
-        app = web.Application()
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            await self._server.listen(self._host, self._port)
         except OSError as error:
-            await self.stop()
             raise WeftError(f"/healthz can't listen on {self._host} port {self._port}: {error}") from error
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._server.stop()
 
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.Response(text=f"{self._pages.name} is running\n")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        reason = self._unready()
-        return web.Response(text=f"not ready: {reason}\n", status=503) if reason else web.Response(text="ready\n")
+def answers(unready: Callable[[], str], pages: Pages) -> Mapping[str, Handler]:
+    """By path."""
 
-    async def _health(self, _: web.Request) -> web.Response:
-        if self._pages.health is None:
-            raise web.HTTPNotFound
-        page = self._pages.health()
-        body = msgspec.json.encode(page)
-        return web.Response(body=body, status=200 if page.status in WELL else 503, content_type="application/json")
+    def healthz(_: Mapping[str, str]) -> Answer:
+        return Answer(f"{pages.name} is running\n".encode(), kind=TEXT)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        if self._pages.metrics is None:
-            raise web.HTTPNotFound
-        return web.Response(body=exposition(self._pages.metrics()).encode(), headers={"Content-Type": CONTENT_TYPE})
+    def readyz(_: Mapping[str, str]) -> Answer:
+        reason = unready()
+        return Answer(f"not ready: {reason}\n".encode(), 503, TEXT) if reason else Answer(b"ready\n", kind=TEXT)
+
+    def health(_: Mapping[str, str]) -> Answer:
+        assert pages.health is not None
+        page = pages.health()
+        return Answer(msgspec.json.encode(page), 200 if page.status in WELL else 503)
+
+    def metrics(_: Mapping[str, str]) -> Answer:
+        assert pages.metrics is not None
+        return Answer(exposition(pages.metrics()).encode(), kind=CONTENT_TYPE)
+
+    told: dict[str, Handler] = {"/healthz": healthz, "/readyz": readyz}
+    told.update({"/health": health} if pages.health is not None else {})
+    told.update({"/metrics": metrics} if pages.metrics is not None else {})
+    return told

@@ -10,8 +10,8 @@ from weft.agent.chronicle import Chronicle
 from weft.agent.journal import HealthFile, Journal
 from weft.agent.liveness import Liveness
 from weft.agent.vitals import Pulse
-from weft.web.health import HealthPage
 from weft.web.metrics import Metric, Readings, metrics_of
+from weft.web.pages import HealthPage
 from weft.wire.health import status_of
 
 
