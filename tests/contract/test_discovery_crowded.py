@@ -125,6 +125,7 @@ def test_what_is_told_to_the_host_alone_reaches_all_its_stacks(pair: list[Cable]
         return Host(cable, me, cable.settings(node=name, **OPEN, **told))
 
     with contextlib.ExitStack() as cleanup:
+        wire = cleanup.enter_context(listener(pair[1], (ADDRESS, SHARED), "239.1.1.1"))
         near = [cleanup.enter_context(host(pair[0], name, settings(pair[0]))) for name in names]
         for number, one in enumerate(near):
             one.until_ids(*(name for name in names if name != names[number]))
@@ -133,6 +134,12 @@ def test_what_is_told_to_the_host_alone_reaches_all_its_stacks(pair: list[Cable]
         for number, one in enumerate(near):
             one.until_ids(*(name for name in names if name != names[number]), "stack-d")
             assert not one.last.problems
+        said = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                said.append(wire.recv(65535)[:10])
+        assert (version == 6) == (not said)
+        assert b"weft-relay" not in said, "what is handed on stays on its host"
 
 
 def test_a_plain_program_beside_ours_hears_and_is_heard(pair: list[Cable]) -> None:
@@ -202,6 +209,7 @@ def test_a_hostile_host_changes_nothing_and_is_reported() -> None:
         until(lambda: first.refused(Refused.MALFORMED) == 2, "the rubbish to be counted")
         assert first.refused(Refused.DUPLICATE) == 1
         assert first.count("received.TABLE_SYNC") == 1
+        first.until(lambda last: len(last.problems) == 3, "three problems")
         assert first.last.items == known
         texts = first.texts()
         assert "claims to come from stack-b at 192.0.2.2" in texts
@@ -228,6 +236,7 @@ def test_with_a_key_nobody_plain_gets_in_and_a_recording_changes_nothing() -> No
             until(lambda: first.refused(Refused.REPEATED) + first.refused(Refused.REPLAYED), "it to be refused")
         with crowd(cables[2], "stack-c", key=b"wrong"):
             until(lambda: first.refused(Refused.WRONG_KEY), "the wrong key to be refused")
+        first.until(lambda last: "sealed with another key" in str(last.problems), "the problem")
         assert first.ids() == []
         assert "192.0.2.3 sends without a key" in first.texts()
 
