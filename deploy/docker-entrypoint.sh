@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts weft in its container, as a user of its own with NET_ADMIN alone.
+# Starts weft in its container, as a user of its own with NET_ADMIN alone; `weft discovery` with nothing at all.
 #
 #   docker-entrypoint.sh registrar --daemon     a verb of weft's, or one of the old script's options
 #   docker-entrypoint.sh sh                     any other program, with the same rights
@@ -10,7 +10,7 @@
 set -eu
 
 SOCKET=${DOCKER_HOST:-unix:///var/run/docker.sock}
-RUN_DIR=${RUN_DIR:-/var/run/flannel-registrar}
+DATA_DIR=${DATA_DIR:-/var/lib/docker-router}
 USER_ID=${WEFT_UID:-7600}
 readonly SETGID=6 SETUID=7 SETPCAP=8 NET_ADMIN=12 NET_RAW=13 # capability.h
 
@@ -34,8 +34,14 @@ true_word() {
     return 1
 }
 
-# health_status.json is what the registrar says of itself; the other daemons answer on their sockets.
+# health_status.json is what the registrar says of itself; docker-router's two answer GET /health, the other daemons on
+# their sockets.
 healthy() {
+    case " $(tr '\0' ' ' </proc/1/cmdline) " in
+        *" router "*) docker_router router "${HEALTH_PORT:-9478}" ;;
+        *" discovery "*) docker_router discovery "${HEALTH_PORT:-9477}" ;;
+    esac
+    RUN_DIR=${RUN_DIR:-/var/run/flannel-registrar}
     if [ -e "$RUN_DIR/health_status.json" ]; then
         exec python3 - "$RUN_DIR/health_status.json" "${MONITORING_INTERVAL:-300}" <<'PYTHON'
 import json, re, sys, time
@@ -55,14 +61,38 @@ PYTHON
     die "nothing of weft's runs here"
 }
 
+# Asks `weft $1` on port $2; without one (0), its socket, or whether discovery.json is kept up.
+docker_router() {
+    if [ "$2" -ne 0 ]; then
+        exec python3 - "${HEALTH_IP:-127.0.0.1}" "$2" <<'PYTHON'
+import json, sys, urllib.error, urllib.request
+host, port = sys.argv[1:]
+host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+url = f"http://[{host}]:{port}/health" if ":" in host else f"http://{host}:{port}/health"
+try:
+    told = json.load(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5))
+except urllib.error.HTTPError as error:
+    told = json.load(error)
+except OSError as error:
+    sys.exit(f"{url}: {error}")
+print(json.dumps(told))
+sys.exit(told["status"] not in ("healthy", "degraded", "starting"))
+PYTHON
+    fi
+    [ "$1" = discovery ] || exec /opt/weft/bin/weft router show status
+    [ -n "$(find "$DATA_DIR/discovery.json" -mmin -2 2>/dev/null)" ] ||
+        die "$DATA_DIR/discovery.json was not written for two minutes"
+    exit 0
+}
+
 # Makes the user and its groups, and prints the groups' numbers with commas. A number that is taken has its name kept.
 make_user() {
     getent group "$USER_ID" >/dev/null || echo "weft:x:$USER_ID:" >>/etc/group
     getent passwd "$USER_ID" >/dev/null || echo "weft:x:$USER_ID:$USER_ID:weft:/run/weft:/usr/sbin/nologin" >>/etc/passwd
     groups=$USER_ID
     path=${SOCKET#unix://}
-    if [ "$path" = "$SOCKET" ]; then
-        : # reached over the network
+    if [ "$path" = "$SOCKET" ] || [ "$VERB" = discovery ] || [ "$VERB" = router ]; then
+        : # reached over the network; or not at all, and not to be reached either
     elif [ -S "$path" ]; then
         gid=$(stat -c %g "$path")
         getent group "$gid" >/dev/null || echo "docker-host:x:$gid:weft" >>/etc/group
@@ -74,13 +104,23 @@ make_user() {
     echo "$groups"
 }
 
-# What the user must be able to write; weft flanneld writes subnet.env, too.
+# What the user must be able to write. A router's shared folder may well be mounted read-only.
+places() {
+    case "$VERB" in
+        discovery) echo "$DATA_DIR" ;;
+        router) echo "${RUN_DIR:-/run/docker-router}" /run/weft; [ ! -w "$DATA_DIR" ] || echo "$DATA_DIR" ;;
+        flanneld) echo "${RUN_DIR:-/var/run/flannel-registrar}" /run/weft /run/flannel ;; # subnet.env
+        *) echo "${RUN_DIR:-/var/run/flannel-registrar}" /run/weft ;;
+    esac
+}
+
 give() {
-    for path in "$RUN_DIR" /run/weft $([ "$VERB" != flanneld ] || echo /run/flannel); do
+    for path in $(places); do
         if ! { mkdir -p "$path" && chown -R "$USER_ID:$USER_ID" "$path"; }; then
             say "$path can't be given to user $USER_ID: is it mounted read-only?"
         fi
     done
+    [ "$VERB" != discovery ] || return 0
     # What iptables of the legacy kind needs, where this host uses it: its lock, its list of tables, a raw socket.
     if [ -n "$(cat /proc/net/ip_tables_names 2>/dev/null)" ]; then
         say "this host's firewall rules are of iptables' legacy kind, which only root can read: set RUN_AS_ROOT=true." \
@@ -88,7 +128,7 @@ give() {
     fi
 }
 
-# Gives up everything but NET_ADMIN, as far as this container lets that be given up.
+# Gives up everything but NET_ADMIN (and that, too, where nothing needs it), as far as this container lets it be given up.
 as_weft() {
     if ! has CapEff $SETGID || ! has CapEff $SETUID; then
         say "the user can't be changed without SETUID and SETGID; staying root, with no other capability than this" \
@@ -98,7 +138,7 @@ as_weft() {
     groups=$(make_user)
     give
     caps=-all
-    ! has CapBnd $NET_ADMIN || caps=$caps,+net_admin
+    [ "$VERB" = discovery ] || ! has CapBnd $NET_ADMIN || caps=$caps,+net_admin
     case " $* " in # what pings
         *" diagnose "* | *" --diagnose "* | *" leases "*) ! has CapBnd $NET_RAW || caps=$caps,+net_raw ;;
     esac
@@ -111,13 +151,18 @@ as_weft() {
 
 [ "${1:-}" != --healthy ] || healthy
 case "${1:-}" in
+    /app/*) verb=${1#/app/}; shift; set -- "$verb" "$@" ;;
+esac
+case "${1:-}" in
     "") set -- registrar --daemon ;;
     -*) set -- registrar "$@" ;; # the old script's options
 esac
 VERB=$1
 command -v "$1" >/dev/null || set -- /opt/weft/bin/weft "$@"
 
-if ! has CapBnd $NET_ADMIN; then
+if [ "$VERB" = discovery ]; then
+    [ "$(id -u)" -eq 0 ] || exec "$@"
+elif ! has CapBnd $NET_ADMIN; then
     say "this container may not change routes: give it NET_ADMIN (cap_add: [NET_ADMIN]) and network_mode: host." \
         "Starting all the same; each change will be refused"
 fi

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.support import image
 from tests.support.docker_engine import DockerEngine, docker_engine
@@ -267,3 +269,123 @@ def test_the_registrar_does_its_work_from_it(bench: Bench, tmp_path: Path) -> No
 def route(ns: Namespace, subnet: str) -> bool:
     """Whether there is a route of the registrar's to it."""
     return any(one.get("metric") in REGISTRAR_METRICS for one in ns.ip_json(f"route show {subnet} proto 76"))
+
+
+COMPOSE = image.ROOT / "deploy" / "compose"
+
+
+def run_words(service: dict[str, Any], outside: dict[str, str]) -> list[str]:
+    """`docker run` of a service as its Compose file has it, where the shell has `outside`."""
+    outside = {"ROUTING_CONFIG": str(COMPOSE / "routing.yaml"), **outside}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: outside.get(m[1]) or m[2], text)
+
+    words = ["--detach", "--name", service["container_name"], "--network", service["network_mode"]]
+    words += ["--user", service["user"]] if "user" in service else []
+    words += ["--read-only"] if service.get("read_only") else []
+    for option, key in (
+        ("--cap-drop", "cap_drop"),
+        ("--cap-add", "cap_add"),
+        ("--security-opt", "security_opt"),
+        ("--volume", "volumes"),
+        ("--env", "environment"),
+    ):
+        words += [word for value in service.get(key, ()) for word in (option, filled(value))]
+    return [*words, service["image"], *service.get("command", ())]
+
+
+@contextlib.contextmanager
+def stack_b(ns: Namespace, folder: Path) -> Iterator[None]:
+    """`weft discovery` and `weft router` of this tree, on the host beside."""
+    environment = {
+        "STACK_ID": "stack-b",
+        "VNI": "1000",
+        "VXLAN_SUBNET": "192.168.100.0/24",
+        "LOCAL_VXLAN_IP": "192.168.100.2",
+        "NETWORKS": "internal=172.21.0.0/16",
+        "HOST_IP": "192.0.2.2",
+        "DATA_DIR": str(folder / "data"),
+        "RUN_DIR": str(folder / "run"),
+        "WEFT_SOCKET": str(folder / "router.sock"),
+        "ROUTING_CONFIG": str(folder / "none.yaml"),
+        "HEALTH_PORT": "0",
+    }
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    command = ["setpriv", "--pdeathsig", "KILL", "env", *settings, sys.executable, "-m", "weft.cli.main"]
+    with open(folder / "log", "wb") as out:
+        processes = [
+            subprocess.Popen(ns.command(*command, verb), stdout=out, stderr=out) for verb in ("discovery", "router")
+        ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)
+
+
+def no_route(bench: Bench, subnet: str) -> bool:
+    return not bench.a.ip_json(f"route show {subnet}")
+
+
+def test_docker_router_in_two_containers_as_its_compose_file_has_it(bench: Bench, tmp_path: Path) -> None:
+    services = yaml.safe_load((COMPOSE / "docker-router.yml").read_text())["services"]
+    with stack_b(bench.b, tmp_path):
+        for name in ("discovery", "router"):
+            bench.docker("run", *run_words(services[name], {"HOST_IP": "192.0.2.1"}))
+        try:
+            until(lambda: bench.a.ip_json("route show 172.21.0.0/16"), "the route to stack-b", 30)
+            until(lambda: bench.b.ip_json("route show 172.20.0.0/16"), "its route to here", 30)
+        except AssertionError as error:
+            logs = bench.docker("logs", "discovery") + bench.docker("logs", "router")
+            raise AssertionError(logs + (tmp_path / "log").read_text()) from error
+        for name, caps in (("discovery", 0), ("router", NET_ADMIN)):
+            told = status_of(bench.docker("exec", name, "cat", "/proc/1/status"))
+            assert told["Uid"].split() == told["Gid"].split() == ["7600"] * 4, name
+            assert [int(told[kind], 16) for kind in ("CapEff", "CapPrm", "CapBnd", "CapAmb")] == [caps] * 4, name
+            assert told["NoNewPrivs"] == "1"
+        folder = "/var/lib/docker-router"
+        assert bench.docker("exec", "discovery", "stat", "-c", "%a %u", f"{folder}/discovery.json") == "640 7600\n"
+        assert "Read-only file system" in bench.docker("exec", "router", "touch", f"{folder}/x", check=False)
+        assert "not permitted" in bench.docker(
+            *("exec", "--user", "0", "discovery", "ip", "link", "add", "x", "type", "dummy"), check=False
+        )
+        assert "stack-b" in bench.docker("exec", "router", "/app/router", "show", "peers")
+        assert "172.21.0.0/16" in bench.docker("exec", "router", "/app/router", "show", "routes")
+        assert "stack-b" in bench.docker("exec", "discovery", "/app/discovery", "show", check=False)
+        routes = json.loads(bench.docker("exec", "router", "cat", "/run/docker-router/routes.json"))["routes"]
+        assert [route["destination"] for route in routes] == ["172.21.0.0/16"]
+        for name in ("router", "discovery"):
+            bench.docker("exec", "-e", "HEALTH_PORT=0", name, "docker-entrypoint.sh", "--healthy")
+        bench.docker("rm", "--force", "discovery")
+        bench.docker("stop", "--time", "10", "router")
+        assert json.loads(bench.docker("inspect", "router"))[0]["State"]["ExitCode"] == 0
+        assert bench.a.ip_json("route show 172.21.0.0/16"), "routes stay"
+        bench.docker("rm", "router")
+
+
+def test_docker_router_in_one_container(bench: Bench, tmp_path: Path) -> None:
+    (service,) = yaml.safe_load((COMPOSE / "docker-router-simple.yml").read_text())["services"].values()
+    with contextlib.suppress(AssertionError):
+        bench.a.ip("link delete vxlan1000")
+    assert no_route(bench, "172.21.0.0/16")
+    with stack_b(bench.b, tmp_path):
+        bench.docker("run", *run_words(service, {"HOST_IP": "192.0.2.1"}))
+        try:
+            until(lambda: bench.a.ip_json("route show 172.21.0.0/16"), "the route to stack-b", 30)
+        except AssertionError as error:
+            raise AssertionError(bench.docker("logs", "router")) from error
+        assert "stack-b" in bench.docker("exec", "router", "/app/router", "show", "peers")
+        assert "stack-b" in bench.docker("exec", "router", "/app/discovery", "show", check=False)
+        script = """
+            for p in /proc/[0-9]*; do
+                ! tr '\\0' ' ' <$p/cmdline | grep -q 'main discovery $' || cat $p/status
+            done
+        """
+        told = status_of(bench.docker("exec", "router", "sh", "-c", script))
+        assert int(told["CapEff"], 16) == int(told["CapPrm"], 16) == 0, "discovery gives up what the container has"
+        bench.docker("stop", "--time", "10", "router")
+        assert json.loads(bench.docker("inspect", "router"))[0]["State"]["ExitCode"] == 0
+        bench.docker("rm", "router")

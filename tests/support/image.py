@@ -25,20 +25,29 @@ IMAGE = "flannel-registrar"
 PACKAGES = "python3,python3-venv,iptables,iproute2"
 """What the image is made of, and what is needed to build it (python3-venv)."""
 UNREAD = ("man", "doc", "locale", "info")
+ROUTER_TARGETS = ("docker-router-discovery", "docker-router")
+"""Targets of the Dockerfile, and what the images are called in docker-router's Compose files."""
 COPIED = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE", "deploy", "src")
 FETCH = 300.0
 
 
 def build(engine: DockerEngine, folder: Path, *options: str) -> str:
-    """Build IMAGE from this tree, in `folder`; what docker printed."""
+    """Build IMAGE and docker-router's from this tree, in `folder`; what docker printed."""
     with ThreadPoolExecutor() as pool:
         base, wheels = pool.submit(_base), pool.submit(_wheels)
         _context(folder)
         shutil.copytree(wheels.result(), folder / "wheels")
         with open(base.result(), "rb") as tar:
             _docker(engine, ["import", "-", BASE], stdin=tar.fileno())
+    said = _build(engine, folder, IMAGE, *options)
+    for target in ROUTER_TARGETS:  # all their layers are there already
+        _build(engine, folder, target, "--target", target, *options)
+    return said
+
+
+def _build(engine: DockerEngine, folder: Path, name: str, *options: str) -> str:
     arguments = ["--build-arg", f"BASE={BASE}", "--build-arg", "WIREGUARD=", *options]
-    return _docker(engine, ["build", "--network", "none", "-t", IMAGE, *arguments, str(folder)])
+    return _docker(engine, ["build", "--network", "none", "-t", name, *arguments, str(folder)])
 
 
 def _docker(engine: DockerEngine, words: list[str], stdin: int = subprocess.DEVNULL) -> str:

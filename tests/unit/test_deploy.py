@@ -15,12 +15,15 @@ import yaml
 
 from weft import settings
 from weft.cli.main import VERBS, weft
-from weft.settings import flanneld, registrar
+from weft.settings import discovery, flanneld, registrar, router
+from weft.wire.routing import decode_routing
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 COMPOSE = sorted((DEPLOY / "compose").glob("*.yml"))
+SECURE, SIMPLE = DEPLOY / "compose" / "docker-router.yml", DEPLOY / "compose" / "docker-router-simple.yml"
+SINGLE = [path for path in COMPOSE if path not in (SECURE, SIMPLE)]
 GIVEN = re.compile(r"\$\{(\w+):-([^}]*)\}")
 OLD_README = """
 ETCD_ENDPOINT=http://192.168.4.88:2379
@@ -43,11 +46,16 @@ def service(path: Path) -> dict[str, Any]:
 
 def environment(path: Path, outside: dict[str, str] | None = None) -> dict[str, str]:
     """What the container gets where the shell has `outside`."""
-    lines = (GIVEN.sub(lambda m: (outside or {}).get(m[1]) or m[2], line) for line in service(path)["environment"])
+    return given_to(service(path), outside)
+
+
+def given_to(found: dict[str, Any], outside: dict[str, str] | None = None) -> dict[str, str]:
+    """The same, of a service."""
+    lines = (GIVEN.sub(lambda m: (outside or {}).get(m[1]) or m[2], line) for line in found["environment"])
     return dict(line.split("=", 1) for line in lines)
 
 
-@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.stem)
 def test_a_compose_file_asks_for_what_is_needed_and_no_more(path: Path) -> None:
     found = service(path)
     assert found["network_mode"] == "host"
@@ -83,6 +91,87 @@ def test_the_other_daemons_read_every_variable_of_theirs() -> None:
         assert given.keys() <= known, path
     settings.load(environment(DEPLOY / "compose" / "agent.yml"))
     flanneld.load((), environment(DEPLOY / "compose" / "flanneld.yml"))
+
+
+DOCUMENT = {
+    "discovery": """
+        STACK_ID=stack-a
+        VNI=1000
+        DISCOVERY_MODE=etcd
+        ETCD_ENDPOINTS=10.0.1.100:2379,10.0.1.101:2379
+        ETCD_PREFIX=/docker-router/discovery
+        ETCD_LEASE_TTL=30
+    """,
+    "router": """
+        STACK_ID=stack-a
+        VNI=1000
+        VXLAN_SUBNET=192.168.100.0/24
+        LOCAL_VXLAN_IP=192.168.100.1
+    """,
+}
+"""The environments in the docker-router document's Compose file."""
+
+
+def test_docker_routers_two_containers_have_what_they_need_and_no_more() -> None:
+    services = yaml.safe_load(SECURE.read_text())["services"]
+    control, plane = services["discovery"], services["router"]
+    for found in (control, plane):
+        assert (found["network_mode"], found["restart"]) == ("host", "unless-stopped")
+        assert "privileged" not in found
+        assert not any("docker.sock" in volume for volume in found["volumes"])
+    assert (control["cap_drop"], control.get("cap_add")) == (["ALL"], None)
+    assert (control["user"], control["read_only"], control["security_opt"]) == (
+        "7600:7600",
+        True,
+        ["no-new-privileges:true"],
+    )
+    assert plane["cap_add"] == ["NET_ADMIN"]
+    assert plane["volumes"][0] == f"{control['volumes'][0]}:ro", "the one thing that they share"
+    (single,) = yaml.safe_load(SIMPLE.read_text())["services"].values()
+    assert (single["network_mode"], single["cap_add"]) == ("host", ["NET_ADMIN"])
+    assert single["command"] == ["router", "--with-discovery"]
+
+
+def test_docker_routers_files_are_read_to_the_last_variable() -> None:
+    services = yaml.safe_load(SECURE.read_text())["services"]
+    (single,) = yaml.safe_load(SIMPLE.read_text())["services"].values()
+    both = discovery.VARIABLES | router.VARIABLES
+    assert given_to(services["discovery"]).keys() <= discovery.VARIABLES
+    assert given_to(services["router"]).keys() <= router.VARIABLES
+    assert given_to(single).keys() <= both
+    for name, load in (("discovery", discovery.load), ("router", router.load)):
+        assert load(given_to(services[name]))[1] == ()
+        assert load(given_to(single))[1] == ()
+        document = dict(line.strip().split("=", 1) for line in DOCUMENT[name].split())
+        given = given_to(services[name], document)
+        assert document.items() <= given.items(), "what stands in a shell or .env file gets there"
+        loaded, remarks = load(given)
+        assert (loaded.stack_id, loaded.vni, remarks) == ("stack-a", 1000, ())
+
+
+def test_docker_routers_routing_yaml_says_all_that_the_two_must_know() -> None:
+    (stack,) = decode_routing((DEPLOY / "compose" / "routing.yaml").read_text()).stacks
+    assert (stack.stack_id, stack.vni) == ("stack-a", 1000)
+    for path in (SECURE, SIMPLE):
+        assert "${ROUTING_CONFIG:-./routing.yaml}:/etc/docker-router/routing.yaml:ro" in path.read_text()
+    subnet = yaml.safe_load(SECURE.read_text())["networks"]["internal"]["ipam"]["config"][0]["subnet"]
+    assert GIVEN.sub(r"\2", subnet) == str(stack.networks[0].subnets[0])
+
+
+@pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="needs systemd: run scripts/setup as root")
+def test_docker_routers_units_run_as_users_of_their_own_that_share_a_group(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    conf = DEPLOY / "systemd" / "weft-docker-router.conf"
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", str(conf)], check=True, capture_output=True, timeout=60)
+    groups = {line.split(":")[0]: line.split(":")[3] for line in (tmp_path / "etc" / "group").read_text().splitlines()}
+    units = {name: (DEPLOY / "systemd" / f"weft-{name}.service").read_text() for name in ("discovery", "router")}
+    for name, unit in units.items():
+        assert f"User=weft-{name}\nGroup=docker-router\n" in unit
+        assert f"weft-{name}" in groups["docker-router"].split(",")
+        assert "NoNewPrivileges=yes" in unit
+    assert "\nCapabilityBoundingSet=\n" in units["discovery"]
+    assert "\nCapabilityBoundingSet=CAP_NET_ADMIN\nNo" in units["router"]
+    assert [name for name in units if "StateDirectory=" in units[name]] == ["discovery"], "it has one owner"
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
@@ -124,7 +213,7 @@ def test_enabling_both_services_as_the_old_readme_says_is_no_error(tmp_path: Pat
 
 
 def test_the_scripts_are_sound() -> None:
-    for script in (DEPLOY / "docker-entrypoint.sh", DEPLOY / "register-docker-networks.sh"):
+    for script in sorted(DEPLOY.glob("*.sh")):
         assert script.stat().st_mode & 0o111
         if shutil.which("shellcheck"):
             done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True, check=False)
