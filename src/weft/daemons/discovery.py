@@ -47,7 +47,7 @@ class DiscoveryDaemon:
         self.settings = settings
         self._means = settings.means
         self._instance = secrets.token_hex(8)
-        self.scribe = Scribe()
+        self.scribe = Scribe("DATA_DIR", 0o640)
         self.journal = Journal(settings.data, self.scribe)
         self.routing = RoutingFile(settings)
         self.world = DiscoveryWorld(
