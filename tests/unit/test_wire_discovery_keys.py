@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.test_wire_router import STAMP, labels, node, nodes, routers
@@ -24,6 +27,7 @@ from weft.wire.discovery_keys import (
     time_text,
     values,
 )
+from weft.wire.router import encode_hello, read_node
 
 DOCUMENT = {
     "host_ip": b"10.0.1.5",
@@ -44,6 +48,7 @@ PLAIN = Node(
 )
 
 
+@example(replace(node(), id='"a" ', stack=" 'a'"), False, 0)
 @given(nodes() | routers(), st.booleans(), st.integers(0, 4_000_000_000))
 def test_every_node_comes_back(me: Node, departed: bool, wall: int) -> None:
     assert read(me.id, values(me, STAMP, wall, departed)) == Registration(
@@ -165,3 +170,14 @@ def test_what_nobody_would_believe_is_not_written() -> None:
 
 def test_times_are_the_documents() -> None:
     assert time_text(SEEN + 0.9) == "2024-01-15T10:30:00Z"
+
+
+def test_the_pages_examples_are_what_is_written() -> None:
+    """docs/discovery-etcd.md and docs/discovery-multicast.md."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "discovery-etcd.md").read_text().split("## Keys")[1].split("The first four")[0]
+    assert set(re.findall(r"(?:stack-a/|^ +)([a-z_]+) {3,}", page, re.M)) == NAMES
+    example = (docs / "discovery-multicast.md").read_text().split("beyond them:")[1].split("\n\n")[1]
+    hello = read_node(example.encode(), "multicast")
+    assert hello.stack == ""
+    assert json.loads(encode_hello(hello, STAMP)[0])["weft"].keys() == json.loads(example)["weft"].keys()

@@ -116,7 +116,8 @@ def read(peer_id: str, fields: Mapping[str, bytes]) -> Registration:
     if missing:
         raise IncompleteError(f"{' and '.join(missing)} of {peer_id} not there")
     try:
-        return _read(peer_id, {name: _text(fields[name]) for name in NAMES if name in fields})
+        text = bytes.decode if WEFT in fields else _unquoted  # weft's own are exact: a name may have quotation marks
+        return _read(peer_id, {name: text(fields[name]) for name in NAMES if name in fields})
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise WireError(f"the keys of {peer_id} can't be read: {error}") from error
 
@@ -166,7 +167,7 @@ def _plain(raw: schema.Hello, endpoint: str) -> Node:
     return plain_node(hello, SOURCE, int(match[2] or match[4]))
 
 
-def _text(value: bytes) -> str:
+def _unquoted(value: bytes) -> str:
     """ValueError if it is no UTF-8."""
     text = value.decode().strip()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
