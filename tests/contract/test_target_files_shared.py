@@ -270,10 +270,8 @@ def test_a_folder_that_becomes_read_only_and_writable_again(tmp_path: Path) -> N
     script = "write(10); sh('mount -o remount,ro .'); write(20); sh('mount -o remount,rw .'); write(20)"
     first, read_only, again = on_a_disk(tmp_path, "rw", script)
     assert first == (None, BOTH, 10)
-    assert read_only[0] == (
-        f"add {tmp_path}/discovery.json: Read-only file system ({tmp_path}/discovery.lock); mount its folder so that "
-        "it can be written"
-    )
+    assert str(read_only[0]).startswith(f"add {tmp_path}/discovery.json: Read-only file system")
+    assert str(read_only[0]).endswith("; mount its folder so that it can be written")
     assert read_only[2] == 10
     assert again == (None, BOTH, 20)
 

@@ -140,6 +140,32 @@ def test_one_that_is_removed_again_and_again(tmp_path: Path, monkeypatch: pytest
         FolderClaim(tmp_path, []).__enter__()
 
 
+READ_ONLY = """
+import os, subprocess, sys
+from pathlib import Path
+from weft.agent.folder import FolderClaim
+folder = sys.argv[1]
+with FolderClaim(Path(folder), ["stack-a"]):
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+print(os.listdir(folder))
+try:
+    FolderClaim(Path(folder), ["stack-a"]).__enter__()
+    print("held: the file is there")
+    os.unlink(folder + "/x")
+except Exception as error:
+    print(error)
+"""
+
+
+@needs_root
+def test_who_holds_it_does_not_keep_the_disk_from_becoming_read_only(tmp_path: Path) -> None:
+    shell = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", shell, str(tmp_path), sys.executable, "-c", READ_ONLY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[0] == "['lock.json']", done.stderr
+    assert "Read-only file system" in done.stdout
+
+
 FULL = """
 import sys
 from pathlib import Path

@@ -110,8 +110,9 @@ class FolderClaim:
     def _tell(self) -> None:
         since = datetime.fromtimestamp(self._wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         body = msgspec.json.encode(Owner(os.getpid(), self._stack_ids, since)) + b"\n"
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            os.ftruncate(self._held, 0)
-            os.pwrite(self._held, body, 0)
+            with open(os.open(self.path, flags), "wb", buffering=0) as file:
+                file.write(body)
         except OSError as error:
             self.problem = f"{self.path} can't be written: {error.strerror or error}"

@@ -39,8 +39,9 @@ def locked(path: str, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def open_lock(path: str, mode: int = MODE) -> int:
-    """A descriptor of a regular file, made if there is none. Never waits. Raises OSError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    """A descriptor of a regular file, made if there is none. Never waits. Raises OSError. To read only, which is enough
+    for a lock: with a file that is open to be written, nobody can remount the file system read-only."""
+    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(path, flags, mode)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
