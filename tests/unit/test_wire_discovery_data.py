@@ -186,7 +186,7 @@ def test_an_ipv6_endpoint(written: str | None, port: int) -> None:
         ({"last_seen": "2024-01-15T10:30:00"}, "timezone"),
         ({"status": "asleep"}, "Invalid enum value 'asleep'"),
         ({"networks": ["172.20.0.1/16"]}, "172.20.0.1/16 has host bits set"),
-        ({"networks": ["10.0.0.0/8"] * 8193}, "8193 networks, and 8192 is the limit"),
+        ({"networks": ["10.0.0.0/8"] * 65537}, "65537 networks, and 65536 is the limit"),
         ({"weft": {"mac": "ff:ff:ff:ff:ff:ff"}}, "is not the address of one interface"),
         ({"weft": {"mac": "00:00:00:00:00:00"}}, "is not the address of one interface"),
         ({"weft": {"mtu": 40}}, "an MTU of 40"),

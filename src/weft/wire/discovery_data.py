@@ -27,8 +27,8 @@ from weft.wire import texts
 LONGEST = 64 << 20
 """Octets: 100,000 peers of the usual size."""
 MAX_PEERS = 1 << 16
-MAX_NETWORKS = 1 << 13
-"""Of one peer: enough for its widest announcement, and read in no time."""
+MAX_NETWORKS = 1 << 16
+"""Of one peer: more than any announcement has room for (256 datagrams). How many are routed to is the router's say."""
 MAX_PROBLEMS = 50
 DEFAULT_PORT = 4789
 FILE = "discovery.json"
