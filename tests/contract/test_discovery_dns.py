@@ -174,6 +174,17 @@ async def test_an_alias_that_leads_here_is_good_enough(server: Bind) -> None:
     assert server.records() == before
 
 
+async def test_a_wildcard_is_nobodys_claim(server: Bind) -> None:
+    server.update('update add *.example.com. 60 TXT "v=spf1 -all"', "update add *.example.com. 60 A 198.51.100.7")
+    before = server.records()
+    async with Stage(server, plain=True) as stage:
+        a, b = stage.host(router("a", 1)), stage.host(router("b", 2))
+        assert (await b.sees("a")).problems == ()
+        await a.sees("b")
+        assert ("a.example.com.", "A", "192.0.2.1") in server.records()
+    assert server.records() == before
+
+
 async def test_a_restart_without_memory_goes_on_with_its_own_records(server: Bind) -> None:
     async with Stage(server) as stage:
         a, b = stage.host(router("a", 1)), stage.host(router("b", 2))

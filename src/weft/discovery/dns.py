@@ -21,10 +21,11 @@ from weft.discovery.dns_register import Registrar
 from weft.discovery.tally import Complaints
 from weft.errors import DiscoveryError, WireError
 from weft.model import Known, Node
+from weft.wire.dns import name_text
 
 RETRY = 1.0
 """Seconds to the next attempt after the first failure; doubling up to the update interval."""
-LEAST = 0.5
+LEAST = 1.0
 """Seconds at least between two rounds, whatever a TTL says."""
 FAREWELL = 5.0
 """Seconds that taking out our records may take at the end."""
@@ -152,7 +153,8 @@ class Dns:
                 failures = 1 if found.unanswered else 0
                 self._complaints.clear("look", self._settings.domain)
                 if found.unanswered:
-                    text = f"{len(found.unanswered)} records can't be looked up, among them {min(found.unanswered)!r}"
+                    some = name_text(min(found.unanswered))
+                    text = f"{len(found.unanswered)} names can't be looked up, among them {some}: their peers stay"
                     self._complaints.report("look", self._settings.domain, text)
                 if not self._book.take(found):
                     self._register_now.set()

@@ -152,7 +152,7 @@ class Registration:
         ]
         added += [Record(names.host, FAMILY[a.version], a) for a in me.endpoints if FAMILY[a.version].lower() in made]
         wanted = {(record.rtype, record.value) for record in added}
-        removed = [one for one in _old(own, names, standing) if (one.rtype, one.value) not in wanted]
+        removed = [one for one in _old(own, names) if (one.rtype, one.value) not in wanted]
         return Change(_as_it_is(names, standing), tuple(removed), tuple(added))
 
     def withdrawal(self, me: Node, names: Names, standing: Standing) -> Change | None:
@@ -164,7 +164,7 @@ class Registration:
         }
         if not own:
             return None
-        removed = list(_old(own, names, standing))
+        removed = list(_old(own, names))
         if not any(strings not in own and _is_weft(strings) for strings in standing.txt):
             removed.append(Record(names.service, "PTR", names.stack))
         return Change(_as_it_is(names, standing), tuple(removed), ())
@@ -245,8 +245,8 @@ def _same(srv: Srv, others: Collection[Srv]) -> bool:
     return any(replace(one, target=folded(one.target)) == srv for one in others)
 
 
-def _old(own: Mapping[Strings, Entry | None], names: Names, standing: Standing) -> Iterator[Record]:
-    """What earlier claims on the id added, as far as it is still there."""
+def _old(own: Mapping[Strings, Entry | None], names: Names) -> Iterator[Record]:
+    """What earlier claims on the id added."""
     for strings, entry in own.items():
         yield Record(names.stack, "TXT", strings)
         if entry is None:
@@ -254,7 +254,7 @@ def _old(own: Mapping[Strings, Entry | None], names: Names, standing: Standing) 
         for srv in _made_srv([entry], names):
             yield Record(names.service, "SRV", srv)
         for address in entry.node.endpoints:
-            if FAMILY[address.version].lower() in entry.made and address in standing.addresses:
+            if FAMILY[address.version].lower() in entry.made:
                 yield Record(names.host, FAMILY[address.version], address)
 
 

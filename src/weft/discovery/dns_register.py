@@ -7,14 +7,16 @@ import asyncio
 from dataclasses import replace
 
 from weft.discovery.dns_claim import Change, Conflict, Names, Registration, Standing
-from weft.discovery.dns_client import Client
+from weft.discovery.dns_client import Answer, Client
 from weft.discovery.dns_options import DnsSettings
 from weft.errors import DiscoveryError
 from weft.model import IPAddress, Node
-from weft.wire.dns import Name, Srv, folded, name_text
+from weft.wire.dns import Name, RecordType, Srv, fields, folded, is_entry, name_text
 
 ATTEMPTS = 4
 """An update fails if another host changed the stack's records since we looked: look again, so often."""
+NOBODY = b"weft-looks-for-wildcards"
+"""A label that nobody has."""
 
 
 class Registrar:
@@ -73,15 +75,35 @@ class Registrar:
                 self._claim.written = False
                 return
 
+    async def _really(self, name: Name, rtype: RecordType) -> Answer:
+        """What stands at the name itself: what any other name there has as well comes from a wildcard (RFC 4592), which
+        is nobody's claim, and which a prerequisite does not see."""
+        answer = await self._client.ask(name, rtype)
+        if not (answer.records or answer.alias) or self._is_mine(answer):
+            return answer
+        other = await self._client.ask((NOBODY, *name[1:]), rtype)
+        same = {record.value for record in other.records} == {record.value for record in answer.records}
+        return replace(answer, records=(), alias=False) if same and other.alias == answer.alias else answer
+
+    def _is_mine(self, answer: Answer) -> bool:
+        """As it is mostly: there is nothing to find out."""
+        mine = self._held.endpoints if self._held is not None and self._claim.written else ()
+        return all(
+            record.value in mine or (isinstance(record.value, tuple) and is_entry(fields(record.value)))
+            for record in answer.records
+        )
+
     async def _update(self, change: Change) -> bool:
         if self._zone is None:
             self._zone = await self._client.zone_of((*change.expected[0].name,))
         return await self._client.update(self._zone, change, self._settings.ttl)
 
     async def _standing(self, names: Names) -> Standing:
-        ask = self._client.ask
         txt, srv, a, aaaa = await asyncio.gather(
-            ask(names.stack, "TXT"), ask(names.service, "SRV"), ask(names.host, "A"), ask(names.host, "AAAA")
+            self._really(names.stack, "TXT"),
+            self._client.ask(names.service, "SRV"),
+            self._really(names.host, "A"),
+            self._really(names.host, "AAAA"),
         )
         records = [record.value for record in srv.records if isinstance(record.value, Srv)]
         addresses: set[IPAddress] = set()
