@@ -17,6 +17,7 @@ import pytest
 from tests.support.eventually import until
 from tests.support.namespace import Namespace, namespace
 from tests.support.needs import needs_root
+from weft.daemons.pair import environment_of
 from weft.settings import discovery, router
 from weft.wire.discovery_data import decode
 
@@ -171,6 +172,13 @@ def test_both_run_in_one_container_and_what_is_killed_is_started_again(host: Nam
         assert process.wait(20) == 0
         assert "vxlan1000" in host.ip("-br link"), "what was set up stays"
     assert all(not Path("/proc", str(pid)).exists() for pid in before.values())
+
+
+def test_one_health_port_is_two() -> None:
+    assert environment_of("discovery", {"HEALTH_PORT": "9000", "A": "b"}) == {"HEALTH_PORT": "9000", "A": "b"}
+    assert environment_of("router", {"HEALTH_PORT": "9000", "A": "b"}) == {"HEALTH_PORT": "9001", "A": "b"}
+    assert environment_of("router", {"HEALTH_PORT": "0"}) == {"HEALTH_PORT": "0"}
+    assert environment_of("router", {}) == {}
 
 
 @needs_root

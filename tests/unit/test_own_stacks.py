@@ -141,6 +141,7 @@ def test_static_peers() -> None:
     [
         ("10.0.2.6", "'10.0.2.6': it is not STACK=ADDRESS"),
         ("=10.0.2.6", "it is not STACK=ADDRESS"),
+        ("b=127.0.0.1", "127.0.0.1 is an address that this host can't send to another one at"),
         ("b=10.0.2.6.7", "'10.0.2.6.7' does not appear to be an IPv4 or IPv6 address"),
         ("b=10.0.2.6+172.21.0.1/16", "has host bits set"),
         ("b=10.0.2.6+nonsense", "'nonsense' does not appear"),

@@ -133,6 +133,8 @@ def static_peers(text: str, port: int, vni: int) -> tuple[Node, ...]:
 
 def _static_peer(name: str, words: list[str], port: int, vni: int) -> Node:
     endpoint = ip_address(words[0])
+    if endpoint.is_loopback or endpoint.is_unspecified or endpoint.is_multicast:
+        raise ValueError(f"{endpoint} is an address that this host can't send to another one at")
     overlay: list[IPAddress] = []
     subnets: list[IPNetwork] = []
     mac = Mac(bytes(6))

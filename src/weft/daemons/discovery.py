@@ -154,6 +154,7 @@ async def run(settings: DiscoverySettings) -> int:
         folder = FolderClaim(settings.data, [stack.stack_id for stack in stacks])
         closing.enter_context(folder)
         daemon = DiscoveryDaemon(settings, stacks)
+        daemon.world.report("folder", folder.problem)
         closing.push_async_callback(daemon.close)
         for problem in given_up:
             daemon.world.report(problem.subject, problem.message)

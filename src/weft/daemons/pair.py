@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from weft.daemons.process import log_to_stderr
 
@@ -43,13 +44,22 @@ async def run(level: str, verbs: Sequence[str] = PAIR) -> int:
     return 0 if stop in done else WRONG_SETTINGS
 
 
+def environment_of(verb: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """One environment for two: of HEALTH_PORT, the router has the next one, as it has by default."""
+    port = environment.get("HEALTH_PORT", "").strip()
+    shifted = {"HEALTH_PORT": str(int(port) + 1)} if verb == "router" and port.isdigit() and int(port) else {}
+    return {**environment, **shifted}
+
+
 async def _keep(verb: str) -> None:
     """Returns only if its settings are wrong. The process ends when this is cancelled."""
     pause = FIRST_PAUSE
     loop = asyncio.get_running_loop()
     while True:
         began = loop.time()
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "weft.cli.main", verb)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "weft.cli.main", verb, env=environment_of(verb, os.environ)
+        )
         try:
             code = await process.wait()
         finally:
