@@ -20,6 +20,12 @@ NO_MAC = Mac(bytes(6))
 SPACE = "192.168.100.0/24"
 
 
+def thousand() -> list[Peer]:
+    """That many stacks, in the overlay 172.31.0.0/16."""
+    places = [f"{n // 250 + 1}.{n % 250 + 1}" for n in range(1000)]
+    return [peer(f"s{n:04}", f"10.0.{at}", f"172.31.{at}", f"10.64.{at}/32") for n, at in enumerate(places)]
+
+
 def subnets(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 

@@ -49,6 +49,15 @@ def test_two_vnis_are_two_overlays_and_one_subnet_is_in_one_of_them() -> None:
     assert "it overlaps 192.168.100.0/24, network VXLAN_SUBNET of this host" in said
 
 
+def test_a_subnet_in_another_vnis_subnet_is_refused_whichever_router_of_that_has_it() -> None:
+    two = config("stack-y", 1001, "192.168.101.0/24", "192.168.101.1")
+    wide = peer("stack-b", "10.0.0.11", "192.168.100.11", "172.21.0.0/16", id="b1")
+    narrow = peer("stack-b", "10.0.0.12", "192.168.100.12", "172.21.5.0/24", id="b2")
+    far = peer("far", "10.0.0.9", "192.168.101.9", "172.21.128.0/17,172.28.0.0/16", vni=1001)
+    found = survey(scene(wide, narrow, far, stacks=(stack(), two)))
+    assert routed(found).keys() == {"172.21.0.0/16", "172.21.5.0/24", "172.28.0.0/16"}
+
+
 def test_a_stack_listed_by_one_and_run_here_by_another_is_here() -> None:
     one = listing(remote("stack-y", "192.168.100.99", "172.19.0.0/16"))
     two = config("stack-y", 1000, "", "192.168.100.99", "172.19.0.0/16")

@@ -110,7 +110,9 @@ class RouterWorld:
         if not views:
             return None
         first, *rest = views
-        files = (TextFile(self.wishes.routes_file, self._route_rows(views)[1]),) if self.wishes.routes_file else ()
+        files: tuple[TextFile, ...] = ()
+        if self.wishes.routes_file and self.data is not None:  # until then, the routes of the last run are still there
+            files = (TextFile(self.wishes.routes_file, self._route_rows(views)[1]),)
         return replace(first, beside=tuple(rest), files=files, problems=tuple(self.problems()))
 
     def _views(self) -> tuple[View, ...]:
@@ -149,7 +151,7 @@ class RouterWorld:
             return None
         here = describe(self.wishes.identity, self.host, (), self._endpoints)
         self._endpoints = here.node.endpoints if here.node is not None else self._endpoints
-        self._faults = (here.problem,) if here.problem is not None else ()
+        self._faults = (replace(here.problem, subject=self.name),) if here.problem is not None else ()
         return here
 
     def _overlay_view(self, found: Survey, overlay: Overlay, host: Host, synced: bool) -> View:
