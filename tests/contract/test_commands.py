@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -15,8 +15,8 @@ from weft.core.commands import lines
 from weft.core.diff import Facts, diff
 from weft.core.plan import plan
 from weft.core.ruleset import HOOKS
-from weft.model import Host, View
-from weft.objects import Chain, Jump, Key, Object, Op, Sysctl
+from weft.model import Host, Multipath, Profile, Relay, View
+from weft.objects import ZERO_MAC, Chain, Jump, Key, Object, Op, Sysctl
 from weft.targets.firewall import FirewallTarget
 from weft.targets.kernel import KernelTarget
 
@@ -79,6 +79,25 @@ async def test_the_printed_lines_do_what_the_targets_do(ns: Namespace, nexthop_o
         rig.close()
     assert "vxlan" not in ns.run("ip", "link")
     assert "WEFT" not in ns.run("iptables-save") + ns.run("ip6tables-save")
+
+
+async def test_the_printed_lines_of_a_router_do_what_the_targets_do(ns: Namespace) -> None:
+    """Groups, flooding, learning, own addresses with their network: there, changed, and gone again."""
+    rig = Rig(ns)
+    ends = [Relay(n, (ip_address(f"192.0.2.{i}"),), vtep_mac(n, 4096)) for n, i in (("b", 2), ("c", 3), ("d", 4))]
+    ways = (Multipath(ip_network("10.9.0.0/16"), tuple(ends), "test", "a test"),)
+    peers = [replace(peer, mac=ZERO_MAC, overlay=(ip_address("10.1.0.7"), ip_address("fd00:1::7"))) for peer in PEERS]
+    wide = Profile(gateway="overlay", spaces=(ip_network("10.1.0.0/24"), ip_network("fd00:1::/64")))
+    first = replace(of(*peers), multipath=ways, profile=wide)
+    fewer = (replace(ways[0], ends=ways[0].ends[:2]),)
+    try:
+        await rig.follow(first)
+        await rig.follow(replace(first, multipath=fewer, profile=replace(wide, spaces=(), learning=True)))
+        await rig.follow(replace(of(*PEERS), multipath=ways, profile=wide))
+        await rig.follow(None)
+    finally:
+        rig.close()
+    assert "vxlan" not in ns.run("ip", "link")
 
 
 async def test_a_printed_jump_stays_behind_what_the_administrator_dropped(ns: Namespace) -> None:
