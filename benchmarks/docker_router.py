@@ -258,7 +258,8 @@ async def _start(hosts: list[LabHost]) -> tuple[float, float]:
     with _told(hosts) as told:
         await asyncio.gather(*map(start, hosts))
         last = max(began(host, kind) for host in hosts for kind in PAIR)
-        return last, max([await routes.until(len(hosts) - 1) for routes in told])
+        # One for each other stack, and the overlay's own.
+        return last, max([await routes.until(len(hosts)) for routes in told])
 
 
 async def _right(host: LabHost, hosts: list[LabHost]) -> None:
@@ -269,7 +270,7 @@ async def _right(host: LabHost, hosts: list[LabHost]) -> None:
         if other is not host and other.host.stacks is not None
     }
     shown = json.loads(await shell.run(["ip", "-n", host.namespace, "-j", "route", "show", "proto", "76"]))
-    found = {route["dst"]: route["gateway"] for route in shown}
+    found = {route["dst"]: route["gateway"] for route in shown if "gateway" in route}
     if found != wanted:
         raise RuntimeError(f"{host.name} routes otherwise: {found.items() ^ wanted.items()}")
 
