@@ -123,6 +123,26 @@ def _dns(means: Means, place: Place) -> Discovery:
     )
 
 
+def _gossip(means: Means, place: Place) -> Discovery:
+    from weft.core.swim_values import PACES
+    from weft.discovery.gossip import Gossip
+    from weft.discovery.gossip_options import GossipSettings
+
+    return Gossip(
+        GossipSettings(
+            node=place.node,
+            source=place.source,
+            instance=place.instance,
+            port=means.port,
+            seeds=means.gossip.seeds,
+            pace=PACES[means.gossip.profile],
+            keys=means.gossip.keys or (() if place.key is None else (place.key,)),
+            goodbye_hold=means.goodbye_hold,
+            fade=means.peer_timeout,
+        )
+    )
+
+
 def _static(means: Means, place: Place) -> Discovery:
     from weft.discovery.static import Static
 
@@ -132,6 +152,7 @@ def _static(means: Means, place: Place) -> Discovery:
 DISCOVERIES: dict[str, Callable[[Means, Place], Discovery]] = {
     "dns": _dns,
     "etcd": _etcd,
+    "gossip": _gossip,
     "multicast": _multicast,
     "static": _static,
 }
