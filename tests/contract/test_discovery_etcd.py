@@ -181,6 +181,7 @@ async def test_another_program_s_keys_and_what_etcdctl_sees_of_ours(etcd: Etcd) 
         etcd.ctl("put", "--lease", lease, f"{PREFIX}/stack-b/{name}", value)
     await soon(lambda: [peer.id for peer in hosts.last[one].items] == ["stack-b"], "the plain peer")
     assert hosts.last[one].items[0].mac == bytes(6)
+    await soon(lambda: one._registered, "the registration")
     assert etcd.ctl("get", "--print-value-only", f"{PREFIX}/stack-1/host_ip").strip() == "10.0.1.1"
     assert etcd.ctl("get", "--print-value-only", f"{PREFIX}/stack-1/vni").strip() == "1000"
     keys = etcd.ctl("get", "--prefix", "--keys-only", f"{PREFIX}/stack-1/").split()
