@@ -59,6 +59,16 @@ class Account:
     last: Report = field(default_factory=Report)
 
 
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """How far the last cycle was when, by the loop's clock: begun, all targets read, planned, carried out."""
+
+    began: float = 0.0
+    read: float = 0.0
+    planned: float = 0.0
+    applied: float = 0.0
+
+
 class Reconciler:
     """Keeps `targets` as the View demands. Single-threaded: one cycle at a time."""
 
@@ -67,6 +77,7 @@ class Reconciler:
         self.clock = clock if clock is not None else Clock()
         self.account = Account()
         self.plan = Plan()
+        self.moments = Moments()
         self._synced = False
         self._settled: set[Key] = set()
         self._whole = False
@@ -78,6 +89,7 @@ class Reconciler:
         self._reads: dict[Key, Failure | None] = {}
         self._unread: set[str] = set()
         self._started = 0.0
+        self._read_at = 0.0
         self._target_of = {kind: target for target in self.targets for kind in target.kinds}
 
     def join(self, target: Target) -> None:
@@ -110,6 +122,7 @@ class Reconciler:
             else:
                 self._dirty |= reading.touched
                 self._now_due(reading.touched)
+        self._read_at = self.clock.now()
 
     async def mend(self, view: View) -> Report:
         """After `read`: make the targets what `view` demands, as far as that works now."""
@@ -120,7 +133,9 @@ class Reconciler:
         self._doubtful = bool(self._unread)
         possible = [op for op in changes.ops if self._target_of[type(op.object)].name not in self._unread]
         self._waiting = {op.object.key for op in (*changes.ops, *changes.held)} - {op.object.key for op in possible}
+        planned_at = self.clock.now()
         answers = await self._apply([op for op in possible if self._due(op)])
+        self.moments = Moments(self._started, self._read_at, planned_at, self.clock.now())
         self._settle(changes, answers, view.synced)
         repaired = self._repaired(answers, as_before) if self.account.cycles else ()
         report = replace(self._account(changes, dict(self._reads), answers), repaired=repaired)
@@ -250,7 +265,8 @@ class Reconciler:
         self._now_due(self._on({op.object.key for op, failure in answers if failure is None and op.action != "remove"}))
         self.account.events.extend(Event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])
         done = tuple(op for op, failure in answers if failure is None)
-        return Report(done, newly, tuple(recovered), len(changes.held), now - self._started)
+        refused = tuple(op for op, failure in answers if failure is not None)
+        return Report(done, newly, tuple(recovered), len(changes.held), now - self._started, refused=refused)
 
     def _on(self, done: Set[Key]) -> list[Key]:
         """What failed and stands on something that is there now."""

@@ -34,7 +34,8 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What one cycle did. `failed`: objects that began to fail, told when the second attempt failed too; `recovered`:
-    those of them that are right again. `repaired`: of `done`, what had been right before, by the same plan."""
+    those of them that are right again. `repaired`: of `done`, what had been right before, by the same plan.
+    `refused`: what was tried in vain."""
 
     done: tuple[Op, ...] = ()
     failed: Mapping[Key, str] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Report:
     held: int = 0
     seconds: float = 0.0
     repaired: tuple[Op, ...] = ()
+    refused: tuple[Op, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to say."""
