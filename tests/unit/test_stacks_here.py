@@ -64,6 +64,10 @@ def test_a_stack_listed_by_one_and_run_here_by_another_is_here() -> None:
     found = survey(scene(stacks=(one, two)))
     assert routed(found) == {}
     assert found.problems == ()
+    second = peer("stack-y", "10.0.0.8", "192.168.100.8", "172.19.0.0/16,172.18.0.0/16", id="y2")
+    found = survey(scene(second, stacks=(one, two)))
+    assert routed(found) == {"172.18.0.0/16": "y2 via 192.168.100.8 (discovery)"}
+    assert found.problems == ()
 
 
 CONTRADICTIONS = {
