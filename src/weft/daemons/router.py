@@ -18,7 +18,7 @@ from weft.agent.loop import Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.router import RouterWorld, Wishes
 from weft.agent.routing_file import RoutingFile
-from weft.backends.tunnel import device_of
+from weft.backends.tunnel import device_name, device_of
 from weft.core.identity import Identity
 from weft.core.stacks import Options
 from weft.daemons.confinement import confine
@@ -55,7 +55,9 @@ class RouterDaemon:
         self.routing = RoutingFile(settings)
         self.file = DiscoveryFile(str(settings.data / FILE), settings.watch_discovery, settings.route_refresh_interval)
         self.kernel = KernelTarget(f"weft:{ROLE}:{name}")
-        self.firewall = FirewallTarget(owns=lambda label: label in self._devices or label in self.kernel.devices)
+        self.firewall = FirewallTarget(owns=self._owns)
+        self.claimed: frozenset[str] = frozenset()
+        """Devices that no other router here looks after now: whatever name they bear, they are an earlier run's."""
         self._devices: dict[str, Mac] = {}
         self.world = RouterWorld(
             _wishes(settings, name, routes_file),
@@ -93,11 +95,15 @@ class RouterDaemon:
         if data is not self.world.data:
             self.world.data = data
 
+    def _owns(self, label: str) -> bool:
+        """Chains of a device that is somebody else's are his."""
+        return label in self.kernel.devices or (label in self._devices and not self.kernel.taken(label))
+
     def _cycled(self, view: View | None) -> None:
         """After each cycle: what is expected to be ours, and what was done."""
         if view is not None:
             self._devices = {device_of(overlay): overlay.me.mac for overlay in (view, *view.beside)}
-            self.kernel.expect(self._devices)
+            self.kernel.expect(self._devices, self.claimed)
         self.world.report("firewall", self.firewall.problem)
         self.world.report("disk", self.scribe.problem)
         self.chronicle.work(self.loop.reconciler)
@@ -129,9 +135,11 @@ async def run(settings: RouterSettings) -> int:
     if settings.privileges == "drop":
         given_up.extend(drop(frozenset({"NET_ADMIN"})))
     async with AsyncExitStack() as closing:
-        for vni in sorted({stack.vni for stack in stacks if stack.vni}):
+        vnis = sorted({stack.vni for stack in stacks if stack.vni})
+        for vni in vnis:
             closing.enter_context(_claim(vni))
         daemon = RouterDaemon(settings, stacks, _routes_file(settings))
+        daemon.claimed = frozenset(map(device_name, vnis))
         closing.push_async_callback(daemon.close)
         server = Server(Api(daemon.loop, daemon), Path(settings.weft_socket))
         await server.start()
