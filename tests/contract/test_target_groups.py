@@ -322,6 +322,8 @@ async def test_a_device_of_a_router_that_was_renamed_is_taken_over_when_nobody_e
     kernel.targets.append(target)
     target.expect(MACS)
     assert await held(target) == {}
+    target.expect({}, claimed=frozenset({"vxlan21"}))
+    assert await held(target) == by_key(*end(21, "weft:router:old"))
     target.expect(MACS, claimed=frozenset({"vxlan21"}))
     now = await held(target, full=False)
     assert now == by_key(*end(21, "weft:router:old"))

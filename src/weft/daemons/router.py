@@ -140,6 +140,7 @@ async def run(settings: RouterSettings) -> int:
             closing.enter_context(_claim(vni))
         daemon = RouterDaemon(settings, stacks, _routes_file(settings))
         daemon.claimed = frozenset(map(device_name, vnis))
+        daemon.kernel.expect({}, daemon.claimed)
         closing.push_async_callback(daemon.close)
         server = Server(Api(daemon.loop, daemon), Path(settings.weft_socket))
         await server.start()

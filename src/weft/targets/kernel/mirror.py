@@ -62,7 +62,7 @@ class Mirror:
         self._role = owner.rpartition(":")[0] + ":"
         self.vteps = vteps
         self.claimed: AbstractSet[str] = frozenset()
-        """Of those names, the ones that no other daemon of our role can be looking after now."""
+        """Names that no other daemon of our role can be looking after now."""
         self._raced = False
         self.removing = False
         self._echoing: list[Sequence[bytes]] = []
@@ -108,7 +108,7 @@ class Mirror:
             return True
         by_mac = link.mac in self.vteps.values()
         if link.alias.startswith(self._role):
-            return by_mac or link.name in self.vteps
+            return by_mac or link.name in self.vteps or link.name in self.claimed
         return by_mac and not link.alias and not self.registrar  # beside flannel, whose device has no mark either
 
     def set_links(self, links: Iterable[LinkState]) -> None:
