@@ -244,5 +244,5 @@ async def test_certificates_and_a_user(tmp_path: Path) -> None:
             assert not told.complete
             for discovery in (one, two, three):
                 await discovery.close()
-        texts = etcd.ctl("get", "--prefix", "--print-value-only", f"{PREFIX}/stack-2/weft")
+        texts = etcd.ctl("--command-timeout", "20s", "get", "--prefix", "--print-value-only", f"{PREFIX}/stack-2/weft")
         assert json.loads(texts)["departed"] is True

@@ -113,6 +113,6 @@ class TableSync(msgspec.Struct, tag_field="type", tag="TABLE_SYNC"):
 
     version: _Version
     peer_id: str
-    sequence: _Counter = 0
+    sequence: Annotated[int, msgspec.Meta(ge=0)] = 0
     peers: list[msgspec.Raw] = []
     routes: list[msgspec.Raw] = []
