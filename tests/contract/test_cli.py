@@ -44,6 +44,9 @@ class Voice:
     def counters(self) -> Mapping[str, int]:
         return {"received.HELLO": 7, "refused.malformed": 3, "refused.replayed": 0}
 
+    def within(self) -> Mapping[str, str]:
+        return {}
+
     def rules(self) -> Mapping[str, str]:
         return {"b": "directly: its tunnel answers"}
 

@@ -95,6 +95,10 @@ class Announcer:
         """Node id → seconds since 1970."""
         return self._discovery.last_seen() if self._discovery is not None else {}
 
+    def within(self) -> Mapping[str, str]:
+        """None: every node is planned under its own name."""
+        return {}
+
     def rules(self) -> Mapping[str, str]:
         """None: every peer is reached directly."""
         return {}

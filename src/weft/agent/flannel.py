@@ -251,6 +251,10 @@ class FlannelWorld:
         """Leases don't tell when their hosts were seen last."""
         return {}
 
+    def within(self) -> Mapping[str, str]:
+        """None: every node is planned under its own name."""
+        return {}
+
     def rules(self) -> Mapping[str, str]:
         """None: flannel has no choice."""
         return {}

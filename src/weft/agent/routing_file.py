@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from weft.agent.stacks import read_routing, settled
 from weft.discovery.file_watch import PathWatch
@@ -25,16 +24,17 @@ class RoutingFile:
     def __init__(self, settings: StackSettings) -> None:
         self.problem = ""
         self._settings = settings
+        self._stacks: tuple[StackConfig, ...] = ()
 
     def read(self) -> tuple[StackConfig, ...]:
         """The stacks of this host. Raises SettingsError."""
-        return settled(self._settings, read_routing(self._settings.routing))
+        self._stacks = settled(self._settings, read_routing(self._settings.routing))
+        return self._stacks
 
     async def contents(self) -> AsyncIterator[tuple[StackConfig, ...]]:
         """Yield the stacks now, and whenever they, or `problem`, have changed."""
         woken = asyncio.Event()
         watches = [PathWatch(str(path), woken.set) for path in self._settings.routing]
-        stacks: tuple[StackConfig, ...] = ()
         told: object = None
         try:
             while True:
@@ -42,20 +42,16 @@ class RoutingFile:
                 for watch in watches:
                     watch.renew()
                 try:
-                    stacks, self.problem = self.read(), ""
+                    self.read()
+                    self.problem = ""
                 except SettingsError as error:
                     self.problem = f"{error}; what was said before holds"
-                if told != (stacks, self.problem):
-                    told = (stacks, self.problem)
-                    yield stacks
+                if self._stacks and told != (now := (self._stacks, self.problem)):
+                    told = now
+                    yield self._stacks
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(REFRESH):
                         await woken.wait()
         finally:
             for watch in watches:
                 watch.close()
-
-
-def first(paths: tuple[Path, ...]) -> str:
-    """The routing.yaml that is there, for people; "" if none is."""
-    return next((str(path) for path in paths if path.exists()), "")

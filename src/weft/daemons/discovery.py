@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -12,14 +13,18 @@ from dataclasses import replace
 
 from weft import __version__
 from weft.agent.announcer import Announcer
-from weft.agent.discovering import REFRESH, Clocks, DiscoveryWorld, Member
+from weft.agent.cycles import Cycles, Tracer
+from weft.agent.discovering import REFRESH, ROLE, Clocks, DiscoveryWorld, Member
 from weft.agent.folder import FolderClaim
 from weft.agent.journal import Journal, Scribe
 from weft.agent.loop import Loop
+from weft.agent.peer_events import PeerEvents
 from weft.agent.reconcile import Reconciler
 from weft.agent.routing_file import RoutingFile
 from weft.agent.stacks import identity_of, static_peers
 from weft.core.identity import Self
+from weft.daemons import telemetry
+from weft.daemons.docker_router import serve_health
 from weft.daemons.privileges import drop
 from weft.daemons.process import run_until_signalled, spare_the_collector
 from weft.discovery import DISCOVERIES, Discovery, Place
@@ -30,6 +35,9 @@ from weft.settings.discovery import DiscoverySettings, shared_key
 from weft.settings.means import Means
 from weft.targets.files import FileTarget
 from weft.targets.kernel.host import HostFacts
+from weft.web.discovery import DiscoveryPages
+from weft.web.looping import Looping
+from weft.web.pages import Pages
 from weft.wire.discovery_data import FILE
 from weft.wire.routing import StackConfig
 
@@ -43,12 +51,16 @@ SEALED = ("multicast", "gossip")
 class DiscoveryDaemon:
     """The parts, and how they hang together. `stacks`: of this host, at the start."""
 
-    def __init__(self, settings: DiscoverySettings, stacks: tuple[StackConfig, ...]) -> None:
+    def __init__(
+        self, settings: DiscoverySettings, stacks: tuple[StackConfig, ...], tracer: Tracer | None = None
+    ) -> None:
         self.settings = settings
         self._means = settings.means
         self._instance = secrets.token_hex(8)
         self.scribe = Scribe("DATA_DIR", 0o640)
         self.journal = Journal(settings.data, self.scribe)
+        self.events = PeerEvents(self.journal, self._departed)
+        self.cycles = Cycles(tracer)
         self.routing = RoutingFile(settings)
         self.world = DiscoveryWorld(
             name=",".join(stack.stack_id for stack in stacks),
@@ -57,11 +69,12 @@ class DiscoveryDaemon:
             timeout=settings.peer_timeout,
             members={stack.stack_id: self._member(number, stack) for number, stack in enumerate(stacks)},
             clocks=Clocks(time.monotonic, time.time),
-            changed=lambda peers: None,
+            changed=self.events,
         )
         target = FileTarget((str(settings.data / FILE),), lock=str(settings.data / LOCK))
         interval = min(REFRESH, settings.peer_timeout / 4)
         self.loop = Loop(self.world, Reconciler((target,)), interval, self._cycled)
+        self.looping = Looping(ROLE, self.loop, self.events, self.cycles)
         self._again: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -86,6 +99,9 @@ class DiscoveryDaemon:
             for name, count in member.announcer.counters().items():
                 total[name] = total.get(name, 0) + count
         return total
+
+    def _departed(self) -> set[str]:
+        return {name for member in self.world.members.values() for name in member.announcer.departed()}
 
     def _member(self, number: int, stack: StackConfig) -> Member:
         identity = identity_of(self.settings, stack, __version__, self.settings.discovery_mode)
@@ -136,6 +152,7 @@ class DiscoveryDaemon:
         for stack, member in self.world.members.items():
             member.announcer.tell(self.world.here(stack))
         self.world.report("disk", self.scribe.problem)
+        self.cycles.observe(self.loop)
         if self._again is not None:
             self._again.cancel()
         if self.world.next_change is not None:
@@ -146,18 +163,24 @@ class DiscoveryDaemon:
 async def run(settings: DiscoverySettings) -> int:
     """Run until SIGTERM or SIGINT; then it says goodbye, and the file stays. Raises WeftError if it can't start."""
     spare_the_collector()
-    given_up = drop(frozenset())
     stacks = RoutingFile(settings).read()
     for stack in stacks:  # what can't be used is said now
         static_peers(settings.static_peers, settings.vxlan_port, stack.vni or 0)
     async with AsyncExitStack() as closing:
+        traces, said = telemetry.start(os.environ, f"weft-{ROLE}")
+        if traces is not None:
+            closing.callback(traces.close)
+        given_up = (*said, *drop(frozenset()))
         folder = FolderClaim(settings.data, [stack.stack_id for stack in stacks])
         closing.enter_context(folder)
-        daemon = DiscoveryDaemon(settings, stacks)
+        daemon = DiscoveryDaemon(settings, stacks, traces.telemetry if traces else None)
         daemon.world.report("folder", folder.problem)
         closing.push_async_callback(daemon.close)
         for problem in given_up:
             daemon.world.report(problem.subject, problem.message)
+        pages = DiscoveryPages(daemon.looping, daemon.world, daemon.counters)
+        answers = Pages(ROLE, pages.page, pages.metrics)
+        await serve_health(closing, (settings.health_ip, settings.health_port), answers, daemon.loop)
         names = ", ".join(f"{stack.stack_id} (VNI {stack.vni})" for stack in stacks)
         log.info(
             "weft %s discovery of %s by %s; writing %s", __version__, names, settings.discovery_mode, settings.data

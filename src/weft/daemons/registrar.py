@@ -188,6 +188,10 @@ class Registrar:
         """Liveness packets, by what became of them."""
         return dict(self.liveness.counters())
 
+    def within(self) -> dict[str, str]:
+        """None: every node is planned under its own name."""
+        return {}
+
     def rules(self) -> dict[str, str]:
         """By node, the rule that decided by which way it is reached."""
         return dict(self.world.rules())

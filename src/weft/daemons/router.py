@@ -8,32 +8,41 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from weft import __version__
 from weft.agent.chronicle import Chronicle
+from weft.agent.cycles import Cycles, Tracer
 from weft.agent.journal import Journal, Scribe
 from weft.agent.loop import Loop
+from weft.agent.peer_events import PeerEvents
 from weft.agent.reconcile import Reconciler
 from weft.agent.router import RouterWorld, Wishes
 from weft.agent.routing_file import RoutingFile
 from weft.backends.tunnel import device_name, device_of
 from weft.core.identity import Identity
 from weft.core.stacks import Options
+from weft.daemons import telemetry
 from weft.daemons.confinement import confine
+from weft.daemons.docker_router import serve_health
 from weft.daemons.privileges import drop
 from weft.daemons.process import claim, run_until_signalled, spare_the_collector
 from weft.discovery.file import DiscoveryFile
 from weft.errors import WeftError
-from weft.model import DiscoveryData, Host, Mac, Problem, Reach, View
+from weft.model import DiscoveryData, Host, Mac, Reach, View
 from weft.settings.router import RouterSettings
 from weft.targets.files import FileTarget
 from weft.targets.firewall import FirewallTarget
 from weft.targets.kernel.host import HostFacts
+from weft.targets.kernel.statistics import Statistics
 from weft.targets.kernel.target import KernelTarget
 from weft.web.api import Api
-from weft.web.server import Server
+from weft.web.local import LocalServer
+from weft.web.looping import Looping
+from weft.web.pages import Pages
+from weft.web.router import RouterPages
 from weft.wire.discovery_data import FILE
 from weft.wire.routing import StackConfig
 
@@ -46,12 +55,16 @@ ROUTES = "routes.json"
 class RouterDaemon:
     """The parts, and how they hang together. `routes_file`: where routes.json goes."""
 
-    def __init__(self, settings: RouterSettings, stacks: tuple[StackConfig, ...], routes_file: Path) -> None:
+    def __init__(
+        self, settings: RouterSettings, stacks: tuple[StackConfig, ...], routes_file: Path, tracer: Tracer | None = None
+    ) -> None:
         name = settings.peer_id or (stacks[0].stack_id if len(stacks) == 1 else "stacks")
         self.settings = settings
         self.scribe = Scribe()
         self.journal = Journal(Path(settings.run_dir), self.scribe)
         self.chronicle = Chronicle(self.journal)
+        self.events = PeerEvents(self.journal)
+        self.cycles = Cycles(tracer)
         self.routing = RoutingFile(settings)
         self.file = DiscoveryFile(str(settings.data / FILE), settings.watch_discovery, settings.route_refresh_interval)
         self.kernel = KernelTarget(f"weft:{ROLE}:{name}")
@@ -67,6 +80,8 @@ class RouterDaemon:
         )
         targets = (self.kernel, self.firewall, FileTarget((str(routes_file),)))
         self.loop = Loop(self.world, Reconciler(targets), settings.route_refresh_interval, self._cycled)
+        self.looping = Looping(ROLE, self.loop, self.events, self.cycles)
+        self.statistics = Statistics()
 
     def start(self) -> None:
         """Follow the sources."""
@@ -77,11 +92,8 @@ class RouterDaemon:
     async def close(self) -> None:
         for target in self.loop.reconciler.targets:
             target.close()
+        self.statistics.close()
         self.scribe.close()
-
-    def unready(self) -> str:
-        """Why nothing can be relied on yet, "" once the first plan was carried out."""
-        return "" if self.loop.ready.is_set() else "waiting for " + ", ".join(self.world.waiting() or ["the kernel"])
 
     def _keep_host(self, host: Host) -> None:
         self.world.host = host
@@ -94,6 +106,8 @@ class RouterDaemon:
         self.world.report("discovery.json", self.file.problem)
         if data is not self.world.data:
             self.world.data = data
+            self.events(data.peers)
+            self.cycles.event("discovery.json", time.time(), {"peers": len(data.peers), "made": data.last_update})
 
     def _owns(self, label: str) -> bool:
         """Chains of a device that is somebody else's are his."""
@@ -107,6 +121,7 @@ class RouterDaemon:
         self.world.report("firewall", self.firewall.problem)
         self.world.report("disk", self.scribe.problem)
         self.chronicle.work(self.loop.reconciler)
+        self.cycles.observe(self.loop)
 
     # What is asked over HTTP.
 
@@ -117,6 +132,10 @@ class RouterDaemon:
     def counters(self) -> dict[str, int]:
         """None: a router talks to nobody."""
         return {}
+
+    def within(self) -> dict[str, str]:
+        """Peer → the node that it is part of: stacks of one host and VNI are one."""
+        return {fate.peer.node.id: fate.node for fate in self.world.fates() if fate.node}
 
     def rules(self) -> dict[str, str]:
         """What became of each peer, where that is not what it announced."""
@@ -131,20 +150,26 @@ async def run(settings: RouterSettings) -> int:
     """Run until SIGTERM or SIGINT; what was set up stays. Raises WeftError if it can't start."""
     spare_the_collector()
     stacks = RoutingFile(settings).read()
-    given_up: list[Problem] = []
-    if settings.privileges == "drop":
-        given_up.extend(drop(frozenset({"NET_ADMIN"})))
     async with AsyncExitStack() as closing:
+        traces, said = telemetry.start(os.environ, f"weft-{ROLE}")
+        given_up = list(said)
+        if traces is not None:
+            closing.callback(traces.close)
+        if settings.privileges == "drop":
+            given_up.extend(drop(frozenset({"NET_ADMIN"})))
         vnis = sorted({stack.vni for stack in stacks if stack.vni})
         for vni in vnis:
             closing.enter_context(_claim(vni))
-        daemon = RouterDaemon(settings, stacks, _routes_file(settings))
+        daemon = RouterDaemon(settings, stacks, _routes_file(settings), traces.telemetry if traces else None)
         daemon.claimed = frozenset(map(device_name, vnis))
         daemon.kernel.expect({}, daemon.claimed)
         closing.push_async_callback(daemon.close)
-        server = Server(Api(daemon.loop, daemon), Path(settings.weft_socket))
+        server = LocalServer(Api(daemon.loop, daemon), Path(settings.weft_socket))
         await server.start()
         closing.push_async_callback(server.stop)
+        pages = RouterPages(daemon.looping, daemon.world, daemon.statistics.of)
+        answers = Pages(ROLE, pages.page, pages.metrics)
+        await serve_health(closing, (settings.health_ip, settings.health_port), answers, daemon.loop)
         if settings.privileges == "drop":
             given_up.extend(confine())
         for problem in given_up:

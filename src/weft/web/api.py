@@ -158,6 +158,10 @@ class Voice(Protocol):
 
     def counters(self) -> Mapping[str, int]: ...
 
+    def within(self) -> Mapping[str, str]:
+        """By node, the id under which it is planned, where that is another one."""
+        ...
+
     def rules(self) -> Mapping[str, str]:
         """By node, the rule that decided by which way it is reached; none where there is no choice."""
         ...
@@ -183,11 +187,11 @@ class Api:
         problems: dict[str, list[str]] = {}
         for problem in self._loop.world.problems():
             problems.setdefault(problem.subject, []).append(problem.message)
-        claims = known.items if known is not None else ()
+        claims, within = known.items if known is not None else (), self._voice.within()
         rows = []
         for node in claims:
             row = _peer(node, self._voice)
-            row.routed, row.problems = node.id in routed, problems.get(node.id, [])
+            row.routed, row.problems = within.get(node.id, node.id) in routed, problems.get(node.id, [])
             rows.append(row)
         return rows
 

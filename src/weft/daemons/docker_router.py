@@ -1,0 +1,31 @@
+"""What `weft discovery` and `weft router` do alike at their start: GET /health, and traces. Called by both."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+from weft.agent.loop import Loop
+from weft.errors import WeftError
+from weft.model import IPAddress
+from weft.web.health import HealthServer
+from weft.web.pages import Pages
+
+
+async def serve_health(closing: AsyncExitStack, place: tuple[IPAddress, int], pages: Pages, loop: Loop[Any]) -> None:
+    """Answer there until `closing` is left; port 0: don't. A port that is taken is a problem and no reason to end: a
+    host may have several stacks."""
+    address, port = place
+    if not port:
+        return
+
+    def unready() -> str:
+        return "" if loop.ready.is_set() else "waiting for " + ", ".join(loop.world.waiting() or ["the first plan"])
+
+    server = HealthServer(str(address), port, unready, pages)
+    try:
+        await server.start()
+    except WeftError as error:
+        loop.world.report("health", f"{error}; set HEALTH_PORT to a free one, or to 0")
+    else:
+        closing.push_async_callback(server.stop)
