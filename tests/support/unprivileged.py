@@ -24,8 +24,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from tests.build import CHAINS, VNI, node, view
-from weft.agent.reconcile import Reconciler
+from weft.agent.cycles import Cycle
+from weft.agent.reconcile import Moments, Reconciler
+from weft.agent.status import Report
 from weft.backends.tunnel import vtep_mac
+from weft.daemons import telemetry
 from weft.daemons.confinement import MACHINES, MSG_FASTOPEN, REFUSED, TUNSETIFF, confine
 from weft.daemons.privileges import drop, libc_syscall
 from weft.model import Host
@@ -296,6 +299,20 @@ async def _reconciling() -> Tried:
     return tried
 
 
+def exporting() -> Tried:
+    """Cycles of a confined router are told to a collector, by a child from before."""
+    helper, said = telemetry.start(os.environ, "weft-router")
+    assert helper is not None, said
+    of_helper = Path(f"/proc/{helper.process.pid}/status")
+    said += (*drop(ROUTER), *confine())
+    helper.telemetry.event("discovery.json", 1_700_000_000.0, {"weft.peers": 2})
+    helper.telemetry.cycle(Cycle(Moments(1.0, 1.1, 1.2, 1.4), 1_700_000_000.0, Report(), 2, 3, 0))
+    capabilities = [line.split()[1] for line in of_helper.read_text().splitlines() if line.startswith("CapPrm")]
+    helper.close()
+    tried = {"said": "; ".join(p.message for p in said), "sent": str(helper.telemetry.sent), "helper": capabilities[0]}
+    return {**tried, "ended": str(helper.process.returncode), "inet tcp": sockets()["inet tcp"]}
+
+
 def legacy() -> Tried:
     """iptables of the old kind, which asks by raw sockets."""
     drop(ROUTER)
@@ -305,7 +322,7 @@ def legacy() -> Tried:
 
 
 SCENARIOS: tuple[Callable[[], Tried], ...] = (
-    *(discovery, router, bare, serving, reused, late, old_kernel, lacking, reconciling, legacy),
+    *(discovery, router, bare, serving, reused, late, old_kernel, lacking, reconciling, exporting, legacy),
 )
 
 if __name__ == "__main__":
