@@ -80,7 +80,7 @@ def status_of(text: str) -> dict[str, str]:
 
 def test_it_is_built_of_what_it_needs_alone(bench: Bench) -> None:
     sizes = [float(found) for found in re.findall(r"build context to Docker daemon\s+([\d.]+)MB", bench.said)]
-    assert max(sizes) < 20, "what .dockerignore keeps out is kept out"
+    assert max(sizes) < 30, "what .dockerignore keeps out is kept out: the wheels are most of it"
     found = bench.run("sh", "-c", "ls -a /opt/weft/bin; command -v gcc cc pip pip3; ls /src; weft --version")
     assert "weft, version" in found
     assert "pip" not in found
@@ -358,7 +358,7 @@ def test_docker_router_in_two_containers_as_its_compose_file_has_it(bench: Bench
         routes = json.loads(bench.docker("exec", "router", "cat", "/run/docker-router/routes.json"))["routes"]
         assert [route["destination"] for route in routes] == ["172.21.0.0/16"]
         for name in ("router", "discovery"):
-            bench.docker("exec", "-e", "HEALTH_PORT=0", name, "docker-entrypoint.sh", "--healthy")
+            bench.docker("exec", name, "docker-entrypoint.sh", "--healthy")
         bench.docker("rm", "--force", "discovery")
         bench.docker("stop", "--time", "10", "router")
         assert json.loads(bench.docker("inspect", "router"))[0]["State"]["ExitCode"] == 0
