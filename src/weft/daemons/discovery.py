@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from weft import __version__
 from weft.agent.announcer import Announcer
-from weft.agent.cycles import Cycles, Tracer
+from weft.agent.cycles import Cycles
 from weft.agent.discovering import REFRESH, ROLE, Clocks, DiscoveryWorld, Member
 from weft.agent.folder import FolderClaim
 from weft.agent.journal import Journal, Scribe
@@ -25,7 +25,7 @@ from weft.agent.stacks import identity_of, static_peers
 from weft.core.identity import Self
 from weft.daemons import telemetry
 from weft.daemons.docker_router import serve_health
-from weft.daemons.privileges import drop
+from weft.daemons.privileges import drop, forbid_dumps
 from weft.daemons.process import run_until_signalled, spare_the_collector
 from weft.discovery import DISCOVERIES, Discovery, Place
 from weft.discovery.options import NO_KEY_WARNING
@@ -35,6 +35,7 @@ from weft.settings.discovery import DiscoverySettings, shared_key
 from weft.settings.means import Means
 from weft.targets.files import FileTarget
 from weft.targets.kernel.host import HostFacts
+from weft.telemetry.sender import Telemetry
 from weft.web.discovery import DiscoveryPages
 from weft.web.looping import Looping
 from weft.web.pages import Pages
@@ -52,7 +53,7 @@ class DiscoveryDaemon:
     """The parts, and how they hang together. `stacks`: of this host, at the start."""
 
     def __init__(
-        self, settings: DiscoverySettings, stacks: tuple[StackConfig, ...], tracer: Tracer | None = None
+        self, settings: DiscoverySettings, stacks: tuple[StackConfig, ...], tracer: Telemetry | None = None
     ) -> None:
         self.settings = settings
         self._means = settings.means
@@ -74,7 +75,7 @@ class DiscoveryDaemon:
         target = FileTarget((str(settings.data / FILE),), lock=str(settings.data / LOCK))
         interval = min(REFRESH, settings.peer_timeout / 4)
         self.loop = Loop(self.world, Reconciler((target,)), interval, self._cycled)
-        self.looping = Looping(ROLE, self.loop, self.events, self.cycles)
+        self.looping = Looping(ROLE, self.loop, self.events, self.cycles, tracer)
         self._again: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -170,7 +171,7 @@ async def run(settings: DiscoverySettings) -> int:
         traces, said = telemetry.start(os.environ, f"weft-{ROLE}")
         if traces is not None:
             closing.callback(traces.close)
-        given_up = (*said, *drop(frozenset()))
+        given_up = (*said, *drop(frozenset()), *forbid_dumps())
         folder = FolderClaim(settings.data, [stack.stack_id for stack in stacks])
         closing.enter_context(folder)
         daemon = DiscoveryDaemon(settings, stacks, traces.telemetry if traces else None)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from weft import __version__
 from weft.agent.chronicle import Chronicle
-from weft.agent.cycles import Cycles, Tracer
+from weft.agent.cycles import Cycles
 from weft.agent.journal import Journal, Scribe
 from weft.agent.loop import Loop
 from weft.agent.peer_events import PeerEvents
@@ -25,7 +25,7 @@ from weft.backends.tunnel import device_name, device_of
 from weft.core.identity import Identity
 from weft.core.stacks import Options
 from weft.daemons import telemetry
-from weft.daemons.confinement import confine
+from weft.daemons.confinement import confine, legacy_rules
 from weft.daemons.docker_router import serve_health
 from weft.daemons.privileges import drop
 from weft.daemons.process import claim, run_until_signalled, spare_the_collector
@@ -38,6 +38,7 @@ from weft.targets.firewall import FirewallTarget
 from weft.targets.kernel.host import HostFacts
 from weft.targets.kernel.statistics import Statistics
 from weft.targets.kernel.target import KernelTarget
+from weft.telemetry.sender import Telemetry
 from weft.web.api import Api
 from weft.web.local import LocalServer
 from weft.web.looping import Looping
@@ -56,7 +57,11 @@ class RouterDaemon:
     """The parts, and how they hang together. `routes_file`: where routes.json goes."""
 
     def __init__(
-        self, settings: RouterSettings, stacks: tuple[StackConfig, ...], routes_file: Path, tracer: Tracer | None = None
+        self,
+        settings: RouterSettings,
+        stacks: tuple[StackConfig, ...],
+        routes_file: Path,
+        tracer: Telemetry | None = None,
     ) -> None:
         name = settings.peer_id or (stacks[0].stack_id if len(stacks) == 1 else "stacks")
         self.settings = settings
@@ -80,7 +85,7 @@ class RouterDaemon:
         )
         targets = (self.kernel, self.firewall, FileTarget((str(routes_file),)))
         self.loop = Loop(self.world, Reconciler(targets), settings.route_refresh_interval, self._cycled)
-        self.looping = Looping(ROLE, self.loop, self.events, self.cycles)
+        self.looping = Looping(ROLE, self.loop, self.events, self.cycles, tracer)
         self.statistics = Statistics()
 
     def start(self) -> None:
@@ -171,7 +176,7 @@ async def run(settings: RouterSettings) -> int:
         answers = Pages(ROLE, pages.page, pages.metrics)
         await serve_health(closing, (settings.health_ip, settings.health_port), answers, daemon.loop)
         if settings.privileges == "drop":
-            given_up.extend(confine())
+            given_up.extend((*legacy_rules(), *confine()))
         for problem in given_up:
             daemon.world.report(problem.subject, problem.message)
         names = ", ".join(f"{stack.stack_id} (VNI {stack.vni})" for stack in stacks)
