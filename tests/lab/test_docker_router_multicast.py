@@ -131,10 +131,10 @@ def test_show_health_and_metrics_as_documented(lab: Lab) -> None:
 def test_discovery_may_do_nothing_at_all(lab: Lab) -> None:
     told = rights(lab, "a", "discovery")
     assert {told[key] for key in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")} == {"0" * 16}
-    assert told["Uid"].split() == [str(docker_router.USER)] * 4
+    assert told["Uid"].split() == [str(docker_router.user(lab.host("a"), "discovery"))] * 4
     assert told["NoNewPrivs"] == "1"
     link = ["ip", "link", "add", "mine", "type", "vxlan", "id", "7", "dstport", "4789", "local", "172.31.0.11"]
-    on(lab, "a", docker_router.confined("discovery", link), check=False)
+    on(lab, "a", docker_router.confined(lab.host("a"), "discovery", link), check=False)
     assert [one["ifname"] for one in ip_json(lab, "a", "link show type vxlan") if one] == ["vxlan1000"]
 
 

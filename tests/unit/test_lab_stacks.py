@@ -131,7 +131,7 @@ def test_discovery_asks_the_labs_own_servers_unless_it_is_told_of_others() -> No
           f: {discovery: {DISCOVERY_MODE: gossip, GOSSIP_SEEDS: 192.0.2.1}}, g: {daemon: router}}
     """)
     assert discovery(topology, "a")["ETCD_ENDPOINTS"] == "http://172.31.0.11:2379"
-    assert discovery(topology, "b")["GOSSIP_SEEDS"] == "172.31.0.13,172.31.0.14,172.31.0.15"
+    assert discovery(topology, "b")["GOSSIP_SEEDS"] == "172.31.0.14,172.31.0.18"
     assert (discovery(topology, "c")["DNS_DOMAIN"], discovery(topology, "c")["DNS_SERVER"]) == (
         "example.com",
         "172.31.0.12",
@@ -153,7 +153,7 @@ def test_the_daemons_share_a_folder_and_the_key_stays_off_everything_else(
     here = LabHost("lab", host(topology, "a"))
     (tmp_path / "lab" / "ns").mkdir(parents=True)
     (tmp_path / "lab" / "ns" / "bind.key").write_text("hmac-sha256:weft-lab:c2VjcmV0\n")
-    told, routed = (docker_router.environment(here, kind) for kind in docker_router.RIGHTS)
+    told, routed = (docker_router.environment(here, kind) for kind in docker_router.PAIR)
     assert told["DNS_KEY"] == "hmac-sha256:weft-lab:c2VjcmV0"
     assert "DNS_KEY" not in routed
     assert "DNS_KEY" not in services.daemon_environment(here)
@@ -163,10 +163,14 @@ def test_the_daemons_share_a_folder_and_the_key_stays_off_everything_else(
 
 
 def test_discovery_may_do_nothing_and_the_router_net_admin_alone() -> None:
-    nothing = docker_router.confined("discovery", ["true"])
+    topology = read("daemon: [discovery, router], hosts: {a: , b: }")
+    a, b = (LabHost("lab", host(topology, name)) for name in "ab")
+    nothing = docker_router.confined(a, "discovery", ["true"])
     assert {"--bounding-set=-all", "--clear-groups", "--no-new-privs"} <= set(nothing)
-    assert nothing[nothing.index("--reuid") + 1] != "0"
-    assert "--bounding-set=-all,+net_admin" in docker_router.confined("router", ["true"])
+    assert "--bounding-set=-all,+net_admin" in docker_router.confined(a, "router", ["true"])
+    users = {docker_router.user(one, kind) for one in (a, b) for kind in docker_router.PAIR}
+    assert len(users) == 4
+    assert 0 not in users
 
 
 WRONG = {

@@ -53,7 +53,7 @@ class Daemons:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Who may be asked in the lab: its etcd, its name server, and the addresses of the hosts that run a discovery."""
+    """Who may be asked in the lab: its etcd, its name server, and the addresses of the hosts that gossip."""
 
     cluster: Cluster
     bind: Bind | None
@@ -64,8 +64,9 @@ def servers(
     top: Mapping[str, object], hosts: Mapping[str, Mapping[str, object]], ports: Mapping[str, tuple[Port, ...]]
 ) -> Servers:
     """Of all hosts. TopologyError for a daemon that there isn't."""
-    telling = [name for name, raw in hosts.items() if "discovery" in _kinds(raw, top, f"hosts.{name}")]
-    seeds = tuple(ports[name][0].addresses[0].ip for name in telling)
+    telling = (name for name, raw in hosts.items() if "discovery" in _kinds(raw, top, f"hosts.{name}"))
+    gossiping = [name for name in telling if stacks.gossips(hosts[name], top, f"hosts.{name}")]
+    seeds = tuple(ports[name][0].addresses[0].ip for name in gossiping)
     return Servers(cluster(hosts, ports), stacks.bind(hosts, ports), seeds)
 
 

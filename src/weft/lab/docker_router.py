@@ -15,27 +15,34 @@ from weft.lab import bind
 from weft.lab.host import LabHost
 from weft.lab.topology import DockerRouter, ServiceName
 
-USER = 61976
-"""Of the discovery, and the group of what the two share: out of those that systemd keeps for services."""
+FIRST_USER, GROUP = 62000, 61999
+"""Out of those ids that systemd keeps for services. Each host's two have users of their own, as on machines of their
+own: the kernel counts some things by user (inotify's instances)."""
 FOLDER_MODE = 0o2770
 """Both write there (discovery.json, routes.json), and nobody else looks."""
-NOBODY = ("--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--bounding-set=-all", "--inh-caps=-all")
-NET_ADMIN = ("--groups", str(USER), "--bounding-set=-all,+net_admin", "--inh-caps=-all")
-RIGHTS: dict[ServiceName, tuple[str, ...]] = {"discovery": NOBODY, "router": NET_ADMIN}
+PAIR: tuple[ServiceName, ...] = ("discovery", "router")
+CAPABILITIES: dict[ServiceName, str] = {"discovery": "-all", "router": "-all,+net_admin"}
 
 
-def confined(service: ServiceName, command: Sequence[str]) -> list[str]:
-    """The command, with the rights of that service."""
-    return ["setpriv", *RIGHTS[service], "--no-new-privs", "--", *command]
+def user(host: LabHost, service: ServiceName) -> int:
+    """Whom the daemon runs as."""
+    return FIRST_USER + len(PAIR) * _said(host).number + PAIR.index(service)
+
+
+def confined(host: LabHost, service: ServiceName, command: Sequence[str]) -> list[str]:
+    """The command, with the rights of that daemon."""
+    sets = [f"--{kind}={CAPABILITIES[service]}" for kind in ("bounding-set", "inh-caps", "ambient-caps")]
+    who = ["--reuid", str(user(host, service)), "--regid", str(GROUP), "--clear-groups"]
+    return ["setpriv", *who, *sets, "--no-new-privs", "--", *command]
 
 
 def prepare(host: LabHost) -> None:
-    """The folder and routing.yaml, as the topology file says it."""
-    folder = data(host)
-    if not folder.exists():
-        folder.mkdir()
-        os.chown(folder, USER, USER)
-        folder.chmod(FOLDER_MODE)
+    """The folders, and routing.yaml as the topology file says it."""
+    for service, folder in zip(PAIR, (data(host), host.router_socket.parent), strict=True):
+        if not folder.exists():
+            folder.mkdir()
+            os.chown(folder, user(host, service), GROUP)
+            folder.chmod(FOLDER_MODE)
     if (said := _said(host).routing) and not routing(host).exists():
         routing(host).write_text(said)
 
@@ -58,7 +65,7 @@ def environment(host: LabHost, service: ServiceName) -> dict[str, str]:
     if service == "discovery" and said.keyed:
         places["DNS_KEY"] = bind.key(host.lab, said.keyed)
     if service == "router":
-        places |= {"RUN_DIR": str(host.folder / "router"), "WEFT_SOCKET": str(host.router_socket)}
+        places |= {"RUN_DIR": str(host.router_socket.parent), "WEFT_SOCKET": str(host.router_socket)}
     return places | told
 
 

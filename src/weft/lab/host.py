@@ -90,7 +90,7 @@ class LabHost:
 
     @property
     def router_socket(self) -> Path:
-        return self.folder / "router.sock"
+        return self.folder / "router" / "router.sock"
 
     @property
     def environment(self) -> dict[str, str]:

@@ -138,14 +138,15 @@ async def begin_discovery(host: LabHost, supervisor: Path) -> None:
     supervisor.chmod(0o666)
     environment = host.service_environment | docker_router.environment(host, "discovery")
     del environment["WEFT_SOCKET"]  # the router's
-    command = docker_router.confined("discovery", weft("discovery"))
+    command = docker_router.confined(host, "discovery", weft("discovery"))
     await host.start("discovery", command, environment | {"HOME": "/", "NOTIFY_SOCKET": str(supervisor)})
 
 
 async def _start_router(host: LabHost) -> None:
     docker_router.prepare(host)
-    command = docker_router.confined("router", weft("router"))
-    await host.start("router", command, host.service_environment | docker_router.environment(host, "router"))
+    command = docker_router.confined(host, "router", weft("router"))
+    environment = host.service_environment | docker_router.environment(host, "router") | {"HOME": "/"}
+    await host.start("router", command, environment)
     await host.ready("router", host.router_socket)
 
 
@@ -197,8 +198,7 @@ def _engine(host: LabHost) -> dict[str, str]:
 def daemon_environment(host: LabHost) -> dict[str, str]:
     """What a person's command in this host finds set of its daemon's settings; of two, the union."""
     if host.host.stacks is not None:
-        kinds: tuple[ServiceName, ...] = ("discovery", "router")
-        told = [docker_router.environment(host, kind) for kind in kinds if host.host.runs(kind)]
+        told = [docker_router.environment(host, kind) for kind in docker_router.PAIR if host.host.runs(kind)]
         return {key: text for environment in told for key, text in environment.items() if key != "DNS_KEY"}
     return registrar_environment(host) if host.host.registrar is not None else agent_environment(host)
 

@@ -42,7 +42,7 @@ DOMAIN = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-
 @dataclass(frozen=True, slots=True)
 class Around:
     """What the rest of the file says. `number`: of the host, from 1 on. `etcd`: ETCD_ENDPOINTS, "" without an etcd.
-    `seeds`: addresses of hosts that run a discovery."""
+    `seeds`: addresses of hosts that gossip."""
 
     number: int
     networks: tuple[ContainerNetwork, ...]
@@ -73,7 +73,7 @@ def read(
             raise TopologyError(f"{where}.{kind}: {error}") from error
         found[kind] = tuple(sorted(given.items()))
     spaces = tuple(_space(stack, common, where) for stack in stacks)
-    return DockerRouter(found.get("discovery"), found.get("router"), text, spaces, keyed)
+    return DockerRouter(around.number, found.get("discovery"), found.get("router"), text, spaces, keyed)
 
 
 def _routing(raw: object, where: str) -> tuple[str, tuple[StackConfig, ...]]:
@@ -95,6 +95,11 @@ def _said(kind: str, raw: Mapping[str, object], top: Mapping[str, object], where
         told = fields.mapping(source, f"{where}.{kind}", sorted(VARIABLES[kind]))
         given |= {key: fields.text(item) for key, item in told.items()}
     return given
+
+
+def gossips(raw: Mapping[str, object], top: Mapping[str, object], where: str) -> bool:
+    """Whether the discovery of the host that says `raw` does. TopologyError for a variable that there isn't."""
+    return _said("discovery", raw, top, where).get("DISCOVERY_MODE") == "gossip"
 
 
 def _left_open(stack: StackConfig, said: Mapping[str, str], where: str, around: Around) -> Iterator[tuple[str, str]]:

@@ -137,10 +137,11 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class DockerRouter:
-    """A host's `weft discovery` and `weft router`: variables of each, None where it doesn't run. `routing`: the text of
-    its routing.yaml, "" for none. `stacks`: VNI and subnets of each of its stacks. `keyed`: the host whose name
-    server's key the discovery is told, "" for none."""
+    """A host's `weft discovery` and `weft router`: variables of each, None where it doesn't run. `number`: the host's,
+    from 1 on. `routing`: the text of its routing.yaml, "" for none. `stacks`: VNI and subnets of each of its stacks.
+    `keyed`: the host whose name server's key the discovery is told, "" for none."""
 
+    number: int
     discovery: tuple[tuple[str, str], ...] | None = None
     router: tuple[tuple[str, str], ...] | None = None
     routing: str = ""
