@@ -155,7 +155,7 @@ def legacy_rules(tables: Path = TABLES) -> tuple[Problem, ...]:
         f"there are firewall rules of iptables-legacy here ({', '.join(sorted(names))}), which takes raw sockets, and "
         "this router has none: it writes rules of iptables-nft, and what legacy rules drop (Docker's FORWARD, if they "
         "are Docker's) stays dropped. Let Docker use iptables-nft (update-alternatives --config iptables), or set "
-        "PRIVILEGES=keep and give the container NET_RAW too"
+        "PRIVILEGES=keep and RUN_AS_ROOT=true, and give the container NET_RAW"
     )
     return (Problem("firewall", text),)
 
