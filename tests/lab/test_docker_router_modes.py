@@ -39,7 +39,7 @@ MEANS: dict[str, dict[str, Any]] = {
     "g": {"GOSSIP_PROFILE": "fast", "KEY": "correct-horse-battery-staple"},
 }
 SERVERS: dict[ServiceName, Any] = {"etcd": {}, "bind": {"domain": "example.com"}}
-ALL = [f"{mode}{n}" for mode in MODES for n in (1, 2, 3)]
+ALL = [*(f"{mode}{n}" for mode in MODES for n in (1, 2, 3)), "g4"]
 
 
 def host(number: int, name: str) -> dict[str, Any]:
@@ -139,12 +139,31 @@ def test_a_stack_that_is_killed_is_gone_and_comes_back(lab: Lab) -> None:
 
 def test_gossip_heals_after_a_partition(lab: Lab) -> None:
     """Both sides forget each other, and nobody tells them to look again."""
-    do(lab.cut("g3", "lan", keep_carrier=True))
-    forgotten(lab, ["g1", "g2"], subnet("g3"))
-    forgotten(lab, ["g3"], subnet("g1"))
-    assert routed(lab, ["g1"], subnet("g2"))
-    do(lab.heal("g3", "lan"))
+    halves = ["g1", "g2"], ["g3", "g4"]
+    walls = [(here, there) for one, other in (halves, halves[::-1]) for here in one for there in other]
+    for here, there in walls:
+        on(lab, here, f"iptables -t raw -I PREROUTING -s {endpoint(lab, there)} -j DROP")
+    for here, there in walls:
+        forgotten(lab, [here], subnet(there))
+    assert all(routed(lab, one[:1], subnet(one[1])) for one in halves)
+    for here, there in walls:
+        on(lab, here, f"iptables -t raw -D PREROUTING -s {endpoint(lab, there)} -j DROP")
     settle(lab)
+
+
+def test_who_hears_nobody_forgets_nobody(lab: Lab) -> None:
+    """It may be its own cable that is cut."""
+    do(lab.cut("g4", "lan", keep_carrier=True))
+    forgotten(lab, ["g1", "g2", "g3"], subnet("g4"))
+    trouble(lab, "g4", True)
+    assert routed(lab, ["g4"], subnet("g1"))
+    do(lab.heal("g4", "lan"))
+    settle(lab)
+    trouble(lab, "g4", False)
+
+
+def endpoint(lab: Lab, name: str) -> str:
+    return str(lab.host(name).host.ports[0].addresses[0].ip)
 
 
 def test_nobody_is_forgotten_because_a_server_is_away(lab: Lab) -> None:
