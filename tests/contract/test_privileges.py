@@ -165,7 +165,7 @@ def test_rules_of_the_old_kind_are_told(tmp_path: Path) -> None:
     assert legacy_rules(tables) == ()
     tables.write_text("nat\nfilter\n")
     (problem,) = legacy_rules(tables)
-    assert problem.subject == "firewall"
+    assert problem.subject == "iptables-legacy", "the firewall's own is reported anew in each cycle"
     assert "iptables-legacy here (filter, nat)" in problem.message
 
 

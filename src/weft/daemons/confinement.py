@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from weft.daemons.privileges import PR_SET_NO_NEW_PRIVS, SUBJECT, libc_syscall, prctl
+from weft.daemons.privileges import PR_SET_NO_NEW_PRIVS, libc_syscall, prctl
 from weft.model import Problem
 from weft.targets.kernel.bpf import Line, assemble
 
@@ -157,7 +157,7 @@ def legacy_rules(tables: Path = TABLES) -> tuple[Problem, ...]:
         "are Docker's) stays dropped. Let Docker use iptables-nft (update-alternatives --config iptables), or set "
         "PRIVILEGES=keep and RUN_AS_ROOT=true, and give the container NET_RAW"
     )
-    return (Problem("firewall", text),)
+    return (Problem("iptables-legacy", text),)
 
 
 def program(machine: Machine, families: Iterable[int], netlink: Iterable[int]) -> tuple[bytes, int]:
@@ -229,4 +229,4 @@ def _answer(number: int) -> Line:
 
 def _unconfined(why: str) -> tuple[Problem, ...]:
     text = f"{why}: the router could still open sockets to other hosts; PRIVILEGES=keep says that this is known"
-    return (Problem(SUBJECT, text),)
+    return (Problem("confinement", text),)

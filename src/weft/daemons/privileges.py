@@ -16,9 +16,6 @@ from pathlib import Path
 
 from weft.model import Problem
 
-SUBJECT = "privileges"
-"""Of the Problems that are returned here."""
-
 NAMES = (
     *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
     *("LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER"),
@@ -65,7 +62,8 @@ def drop(keep: frozenset[str]) -> tuple[Problem, ...]:
     or as any other; nothing that it starts can gain one. Returns what could not be had or done. Raises ValueError for a
     name that is no capability's."""
     wanted = _bits(keep)
-    return tuple(Problem(SUBJECT, text) for text in (*_drop(wanted), *_left_behind(wanted)))
+    given_up = (Problem("privileges", text) for text in _drop(wanted))
+    return (*given_up, *(Problem("threads", text) for text in _left_behind(wanted)))
 
 
 def held() -> frozenset[str]:
@@ -79,7 +77,7 @@ def forbid_dumps() -> tuple[Problem, ...]:
     try:
         prctl(PR_SET_DUMPABLE, 0)
     except OSError as error:
-        return (Problem(SUBJECT, f"core dumps can't be forbidden: {error.strerror}"),)
+        return (Problem("core dumps", f"core dumps can't be forbidden: {error.strerror}"),)
     return ()
 
 
