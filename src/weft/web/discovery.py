@@ -57,7 +57,7 @@ class DiscoveryPages:
     def page(self) -> DiscoveryHealth:
         """GET /health."""
         looping, world, known = self.looping, self.world, self.world.peers
-        status, message = looping.status(looping.failing(frozenset({"file", "target"})))
+        status, message = looping.status(looping.failing("file", "files"))
         return DiscoveryHealth(
             status=status,
             peer_count=len(world.data),

@@ -104,11 +104,11 @@ class Looping:
         """Objects that are not as planned, by state."""
         return Counter(status.state for status in self.loop.reconciler.account.statuses.values())
 
-    def failing(self, kinds: frozenset[str]) -> str:
-        """What is wrong with the first object of these kinds (the first word of its key) that is not done for a while;
-        "" if all are."""
+    def failing(self, kind: str, target: str) -> str:
+        """What is wrong with the first object of this kind (the first word of its key) that is not done for a while, or
+        with the target that holds them; "" if all is well."""
         statuses = self.loop.reconciler.account.statuses
-        found = (key for key in statuses if key[0] in kinds and self._lasts(key))
+        found = (key for key in statuses if (key[0] == kind or key == ("target", target)) and self._lasts(key))
         return next((self._sentence(key) for key in found), "")
 
     def metrics(self) -> Iterator[Metric | Histogram]:

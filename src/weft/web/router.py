@@ -43,7 +43,7 @@ class RouterPages:
     def page(self) -> RouterHealth:
         """GET /health."""
         looping = self.looping
-        status, message = looping.status(looping.failing(frozenset({"link", "target"})))
+        status, message = looping.status(looping.failing("link", "kernel"))
         age = self._age()
         if status == "healthy" and age is not None and age > SILENT:
             status = "degraded"
