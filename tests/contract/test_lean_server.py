@@ -117,7 +117,8 @@ async def test_what_is_no_plain_get_is_refused_and_the_connection_closed(port: i
 async def test_who_says_nothing_is_cut_off_and_holds_up_nobody(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST + 5)]
     assert b"later" in await said(port, b"GET /slow HTTP/1.0\r\n\r\n")
-    assert await quiet[0][0].read() == b"", "of too many, the one goes that was silent for longest"
+    async with asyncio.timeout(5):
+        assert await quiet[0][0].read() == b"", "of too many, the one goes that was silent for longest"
     monkeypatch.setattr(lean, "PATIENCE", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /slow HT")
