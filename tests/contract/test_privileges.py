@@ -10,6 +10,7 @@ import re
 import shutil
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,16 +121,16 @@ def test_a_router_does_its_work_confined(ns: Namespace, user: tuple[str, ...]) -
 
 
 @needs_root
-def test_a_setuid_program_gives_nothing_back(ns: Namespace, tmp_path: Path) -> None:
+def test_a_setuid_program_gives_nothing_back(ns: Namespace) -> None:
     if not others_can_run_python(ns):
         pytest.skip("this Python is in a folder that only root can read")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    program = tmp_path / "id"
-    shutil.copy("/usr/bin/id", program)
-    program.chmod(0o4755)
-    assert ns.run(*ORDINARY, str(program), "-u").strip() == "0", "the bit works here"
-    assert tried(ns, "discovery", str(program), user=ORDINARY)["setuid program"] == "7600"
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        os.chmod(folder, 0o755)
+        program = Path(folder, "id")
+        shutil.copy("/usr/bin/id", program)
+        program.chmod(0o4755)
+        assert ns.run(*ORDINARY, str(program), "-u").strip() == "0", "the bit works here"
+        assert tried(ns, "discovery", str(program), user=ORDINARY)["setuid program"] == "7600"
 
 
 @needs_root
