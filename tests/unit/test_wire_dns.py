@@ -139,6 +139,8 @@ def test_a_record_of_another_program_is_none_of_ours(strings: Strings) -> None:
         ("last_seen", None),
         ("last_seen", "2024-01-15T10:30:00"),
         ("last_seen", "yesterday"),
+        ("last_seen", "0001-01-01T00:00:00+14:00"),
+        ("last_seen", "9999-12-31T23:59:59-14:00"),
         ("every", "0"),
         ("every", "nan"),
         ("every", "1e9"),

@@ -40,6 +40,8 @@ _RECORD = 60_000
 """Octets of one TXT record: with its prerequisite beside it, an update stays below what TCP's length can say."""
 _DIGEST = 10
 _LONGEST = 86400.0
+_LAST = 253402300799.0
+"""The last second of the year 9999."""
 _COUNTED = ("vni", "port", "mtu", "epoch", "seq", "ttl")
 _LISTS = ("networks", "endpoints", "overlay")
 _TEXTS = ("id", "stack", "host_ip", "vxlan_ip", "mac", "backend", "software", "instance", "named", "last_seen", "every")
@@ -287,6 +289,8 @@ def _moment(text: str) -> float:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"last_seen={text!r} has no time zone")
+    if not 0 <= moment.timestamp() <= _LAST:  # an offset may lead out of all calendars, and it is shown to people
+        raise ValueError(f"last_seen={text!r} is not from 1970 to 9999")
     return moment.timestamp()
 
 
