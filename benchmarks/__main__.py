@@ -17,6 +17,7 @@ MODULES = (
     "memory",
     "flanneld",
     "liveness",
+    "gossip",
     "lab",
     "registrar",
     "fifty_hosts",

@@ -15,8 +15,8 @@ from random import Random
 from typing import Literal
 
 from weft.core import swim_sync
-from weft.core.swim import Shape, Swim
-from weft.core.swim_values import LAN, Address, Message, Pace, State
+from weft.core.swim import Swim
+from weft.core.swim_values import LAN, Address, Message, Pace, Shape, State
 from weft.wire import gossip
 
 HEADERS = 28
@@ -152,8 +152,8 @@ class World:
             sim.mail.append(item)
             return
         if kind == "message":
-            message, source = what  # type: ignore[misc]
-            sim.swim.receive(message, source, self.now)
+            message, source = what  # type: ignore[misc,has-type]
+            sim.swim.receive(message, source, self.now)  # type: ignore[has-type]
         elif kind == "sync":
             self._answer(sim, what)  # type: ignore[arg-type]
         elif kind == "fetch":

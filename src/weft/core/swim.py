@@ -16,12 +16,10 @@ what is in `outbox` and compares tables over TCP with who is in `wanted` (`core/
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 from weft.core.swim_probing import Prober
 from weft.core.swim_rumours import Rumours, transmissions
-from weft.core.swim_suspicion import LocalHealth, Suspicion
+from weft.core.swim_suspects import Absent, Suspects
+from weft.core.swim_suspicion import LocalHealth
 from weft.core.swim_table import Member, Table
 from weft.core.swim_values import (
     FANOUT,
@@ -32,10 +30,11 @@ from weft.core.swim_values import (
     Indirect,
     Message,
     Nack,
-    Pace,
     Ping,
     Rumour,
+    Shape,
     State,
+    Tally,
     Update,
     check_of,
     digest_of,
@@ -50,40 +49,9 @@ INLINE = 600
 FAREWELLS = 8
 _COMPARE = (10.0, 300.0)
 """Seconds between comparisons of tables, at least: the first, and after many that brought nothing."""
-_FETCH = (1.0, 30.0)
-"""Seconds between attempts to fetch a payload from its owner."""
 _LAST = 2**63 - 1
 _AT_ONCE = 4
 """Claims in one datagram: ids may be long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What does not change in a member's life. `size`: octets that an update takes in a datagram, `room`: for all of
-    them in one. `limit`: members, at most; `octets`: of
-    all their payloads."""
-
-    id: str
-    pace: Pace
-    size: Callable[[Update], int]
-    room: int = 1100
-    limit: int = 20_000
-    octets: int = 32 << 20
-
-
-@dataclass(slots=True)
-class Tally:
-    """What happened since the start, and whom it was about."""
-
-    suspicions: int = 0
-    deaths: int = 0
-    refuted: int = 0
-    farewells: int = 0
-    """How often others said goodbye for us."""
-    strangers: int = 0
-    full: int = 0
-    twins: dict[str, tuple[Address, Address]] = field(default_factory=dict)
-    """Ids that are used at two addresses: the one that was first, and the other one."""
 
 
 class Swim:
@@ -116,12 +84,10 @@ class Swim:
         """Of all payloads."""
         self._limit = transmissions(1)
         self._round_at, self._last_round = NEVER, float("-inf")
-        self._death_at = NEVER
-        self._suspects: dict[str, Member] = {}
+        self._suspects = Suspects(self.pace)
         self._revive_at = NEVER
         self._compare_at, self._compare_gap = 0.0, _COMPARE[0]
-        self._absent: dict[str, tuple[float, float]] = {}
-        self._absent_at = NEVER
+        self._absent = Absent()
         self.prober = Prober(self)
 
     # What its owner does. -------------------------------------------------------------------------------------
@@ -157,7 +123,13 @@ class Swim:
     @property
     def next_event(self) -> float:
         """Nothing is due before this."""
-        return min(self.prober.next_event, self._round_at, self._death_at, self._revive_at, self._absent_at)
+        return min(
+            self.prober.next_event,
+            self._suspects.next_event,
+            self._absent.next_event,
+            self._revive_at,
+            self._round_at,
+        )
 
     def members(self) -> int:
         """Those who are alive or suspected, and this one."""
@@ -197,10 +169,10 @@ class Swim:
             self._overslept(late)
         self._check_isolation(now)
         self.prober.due(now)
-        if now >= self._death_at:
+        if now >= self._suspects.next_event:
             self._bury(now)
-        if now >= self._absent_at:
-            self._fetch_absent(now)
+        if now >= self._absent.next_event:
+            self.fetches += [(name, self.table.members[name].address) for name in self._absent.due(now)]
         if now >= self._revive_at:
             self._revive(now)
         if now >= self._round_at:
@@ -300,22 +272,21 @@ class Swim:
         """Write down what it says of itself; fetch its payload if that is not known."""
         if member.state is not State.ALIVE:
             member.state, member.since = State.ALIVE, now
-            self._cleared(member)
+            self._suspects.clear(member)
         member.incarnation, member.digest = update.incarnation, update.digest
         if update.payload is not None:
             self._keep(member, update.payload)
         if member.missing:
             self.fetches.append((member.id, teller))
-            self._absent[member.id] = (now + _FETCH[0], _FETCH[0])
-            self._absent_at = min(self._absent_at, now + _FETCH[0])
+            self._absent.add(member.id, now)
         else:
-            self._absent.pop(member.id, None)
+            self._absent.drop(member.id)
 
     def supply(self, member_id: str, payload: bytes, now: float) -> None:
         """A payload was fetched. It is taken if it is the one that the member has."""
         member = self.table.members.get(member_id)
         if member is not None and member.missing and self._keep(member, payload):
-            self._absent.pop(member_id, None)
+            self._absent.drop(member_id)
             self._changed(now)
             self.spread(member.as_update(), now)
 
@@ -333,8 +304,7 @@ class Swim:
     def _suspected(self, update: Update, member: Member, now: float) -> None:
         if member.suspicion is not None:
             member.incarnation = update.incarnation
-            if member.suspicion.confirm(update.by):
-                self._death_at = min(self._death_at, member.suspicion.next_event)
+            if self._suspects.confirm(member, update.by):
                 self.spread(update, now)
         elif member.live:
             self.suspect(member, update, now)
@@ -345,9 +315,7 @@ class Swim:
         """It begins now, by what this says."""
         self.tally.suspicions += 1
         member.state, member.since, member.incarnation = State.SUSPECT, now, update.incarnation
-        member.suspicion = Suspicion.begin(now, self.pace, self.members(), update.by)
-        self._suspects[member.id] = member
-        self._death_at = min(self._death_at, member.suspicion.next_event)
+        self._suspects.begin(member, now, self.members(), update.by)
         self.table.settle(member)
         self.spread(update, now)
 
@@ -363,15 +331,11 @@ class Swim:
     def _gone(self, member: Member, state: State, now: float) -> None:
         self.tally.deaths += state is State.DEAD
         member.state, member.since = state, now
-        self._cleared(member)
-        self._absent.pop(member.id, None)
+        self._suspects.clear(member)
+        self._absent.drop(member.id)
         self.table.settle(member)
         self._revive_at = min(self._revive_at, now + self.pace.revival)
         self._changed(now)
-
-    def _cleared(self, member: Member) -> None:
-        member.suspicion = None
-        self._suspects.pop(member.id, None)
 
     def _changed(self, now: float) -> None:
         self.version += 1
@@ -407,11 +371,8 @@ class Swim:
     def _overslept(self, seconds: float) -> None:
         """Nobody could be heard meanwhile: it does not count."""
         self.prober.put_off(seconds)
-        for member in self._suspects.values():
-            if member.suspicion is not None:
-                member.suspicion.put_off(seconds)
+        self._suspects.put_off(seconds)
         self.heard += seconds
-        self._plan_deaths()
 
     def _check_isolation(self, now: float) -> None:
         alone = len(self.table.live) >= 2 and now - self.heard > self.pace.silence
@@ -424,44 +385,23 @@ class Swim:
         self.isolated = False
         self.version += 1
         self.health.score = 0
-        for member in self._suspects.values():
-            if member.suspicion is not None:
-                member.suspicion.begin_anew(now)
-        self._plan_deaths()
+        self._suspects.begin_anew(now)
         self.prober.hurry(now)
-
-    def _plan_deaths(self) -> None:
-        times = [member.suspicion.next_event for member in self._suspects.values() if member.suspicion is not None]
-        self._death_at = min(times, default=NEVER)
 
     def _bury(self, now: float) -> None:
         if self.isolated:
-            self._death_at = now + self.pace.interval
+            self._suspects.hold(now)
             return
-        called = []
-        for member in list(self._suspects.values()):
-            suspicion = member.suspicion
-            if suspicion is None or suspicion.next_event > now:
-                continue
-            if not suspicion.called:
-                suspicion.call(now)
-                called.append(member.as_update())
-                self.outbox.append((member.address, Rumour((called[-1],))))
-                continue
+        called, dead = self._suspects.due(now)
+        for member in dead:
             self._gone(member, State.DEAD, now)
             self.spread(Update(State.DEAD, member.id, member.incarnation, self.shape.id), now)
-        for start in range(0, len(called), _AT_ONCE):  # whoever has heard of its answer says so (`apply`)
-            for other in self.table.some(FANOUT):
-                self.outbox.append((other.address, Rumour(tuple(called[start : start + _AT_ONCE]))))
-        self._plan_deaths()
-
-    def _fetch_absent(self, now: float) -> None:
-        for member_id, (at, gap) in list(self._absent.items()):
-            if at <= now:
-                gap = min(2 * gap, _FETCH[1])
-                self._absent[member_id] = (now + gap, gap)
-                self.fetches.append((member_id, self.table.members[member_id].address))
-        self._absent_at = min((at for at, _ in self._absent.values()), default=NEVER)
+        claims = [member.as_update() for member in called]
+        self.outbox += [(member.address, Rumour((claim,))) for member, claim in zip(called, claims, strict=True)]
+        for start in range(0, len(claims), _AT_ONCE):  # whoever has heard of its answer says so (`apply`)
+            some = Rumour(tuple(claims[start : start + _AT_ONCE]))
+            self.outbox += [(other.address, some) for other in self.table.some(FANOUT)]
+        self._suspects.settle()
 
     def _revive(self, now: float) -> None:
         """One who is dead may only have been cut off: it is told what is said of it, and who we are."""

@@ -65,10 +65,6 @@ class Suspicion:
         self.begun, self.called = now, False
         self._settle()
 
-    def put_off(self, seconds: float) -> None:
-        """Time that does not count."""
-        self.begin_anew(self.begun + seconds)
-
 
 @dataclass(slots=True)
 class LocalHealth:

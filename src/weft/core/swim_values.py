@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2b
 from ipaddress import ip_address
@@ -188,3 +189,32 @@ FAST = Pace(
     quiet=0.8,
 )
 PACES = {"lan": LAN, "fast": FAST}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What does not change in a member's life. `size`: octets that an update takes in a datagram, `room`: for all of
+    them in one. `limit`: members, at most; `octets`: of
+    all their payloads."""
+
+    id: str
+    pace: Pace
+    size: Callable[[Update], int]
+    room: int = 1100
+    limit: int = 20_000
+    octets: int = 32 << 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened since the start, and whom it was about."""
+
+    suspicions: int = 0
+    deaths: int = 0
+    refuted: int = 0
+    farewells: int = 0
+    """How often others said goodbye for us."""
+    strangers: int = 0
+    full: int = 0
+    twins: dict[str, tuple[Address, Address]] = field(default_factory=dict)
+    """Ids that are used at two addresses: the one that was first, and the other one."""

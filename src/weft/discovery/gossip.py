@@ -116,6 +116,13 @@ class Gossip:
 
     async def close(self) -> None:
         """Say goodbye, if anything was ever announced, and give up the sockets."""
+        await self._end(farewell=True)
+
+    async def abandon(self) -> None:
+        """Give up the sockets without a word, as one who is killed does."""
+        await self._end(farewell=False)
+
+    async def _end(self, farewell: bool) -> None:
         if self._closed:
             return
         self._closed = True
@@ -124,7 +131,7 @@ class Gossip:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._ends is not None:
-            goodbye = self._talk.farewell() if self._talk.announced else []
+            goodbye = self._talk.farewell() if farewell and self._talk.announced else []
             self._send(goodbye)
             if goodbye:
                 await asyncio.sleep(_FAREWELL)

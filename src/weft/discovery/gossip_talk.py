@@ -11,8 +11,8 @@ from collections.abc import Callable
 from random import Random
 
 from weft.core import swim_sync
-from weft.core.swim import Shape, Swim
-from weft.core.swim_values import Address, State, Update
+from weft.core.swim import Swim
+from weft.core.swim_values import Address, Shape, State, Update
 from weft.discovery.gossip_options import GossipSettings
 from weft.discovery.gossip_roster import Roster
 from weft.discovery.tally import Complaints, Counters, Refused
