@@ -378,6 +378,23 @@ def test_groups_of_two_overlays_whose_ids_meet_get_each_its_own(monkeypatch: pyt
     assert plan(view_, made).moved == set()
 
 
+@pytest.mark.parametrize("name", [" multipath", "multipath", "b@vxlan1001", "@vxlan1001", "b vxlan1001", "b/vxlan1001"])
+def test_no_peer_takes_the_place_of_anything_by_its_name(name: str) -> None:
+    """A peer may have any printable text as its id; nothing that was there goes when it comes, changes or leaves."""
+    beside = seen(B, me=replace(ME, vni=1001))
+    evil = replace(SILENT, id=name, networks=())
+
+    def among(*nodes: Node) -> View:
+        return replace(seen(*nodes, several=(several("172.30.0.0/16", R1, R2),)), beside=(beside,))
+
+    honest = plan(among())
+    came = plan(among(evil), honest)
+    changed = plan(among(replace(evil, mtu=1400)), came)
+    left = plan(among(), changed)
+    assert [set(honest.wanted) - set(now.wanted) for now in (came, changed, left)] == [set()] * 3
+    assert left == honest
+
+
 def test_without_a_plane_a_plan_is_files_alone() -> None:
     file = TextFile("/var/lib/docker-router/discovery.json", "{}", 0o640)
     bare = replace(seen(B, several=(several("172.30.0.0/16", R1, R2),)), files=(file,))

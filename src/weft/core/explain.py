@@ -13,7 +13,7 @@ from ipaddress import ip_network
 
 from weft.backends.tunnel import device_of
 from weft.core.commands import text
-from weft.core.plan import SEVERAL, Plan, Wanted
+from weft.core.plan import SEVERAL, Plan, Wanted, part_of
 from weft.model import IPAddress, IPNetwork, Node, View
 from weft.objects import ZERO_MAC, Key, Neighbour, NextHop, NextHopGroup, Object, Route
 
@@ -75,7 +75,7 @@ def explain(
 
 
 def _node(node: Node, view: View, plan: Plan) -> tuple[bool, list[Line]]:
-    names = (node.id, *(f"{node.id}@{device_of(beside)}" for beside in view.beside))
+    names = (node.id, *(part_of(node.id, device_of(beside)) for beside in view.beside))
     parts = [plan.parts[name] for name in names if name in plan.parts]
     problems = [Line(p.message) for p in view.problems if p.subject == node.id]
     if not parts:
@@ -135,7 +135,7 @@ def _behind(via: IPAddress | None, before: Wanted, device: str, plan: Plan) -> I
         entry = plan.wanted.get(("fdb", device, neighbour.object.mac))
         yield from (_line(step) for step in (neighbour, entry) if step is not None)
         return
-    parts = (plan.parts.get(name) for name in (before.why.peer, f"{before.why.peer}@{device}"))
+    parts = (plan.parts.get(name) for name in (before.why.peer, part_of(before.why.peer, device)))
     things = [want for part in parts if part is not None for want in part.wanted.values()]
     yield from (_line(w) for w in things if w.object.key[:3] == ("fdb", device, ZERO_MAC))
 

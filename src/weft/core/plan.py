@@ -25,8 +25,14 @@ RELAYS = "registrar"
 """The role of the daemon whose hosts forward for each other."""
 HERE = ""
 """The name of this host's own part: no node has an empty id."""
-SEVERAL = " multipath"
-"""The name of the part of subnets that several nodes take packets for: no node's id begins with a space."""
+SEVERAL = "\nmultipath"
+"""The name of the part of subnets that several nodes take packets for. Ids of nodes are others' words, but printable
+ones (`wire.texts.label`): none has a line's end in it, so no peer's part can take this one's place."""
+
+
+def part_of(node: str, device: str) -> str:
+    """The name of a node's part in an overlay behind the first."""
+    return f"{node}\n{device}"
 
 
 class Wanted(NamedTuple):
@@ -80,7 +86,7 @@ def plan(view: View, previous: Plan | None = None) -> Plan:
     overlays: list[Overlay] = []
     for one, before in zip(views, old.overlays if alike else map(Overlay.empty, tunnels), strict=True):
         tunnel = before.tunnel
-        suffix = f"@{tunnel.device}" if overlays else ""  # of the overlays behind the first
+        suffix = part_of("", tunnel.device) if overlays else ""
         asked[HERE + suffix] = _own_part(one, devices, old.parts.get(HERE + suffix))
         asked[SEVERAL + suffix] = _part_of_several(one, tunnel, old.parts.get(SEVERAL + suffix))
         overlays.append(_add_nodes(asked, one.nodes if one.profile.plane else (), before, suffix, old.parts))
