@@ -219,6 +219,18 @@ def test_a_hostile_host_changes_nothing_and_is_reported() -> None:
         assert not second.discovery.departed()
 
 
+def test_a_datagram_that_is_too_long_to_be_handed_on_does_not_silence_us(pair: list[Cable]) -> None:
+    """Whoever can send to this host alone could else make it leave the group, again and again."""
+    longest = 65535 - 28
+    with crowd(pair[0], "stack-a") as first, crowd(pair[1], "stack-b") as second:
+        first.until_ids("stack-b")
+        send_from(pair[1], b"x" * longest, to="192.0.2.1")
+        until(lambda: first.refused(Refused.MALFORMED), f"the rubbish to be counted: {first.discovery.counters()}")
+        second.close()
+        first.until_ids()
+        assert not first.last.problems
+
+
 def test_with_a_key_nobody_plain_gets_in_and_a_recording_changes_nothing() -> None:
     key = {"key": b"secret"}
     with segment(3) as cables, crowd(cables[0], "stack-a", **key) as first:

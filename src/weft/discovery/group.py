@@ -151,13 +151,17 @@ class Group:
         return ""
 
     def hand_on(self, datagram: bytes, source: IPAddress) -> None:
-        """Let the other programs on this host hear what came from `source` to one of them alone."""
+        """Let the other programs on this host hear what came from `source` to one of them alone. What is too long for
+        that is nobody's who speaks this protocol."""
         try:
             self._reach(0)
-            self._send(b"%b%b %b\n%b" % (_RELAY, self._instance, str(source).encode(), datagram), self._group)
-            self._reach(self._ttl)
+            try:
+                self._send(b"%b%b %b\n%b" % (_RELAY, self._instance, str(source).encode(), datagram), self._group)
+            finally:
+                self._reach(self._ttl)
         except OSError as error:
-            raise self._broken(error) from error
+            if error.errno != errno.EMSGSIZE:
+                raise self._broken(error) from error
 
     def handed_on(self, datagram: bytes, source: IPAddress) -> tuple[bytes, IPAddress] | None:
         """What another program on this host handed on, and where it came from; None if it is nothing of the kind. An
