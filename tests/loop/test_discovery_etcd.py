@@ -648,6 +648,46 @@ def test_who_is_not_back_after_an_outage_goes_a_lease_later() -> None:
     run(scenario)
 
 
+def test_who_is_on_no_lease_does_not_fall_silent_while_nobody_can_write() -> None:
+    async def scenario(w: World) -> None:
+        a = w.host(node(), plain=True)
+        w.server.put("stack-b", {**DOCUMENT, "host_ip": "10.0.2.6"})
+        await a.knows("stack-b")
+        w.server.fail(GONE)
+        await a.says("trying again")
+        news = len(a.seen)
+        await asyncio.sleep(600)
+        assert a.ids() == ["stack-b"]
+        w.server.fail(None)
+        await reached(lambda: not a.now.problems, "etcd to be back", 10)
+        await asyncio.sleep(80)
+        assert all(known.items for known in a.seen[news:]), "it has a whole timeout from then on"
+        await a.knows(within=11)
+
+    run(scenario)
+
+
+def test_who_is_waited_for_after_an_outage_is_kept_through_the_next_one() -> None:
+    async def scenario(w: World) -> None:
+        a = w.host(node())
+        other = w.host(node("stack-b", "10.0.1.6"))
+        await a.knows("stack-b")
+        w.server.fail(GONE)
+        await a.says("trying again")
+        await other.kill()
+        await asyncio.sleep(100)
+        w.server.fail(None)
+        await reached(lambda: not a.now.problems, "etcd to be back", 10)
+        w.server.fail(GONE)
+        await a.says("trying again")
+        await asyncio.sleep(100)
+        assert a.ids() == ["stack-b"]
+        w.server.fail(None)
+        await a.knows(within=TTL + 10)
+
+    run(scenario)
+
+
 def test_it_waits_for_an_etcd_that_is_not_there_yet() -> None:
     async def scenario(w: World) -> None:
         w.server.fail(GONE)

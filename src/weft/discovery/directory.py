@@ -7,6 +7,7 @@ argument. `discovery/etcd.py` feeds it with full sets. The rules:
     incomplete          the same after GRACE seconds: other programs write their keys one by one
     gone                goes at once; but after an outage of etcd it is kept for `lease_ttl`: it may not have been able
                         to register again yet
+    etcd can't be asked nobody goes, and nobody is silent: all times begin anew when it answers
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class _Peer:
     silent_at: float = INFINITY
     gone_at: float = INFINITY
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """When it is not a peer any more, unless something is heard."""
+        return self.silent_at, self.gone_at
+
 
 class Directory:
     """`version` differs from before whenever `nodes` does."""
@@ -69,7 +75,7 @@ class Directory:
     @property
     def next_event(self) -> float:
         """Nothing changes by itself before this."""
-        dates = [min(p.incomplete_at, p.silent_at, p.gone_at) for p in self._peers.values()]
+        dates = [p.incomplete_at if self._lost else min(p.incomplete_at, *p.ends) for p in self._peers.values()]
         return min([*dates, *(at + MEMORY for at in self._departed.values())], default=INFINITY)
 
     def lost(self) -> None:
@@ -88,17 +94,21 @@ class Directory:
                 self._read(name, rows, now, wall)
             else:
                 peer.gone_at = INFINITY
+                if self._lost and peer.silent_at != INFINITY:
+                    peer.silent_at = now + self._settings.peer_timeout
         for name in [name for name in self._peers if name not in folders]:
             self._miss(name, now)
         self._lost = False
         self._list()
 
     def expire(self, now: float) -> None:
-        """Let go who was silent for too long, and say what stays incomplete."""
+        """Let go who was silent for too long while etcd could be asked, and say what stays incomplete."""
         for name, peer in list(self._peers.items()):
             if peer.incomplete_at <= now:
                 peer.incomplete_at = INFINITY
                 self._refuse(name, "some of its keys are missing: host_ip and vni must be there")
+            if self._lost:
+                continue
             if peer.silent_at <= now:
                 peer.silent_at, peer.node = INFINITY, None
                 text = (
@@ -173,11 +183,10 @@ class Directory:
     def _miss(self, name: str, now: float) -> None:
         """It is not there (any more)."""
         peer = self._peers[name]
-        if peer.departing or peer.node is None or peer.gone_at <= now:
-            self._remove(name, now)
-        elif self._lost:
+        was_there = peer.node is not None and not peer.departing
+        if self._lost and was_there:
             peer.rows, peer.gone_at = [], now + self._settings.lease_ttl
-        elif peer.gone_at == INFINITY:
+        elif not was_there or peer.gone_at == INFINITY or peer.gone_at <= now:
             self._remove(name, now)
 
     def _remove(self, name: str, now: float) -> None:
