@@ -433,6 +433,25 @@ def test_a_stack_may_move_to_another_host_as_soon_as_it_has_left() -> None:
     run(scenario)
 
 
+def test_a_host_whose_uplink_goes_is_at_its_new_address_at_once() -> None:
+    """The program makes another discovery (agent/announcer.py); the old one can't reach etcd from where it is."""
+
+    async def scenario(w: World) -> None:
+        b = w.host(node("stack-b", "10.0.1.6"))
+        a = w.host(node())
+        await b.knows("stack-a")
+        holes = always(w, "stack-a")
+        a.store.fail(GONE)
+        w.host(node("stack-a", "172.24.90.1"), instance="run-1")
+        await a.discovery.close()
+        await reached(lambda: [str(p.endpoints[0]) for p in b.now.items] == ["172.24.90.1"], "the move", 5)
+        await asyncio.sleep(2 * TTL)
+        assert b.ids() == ["stack-a"]
+        assert not holes
+
+    run(scenario)
+
+
 def test_of_two_programs_on_one_host_the_later_one_has_the_id() -> None:
     async def scenario(w: World) -> None:
         first = w.host(node())

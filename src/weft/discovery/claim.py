@@ -22,7 +22,7 @@ class Whose(Enum):
     NOBODY = auto()
     OURS = auto()
     LEFT = auto()
-    """Left by a former run on this host, or by a host that went."""
+    """Left by a former run on this host, by this very program at another address, or by a host that went."""
     NEWER = auto()
     """A run on this host that started after this one: or before it, and the clock went back."""
     FOREIGN = auto()
@@ -45,9 +45,15 @@ def judge(rows: Mapping[str, Entry], me: Node, stamp: Stamp) -> tuple[Whose, str
         return Whose.OURS, address
     if details is not None and details.departed:
         return Whose.LEFT, address
-    if address and address not in map(str, me.endpoints):
+    same_program = details is not None and _program(details.instance) == _program(stamp.instance)
+    if address and address not in map(str, me.endpoints) and not same_program:
         return Whose.FOREIGN, address
     return (Whose.NEWER if details is not None and details.epoch > stamp.epoch else Whose.LEFT), address
+
+
+def _program(instance: str) -> str:
+    """Of an instance, what is new with each start alone: a program whose uplink changes makes another instance."""
+    return instance.rpartition(".")[0]
 
 
 def change(
