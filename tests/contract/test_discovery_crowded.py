@@ -171,6 +171,7 @@ def test_two_of_one_program_made_at_once_are_two(pair: list[Cable]) -> None:
     settings = pair[0].settings(**OPEN)
     first, second = Multicast(settings), Multicast(settings)
     assert first._settings.instance != second._settings.instance
+    assert first._talk._stamp.program == second._talk._stamp.program == settings.instance, "it may move"
 
 
 # Enemies. -----------------------------------------------------------------------------------------------------------

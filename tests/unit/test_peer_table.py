@@ -233,6 +233,22 @@ def test_an_address_change_of_the_same_instance_is_believed() -> None:
     assert table.complaints.problems == ()
 
 
+@pytest.mark.parametrize("make", [Table, keyed])
+def test_a_program_that_moved_to_another_uplink_is_believed_at_once_and_its_old_end_may_leave(
+    make: type[Table],
+) -> None:
+    """The new end is another instance of the same program; the old one's uplink may be dead, or say goodbye late."""
+    table = make()
+    table.hear(hello(node(), 9, "start.0.3e8", 1000), 0)
+    assert table.hear(hello(node(at=AT_C), 1, "start.1.7d0", 2000), 1)
+    table.leave(goodbye(node(), 10, "start.0.3e8", 1000), 2)
+    assert table.nodes == (node(at=AT_C),)
+    assert table.complaints.problems == ()
+    assert not table.hear(hello(node(), 11, "start.0.3e8", 1000), LATER), "what is older moves nobody back"
+    assert not table.hear(hello(node(), 1, "other.1.bb8", 3000), LATER), "another program is another host"
+    assert table.nodes == (node(at=AT_C),)
+
+
 def test_a_second_host_with_the_same_id_is_refused_until_the_first_falls_silent() -> None:
     table = Table()
     first, second = node(at=AT_B), node(at=AT_C)

@@ -45,15 +45,10 @@ def judge(rows: Mapping[str, Entry], me: Node, stamp: Stamp) -> tuple[Whose, str
         return Whose.OURS, address
     if details is not None and details.departed:
         return Whose.LEFT, address
-    same_program = details is not None and _program(details.instance) == _program(stamp.instance)
+    same_program = details is not None and Stamp(details.instance, details.epoch, 0).program == stamp.program
     if address and address not in map(str, me.endpoints) and not same_program:
         return Whose.FOREIGN, address
     return (Whose.NEWER if details is not None and details.epoch > stamp.epoch else Whose.LEFT), address
-
-
-def _program(instance: str) -> str:
-    """Of an instance, what is new with each start alone: a program whose uplink changes makes another instance."""
-    return instance.rpartition(".")[0]
 
 
 def change(

@@ -5,7 +5,8 @@
     source address      must be one of the endpoints that the message claims
     same instance       its `seq` only ever rises; a new endpoint is an address change
     another instance    from the same endpoint: a restart, believed at once (with a key: if its epoch is newer);
-                        from elsewhere: a second host with that id, refused until the first falls silent or leaves
+                        from elsewhere: the same program at another uplink, if it is one with a newer epoch; else a
+                        second host with that id, refused until the first falls silent or leaves
     another id          at an endpoint that a node has: takes its place if its epoch is newer, else it is refused until
                         that one falls silent or leaves (`discovery/places.py`); `crowded`: both are there
     no stamp            `plain`: who speaks the document's plain form is a peer too (`discovery/plain.py`)
@@ -166,6 +167,8 @@ class PeerTable:
         peer = self._alive.get(goodbye.peer_id)
         if not self.comes_from(goodbye.peer_id, goodbye.endpoints, source, now) or peer is None or not goodbye.stamp:
             return
+        if goodbye.stamp.instance in peer.past.former:
+            return  # the end of a former run, or of the uplink that it has left
         if source not in peer.node.endpoints:
             text = f"{source} says goodbye for {peer.node.id}, which is at {peer.source}: not believed"
             self._refuse(Refused.SPOOFED, str(source), text, now)
@@ -253,7 +256,8 @@ class PeerTable:
         if stamp.instance == past.stamp.instance:
             # Parts of the latest set all carry its seq: `_Peer` moves on to it only when the set is whole.
             return stamp.seq > past.stamp.seq or self._overtaken(peer_id, past, source, now)
-        if peer and source not in peer.node.endpoints and peer_id not in self._leaving:
+        is_elsewhere = peer and source not in peer.node.endpoints and peer_id not in self._leaving
+        if peer and is_elsewhere and not stamp.moves(past.stamp):
             text = (
                 f"two hosts use the node id {peer_id!r}: one at {peer.source}, which was first, and one at {source}, "
                 f"which is refused until the first is silent for {self._timeout:g} s or leaves; "

@@ -28,6 +28,15 @@ class Stamp:
     epoch: int
     seq: int
 
+    @property
+    def program(self) -> str:
+        """What is new with each start alone: a program whose uplink changes speaks from there as another instance."""
+        return self.instance.partition(".")[0]
+
+    def moves(self, former: Stamp) -> bool:
+        """The program that said `former` says this, and from a newer instance: it may have moved."""
+        return self.program == former.program and self.epoch > former.epoch
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
