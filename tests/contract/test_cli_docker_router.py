@@ -205,3 +205,98 @@ def test_a_second_one_says_who_is_there(host: Namespace, tmp_path: Path) -> None
             assert second.returncode == 1
             assert str(first.pid) in out
         assert first.poll() is None
+
+
+# -- several routers of one host ------------------------------------------------------------------------------------
+
+
+def of_file(folder: Path, name: str, *stacks: tuple[str, int]) -> dict[str, str]:
+    """A router of these stacks (id, VNI), with a folder of its own."""
+    mine = folder / name
+    mine.mkdir(exist_ok=True)
+    lines = [
+        f"  - {{stack_id: {stack}, vni: {vni}, local_vxlan_ip: 10.{part}.0.1, vxlan_subnet: 10.{part}.0.0/24}}"
+        for stack, vni, part in ((stack, vni, vni - 900) for stack, vni in stacks)
+    ]
+    written = mine / "routing.new"
+    written.write_text("\n".join(["version: 1", "stacks:", *lines, ""]))
+    written.rename(mine / "routing.yaml")
+    return {
+        "ROUTING_CONFIG": str(mine / "routing.yaml"),
+        "DATA_DIR": str(mine),
+        "RUN_DIR": str(mine / "run"),
+        "WEFT_SOCKET": str(mine / "router.sock"),
+        "HEALTH_PORT": "0",
+    }
+
+
+def devices(ns: Namespace) -> dict[str, str]:
+    """Of each VXLAN device, its index: another one has another."""
+    return {words[1].rstrip(":"): words[0] for words in map(str.split, ns.ip("-o link show type vxlan").splitlines())}
+
+
+def nothing_heard(folder: Path) -> None:
+    """A discovery.json that vouches for having nobody in it: from then on a router removes."""
+    text = '{"version": 1, "last_update": "2026-01-01T00:00:00Z", "peers": []}'
+    (folder / "discovery.new").write_text(text)
+    (folder / "discovery.new").rename(folder / "discovery.json")
+
+
+@needs_root
+def test_routers_of_several_stacks_each_leave_each_other_alone(host: Namespace, tmp_path: Path) -> None:
+    one = of_file(tmp_path, "one", ("s1", 1001), ("s2", 1002))
+    two = of_file(tmp_path, "two", ("s3", 1003), ("s4", 1004))
+    for name in ("one", "two"):
+        nothing_heard(tmp_path / name)
+    with running(host, one, "router"):
+        until(lambda: {"vxlan1001", "vxlan1002"} <= set(devices(host)), "the first router's devices")
+        before = devices(host)
+        with running(host, two, "router"):
+            until(lambda: len(devices(host)) == 4, "both routers' devices")
+            until(lambda: (tmp_path / "two" / "routes.json").exists(), "the second one's first round")
+            both = devices(host)
+        assert {name: both[name] for name in before} == before
+    of_file(tmp_path, "one", ("s1", 1001))
+    with running(host, one, "router"):
+        until(lambda: "vxlan1002" not in devices(host), "the end of what is no longer its stack")
+        assert devices(host) == {name: both[name] for name in both if name != "vxlan1002"}
+
+
+@needs_root
+def test_two_routers_of_one_name_are_one_too_many(host: Namespace, tmp_path: Path) -> None:
+    one, two = of_file(tmp_path, "one", ("s1", 1001)), of_file(tmp_path, "two", ("s1", 1002))
+    with running(host, one, "router"):
+        until(lambda: "vxlan1001" in devices(host), "the first router's device")
+        with running(host, two, "router") as second:
+            out, _ = second.communicate(timeout=20)
+        assert second.returncode == 1
+        assert "a weft router s1 is running" in out
+        assert "PEER_ID of its own" in out
+        assert set(devices(host)) == {"vxlan1001"}
+
+
+@needs_root
+def test_a_vni_that_comes_while_it_runs_and_is_another_routers(host: Namespace, tmp_path: Path) -> None:
+    one, two = of_file(tmp_path, "one", ("s1", 1001)), of_file(tmp_path, "two", ("s2", 1002))
+    for name in ("one", "two"):
+        nothing_heard(tmp_path / name)
+
+    def status() -> str:
+        return weft("router", "show", "status", **one).stdout
+
+    with running(host, one, "router"):
+        with running(host, two, "router"):
+            until(lambda: len(devices(host)) == 2, "both routers' devices")
+            before = devices(host)
+            of_file(tmp_path, "one", ("s1", 1001), ("s2", 1002), ("s5", 1005))
+            until(lambda: "vxlan1005" in devices(host), "the stack that came")
+            assert "router-1002 is running in this network namespace already" in status()
+            assert {name: devices(host)[name] for name in before} == before
+        of_file(tmp_path, "one", ("s1", 1001), ("s2", 1002))
+        until(lambda: "vxlan1005" not in devices(host), "the end of the stack that went")
+        until(lambda: "router-1002" not in status(), "the VNI is its own")
+        with running(host, two, "router") as second:
+            out, _ = second.communicate(timeout=20)
+        assert second.returncode == 1
+        assert "router-1002 is running" in out
+    assert {name: devices(host)[name] for name in before} == before

@@ -19,17 +19,18 @@ REFRESH = 30.0
 
 
 class RoutingFile:
-    """`problem`: why the file as it is now can't be used, "" if it can; what it said before holds meanwhile."""
+    """`stacks`: this host's. `problem`: why the file as it is now can't be used, "" if it can; what it said before
+    holds meanwhile."""
 
     def __init__(self, settings: StackSettings) -> None:
         self.problem = ""
         self._settings = settings
-        self._stacks: tuple[StackConfig, ...] = ()
+        self.stacks: tuple[StackConfig, ...] = ()
 
     def read(self) -> tuple[StackConfig, ...]:
         """The stacks of this host. Raises SettingsError."""
-        self._stacks = settled(self._settings, read_routing(self._settings.routing))
-        return self._stacks
+        self.stacks = settled(self._settings, read_routing(self._settings.routing))
+        return self.stacks
 
     async def contents(self) -> AsyncIterator[tuple[StackConfig, ...]]:
         """Yield the stacks now, and whenever they, or `problem`, have changed."""
@@ -46,9 +47,9 @@ class RoutingFile:
                     self.problem = ""
                 except SettingsError as error:
                     self.problem = f"{error}; what was said before holds"
-                if self._stacks and told != (now := (self._stacks, self.problem)):
+                if self.stacks and told != (now := (self.stacks, self.problem)):
                     told = now
-                    yield self._stacks
+                    yield self.stacks
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(REFRESH):
                         await woken.wait()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,14 +21,15 @@ from weft.agent.peer_events import PeerEvents
 from weft.agent.reconcile import Reconciler
 from weft.agent.router import RouterWorld, Wishes
 from weft.agent.routing_file import RoutingFile
-from weft.backends.tunnel import device_name, device_of
+from weft.backends.tunnel import device_of
 from weft.core.identity import Identity
 from weft.core.stacks import Options
 from weft.daemons import telemetry
 from weft.daemons.confinement import confine, legacy_rules
 from weft.daemons.docker_router import serve_health
 from weft.daemons.privileges import drop
-from weft.daemons.process import claim, run_until_signalled, spare_the_collector
+from weft.daemons.process import run_until_signalled, spare_the_collector
+from weft.daemons.vnis import ROLE, Vnis, claim_name
 from weft.discovery.file import DiscoveryFile
 from weft.errors import WeftError
 from weft.model import DiscoveryData, Host, Mac, Reach, View
@@ -49,7 +50,6 @@ from weft.wire.routing import StackConfig
 
 log = logging.getLogger("weft")
 
-ROLE = "router"
 ROUTES = "routes.json"
 
 
@@ -63,7 +63,7 @@ class RouterDaemon:
         routes_file: Path,
         tracer: Telemetry | None = None,
     ) -> None:
-        name = settings.peer_id or (stacks[0].stack_id if len(stacks) == 1 else "stacks")
+        name = name_of(settings, stacks)
         self.settings = settings
         self.scribe = Scribe()
         self.journal = Journal(Path(settings.run_dir), self.scribe)
@@ -74,9 +74,9 @@ class RouterDaemon:
         self.file = DiscoveryFile(str(settings.data / FILE), settings.watch_discovery, settings.route_refresh_interval)
         self.kernel = KernelTarget(f"weft:{ROLE}:{name}")
         self.firewall = FirewallTarget(owns=self._owns)
-        self.claimed: frozenset[str] = frozenset()
-        """Devices that no other router here looks after now: whatever name they bear, they are an earlier run's."""
+        self.vnis = Vnis()
         self._devices: dict[str, Mac] = {}
+        self._left_out: Mapping[int, str] = {}
         self.world = RouterWorld(
             _wishes(settings, name, routes_file),
             stacks=stacks,
@@ -87,6 +87,11 @@ class RouterDaemon:
         self.loop = Loop(self.world, Reconciler(targets), settings.route_refresh_interval, self._cycled)
         self.looping = Looping(ROLE, self.loop, self.events, self.cycles, tracer)
         self.statistics = Statistics()
+
+    def claim(self) -> None:
+        """Raises WeftError if another router looks after one of the VNIs."""
+        for why in self._hold(self.world.stacks or ()).values():
+            raise WeftError(why)
 
     def start(self) -> None:
         """Follow the sources."""
@@ -99,13 +104,23 @@ class RouterDaemon:
             target.close()
         self.statistics.close()
         self.scribe.close()
+        self.vnis.close()
 
     def _keep_host(self, host: Host) -> None:
         self.world.host = host
 
     def _keep_stacks(self, stacks: tuple[StackConfig, ...]) -> None:
-        self.world.stacks = stacks
+        self._left_out = self._hold(stacks)
+        kept = tuple(stack for stack in stacks if stack.vni not in self._left_out)
+        self.world.stacks = kept if self._left_out else stacks
         self.world.report("routing.yaml", self.routing.problem)
+        self.world.report("vni", "; ".join(self._left_out.values()))
+
+    def _hold(self, stacks: tuple[StackConfig, ...]) -> Mapping[int, str]:
+        """Look after the VNIs of these stacks; which can't be had, and why."""
+        refused = self.vnis.hold(stack.vni for stack in stacks if stack.vni)
+        self.kernel.expect(self._devices, self.vnis.devices)
+        return refused
 
     def _keep_data(self, data: DiscoveryData) -> None:
         self.world.report("discovery.json", self.file.problem)
@@ -122,7 +137,12 @@ class RouterDaemon:
         """After each cycle: what is expected to be ours, and what was done."""
         if view is not None:
             self._devices = {device_of(overlay): overlay.me.mac for overlay in (view, *view.beside)}
-            self.kernel.expect(self._devices, self.claimed)
+            self.kernel.expect(self._devices, self.vnis.devices)
+        if self._left_out:
+            before = self._left_out
+            self._keep_stacks(self.routing.stacks)
+            if self._left_out != before:
+                self.loop.wake()
         self.world.report("firewall", self.firewall.problem)
         self.world.report("disk", self.scribe.problem)
         self.chronicle.work(self.loop.reconciler)
@@ -162,13 +182,10 @@ async def run(settings: RouterSettings) -> int:
             closing.callback(traces.close)
         if settings.privileges == "drop":
             given_up.extend(drop(frozenset({"NET_ADMIN"})))
-        vnis = sorted({stack.vni for stack in stacks if stack.vni})
-        for vni in vnis:
-            closing.enter_context(_claim(vni))
         daemon = RouterDaemon(settings, stacks, _routes_file(settings), traces.telemetry if traces else None)
-        daemon.claimed = frozenset(map(device_name, vnis))
-        daemon.kernel.expect({}, daemon.claimed)
         closing.push_async_callback(daemon.close)
+        daemon.claim()
+        closing.enter_context(claim_name(name_of(settings, stacks)))
         server = LocalServer(Api(daemon.loop, daemon), Path(settings.weft_socket))
         await server.start()
         closing.push_async_callback(server.stop)
@@ -187,13 +204,10 @@ async def run(settings: RouterSettings) -> int:
     return 0
 
 
-def _claim(vni: int) -> socket.socket:
-    """Two routers of one VNI would undo each other's work. Raises WeftError."""
-    try:
-        return claim(f"{ROLE}-{vni}")
-    except WeftError as error:
-        hint = "one router serves several stacks of a host: list them under `stacks:` in its routing.yaml"
-        raise WeftError(f"{error}; {hint}") from error
+def name_of(settings: RouterSettings, stacks: tuple[StackConfig, ...]) -> str:
+    """What is on this router's devices. Of several stacks the first one's, so that it stays the same when others come
+    and go, and no other router of this host has it."""
+    return settings.peer_id or stacks[0].stack_id
 
 
 def _wishes(settings: RouterSettings, mark: str, routes_file: Path) -> Wishes:
