@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import json
 import socket
@@ -140,6 +141,34 @@ async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
         await soon(lambda: len(server._open) == 1, "the request")
         await soon(lambda: not server._open, "the end of the server's patience")
     await server.stop()
+
+
+class Gone(asyncio.StreamWriter):
+    """Its client resets the connection between the answer and its end."""
+
+    def write_eof(self) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+async def test_a_client_that_goes_while_it_is_refused_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    server = LeanServer(PAGES)
+    served = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        protocol = writer.transport.get_protocol()
+        try:
+            await server._serve(reader, Gone(writer.transport, protocol, reader, asyncio.get_running_loop()))
+        finally:
+            served.set()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        assert b"405" in await said(listening.sockets[0].getsockname()[1], b"POST /echo HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(5):
+            await served.wait()
+        await asyncio.sleep(0)
+    assert not server._open
+    assert not caplog.records
 
 
 async def test_stopping_closes_what_is_open(port: int) -> None:

@@ -158,7 +158,7 @@ class LeanServer:
                 self._open[task] = None
                 again = await self._exchange(reader, writer)
             writer.close()
-        except (ConnectionError, TimeoutError, asyncio.CancelledError):
+        except (OSError, asyncio.CancelledError):  # ENOTCONN is no ConnectionError
             writer.transport.abort()  # it went away, or was cut off: nothing to tell anybody
         finally:
             self._open.pop(task, None)
