@@ -79,6 +79,12 @@ def test_every_variable_of_the_document_is_read_by_discovery() -> None:
     )
 
 
+def test_a_key_that_seals_nothing_is_said() -> None:
+    said = {"STACK_ID": "a", "DISCOVERY_MODE": "etcd", "ETCD_ENDPOINTS": "h:1", "WEFT_KEY": "x", "PEERS": "10.0.0.1"}
+    assert discovery.load(said)[1] == ("DISCOVERY_MODE=etcd doesn't look at KEY, PEERS",)
+    assert discovery.load({"STACK_ID": "a", "KEY": "x", "WEFT_KEY": "x", "PEERS": "10.0.0.1"})[1] == ()
+
+
 def test_the_documents_defaults() -> None:
     settings = loaded()
     assert settings.discovery_mode == "multicast"
@@ -201,6 +207,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ({"STACK_ID": "a" * 201}, "STACK_ID = 'aaa"),
         ({"STACK_ID": "a\nb"}, "can't be a name"),
         ({"DATA_DIR": "data"}, "DATA_DIR = 'data' must be an absolute path"),
+        ({"DNS_UPDATE_INTERVAL": "100000"}, "DNS_UPDATE_INTERVAL = '100000'"),
+        ({"KEY": "a", "WEFT_KEY": "b"}, "KEY and WEFT_KEY are both set, and differ"),
+        ({"PEERS": "10.0.0.1,fd00::1"}, "PEERS = 10.0.0.1,fd00::1 are of both IP versions"),
+        ({"MULTICAST_GROUP": "ff12::1", "PEERS": "10.0.0.1"}, "MULTICAST_GROUP = ff12::1 and PEERS = 10.0.0.1 are of"),
+        ({"MULTICAST_GROUP": "ff12::1", "HOST_IP": "10.0.0.1"}, "another IP version than the first of HOST_IP, 10.0"),
+        ({"PEERS": "fd00::1", "HOST_IP": "10.0.0.1"}, "PEERS = fd00::1 is of another IP version than the first of"),
     ],
 )
 def test_what_can_not_be_or_go_together_is_named(environment: dict[str, str], message: str) -> None:
@@ -236,6 +248,10 @@ def test_a_misspelt_variable_is_remarked_upon() -> None:
     assert router.load({"VXLAN_SUBNETS": "10.0.0.0/8"})[1] == (
         "VXLAN_SUBNETS is no variable of weft router's; did you mean VXLAN_SUBNET?",
     )
+    assert "did you mean ALLOWED?" in router.load({"ALLOWD": "10.0.0.0/8"})[1][0]
+    assert "did you mean NETWORKS?" in remarks(NETWORK="web=10.0.0.0/24")[0]
+    both = dict.fromkeys(discovery.VARIABLES | router.VARIABLES, "")
+    assert router.load(both)[1] == discovery.load(both)[1] == (), "one file may be for both"
 
 
 def test_an_empty_variable_is_not_set() -> None:

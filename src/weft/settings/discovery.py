@@ -35,6 +35,9 @@ WORDS = {
 }
 """The document's names in its YAML blocks, where they are others than the variables'."""
 MODES = {"DNS_": "dns", "ETCD_": "etcd", "GOSSIP_": "gossip", "STATIC_": "static", "MULTICAST_": "multicast"}
+"""How the variables of one mode begin."""
+USERS = {"KEY": ("multicast", "gossip"), "KEY_FILE": ("multicast", "gossip"), "PEERS": ("multicast",)}
+"""And whose the others are that not all modes look at."""
 
 
 class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
@@ -62,7 +65,9 @@ class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
         str, Doc(description="server for updates and queries, address[:port]; without it nothing is registered")
     ] = ""
     dns_ttl: Annotated[int, Doc(ge=1, le=86400, description="TTL of our records in seconds")] = 60
-    dns_update_interval: Annotated[Seconds, Doc(gt=0, description="time between updates, and between queries")] = 30.0
+    dns_update_interval: Annotated[
+        Seconds, Doc(gt=0, le=86400, description="time between updates, and between queries")
+    ] = 30.0
     dns_key: Annotated[str, Doc(description="TSIG key that signs updates: [algorithm:]name:base64")] = ""
     dns_key_file: Annotated[str, Doc(description="file that holds it")] = ""
     dns_priority: Annotated[int, Doc(ge=0, le=65535, description="priority of our SRV record")] = 10
@@ -129,19 +134,29 @@ VARIABLES = _TABLE.names
 """Everything that is read."""
 describe = _TABLE.describe
 held = _TABLE.held
+_LIKE = "DISCOVERY_|DNS_|ETCD_|GOSSIP_|STACK_|MULTICAST_|PEER|STATIC_|ANNOUNCE|LOCAL_|NETWORK|KEY|DATA_"
 
 
 def load(environment: Mapping[str, str]) -> tuple[DiscoverySettings, tuple[str, ...]]:
     """The settings that hold, and what is to be said of them. Raises SettingsError that names the variable (or the key
     of the YAML file), its value and what would be right."""
-    environment = {**environment, **{name[5:]: environment[name] for name in ALSO if environment.get(name)}}
+    environment = {**environment, **_also(environment)}
     said = _TABLE.read(environment)
     settings = DiscoverySettings(**{**_from_file(said.get("discovery_config", "")), **said})
     check(settings)
     _check(settings)
     _ = settings.means
-    misspelt = _TABLE.misspelt(environment, "DISCOVERY_|DNS_|ETCD_|GOSSIP_|STACK_|MULTICAST_|PEER_", "weft discovery")
+    misspelt = _TABLE.misspelt(environment, _LIKE, "weft discovery")
     return settings, (*_idle(settings, said), *misspelt)
+
+
+def _also(environment: Mapping[str, str]) -> dict[str, str]:
+    """What ALSO says, under our names."""
+    said = {name.removeprefix("WEFT_"): environment[name] for name in ALSO if environment.get(name)}
+    for name, value in said.items():
+        if environment.get(name, value) not in ("", value):
+            raise SettingsError(f"{name} and WEFT_{name} are both set, and differ; keep one of them")
+    return said
 
 
 def shared_key(settings: DiscoverySettings) -> str:
@@ -216,6 +231,21 @@ def _check(settings: DiscoverySettings) -> None:
         raise SettingsError("DNS_KEY signs updates, and DNS_SERVER, where they would go, isn't set")
     if mode == "etcd" and not settings.etcd_prefix.startswith("/"):
         raise SettingsError(f"ETCD_PREFIX = {settings.etcd_prefix!r} must begin with a slash")
+    if mode == "multicast":
+        _check_versions(settings)
+
+
+def _check_versions(settings: DiscoverySettings) -> None:
+    """The group, the hosts to tell directly and this host must have one IP version in common."""
+    group = settings.multicast_group
+    told = {address.version for address in (group, *settings.peers) if address is not None}
+    peers = ",".join(map(str, settings.peers))
+    if len(told) > 1:
+        beside = f"MULTICAST_GROUP = {group} and " if group is not None else ""
+        raise SettingsError(f"{beside}PEERS = {peers} are of both IP versions, and multicast speaks one")
+    if told and settings.host_ip and settings.host_ip[0].version not in told:
+        what = f"MULTICAST_GROUP = {group}" if group is not None else f"PEERS = {peers}"
+        raise SettingsError(f"{what} is of another IP version than the first of HOST_IP, {settings.host_ip[0]}")
 
 
 def _idle(settings: DiscoverySettings, said: Mapping[str, Any]) -> list[str]:
@@ -226,6 +256,7 @@ def _idle(settings: DiscoverySettings, said: Mapping[str, Any]) -> list[str]:
         for prefix, mode in MODES.items()
         if name.upper().startswith(prefix) and mode != settings.discovery_mode and name.upper() not in SHARED_VARIABLES
     ]
+    idle += [name for name, users in USERS.items() if name.lower() in said and settings.discovery_mode not in users]
     if not idle:
         return []
     return [f"DISCOVERY_MODE={settings.discovery_mode} doesn't look at {', '.join(idle)}"]
