@@ -58,6 +58,13 @@ def test_settings_are_listed_and_secrets_are_not() -> None:
         ("discovery", {**STACK, "DISCOVERY_MODE": "dns"}, "DISCOVERY_MODE=dns needs DNS_DOMAIN"),
         ("discovery", {"VNI": "1000"}, "STACK_ID isn't set"),
         ("discovery", {**STACK, "DISCOVERY_MODE": "static", "STATIC_PEERS": "b"}, "it is not STACK=ADDRESS"),
+        ("discovery", {**STACK, "DISCOVERY_MODE": "dns", "DNS_DOMAIN": "a..b"}, "DNS_DOMAIN = 'a..b' is no domain"),
+        (
+            "discovery",
+            {**STACK, "DISCOVERY_MODE": "dns", "DNS_DOMAIN": "a.b", "DNS_SERVER": "192.0.2.1", "DNS_KEY": "x"},
+            "DNS_KEY must be [algorithm:]name:base64",
+        ),
+        ("discovery", {**STACK, "DISCOVERY_MODE": "etcd", "ETCD_ENDPOINTS": "unix:///etcd"}, "scheme 'unix'"),
         ("router", {"STACK_ID": "shop"}, "VNI isn't set"),
         ("router", {**STACK, "VXLAN_FDB": "flod"}, "did you mean flood"),
         ("router", {**STACK, "ROUTING_CONFIG": "relative"}, "must be an absolute path"),
@@ -94,13 +101,16 @@ def test_discovery_shows_its_file_without_running(tmp_path: Path) -> None:
     told = weft("discovery", "show", "--json", "--file", str(tmp_path / "discovery.json"))
     assert json.loads(told.stdout) == json.loads(DOCUMENT)
     (tmp_path / "discovery.json").write_text("{")
-    assert weft("discovery", "show", DATA_DIR=str(tmp_path)).returncode == 1
+    done = weft("discovery", "show", DATA_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert f"{tmp_path}/discovery.json: " in done.stderr
 
 
 def test_a_router_that_does_not_run_can_not_be_asked(tmp_path: Path) -> None:
     done = weft("router", "show", "peers", WEFT_SOCKET=str(tmp_path / "router.sock"))
     assert done.returncode == 3
-    assert "no agent answers on" in done.stderr
+    assert "no router answers on" in done.stderr
+    assert "is `weft router` running, and are you root? (WEFT_SOCKET)" in done.stderr
 
 
 # -- as processes ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 from weft import __version__
 from weft.agent.announcer import Announcer
@@ -161,12 +163,20 @@ class DiscoveryDaemon:
             self._again = asyncio.get_running_loop().call_later(wait, self.loop.wake)
 
 
+def _rehearse(settings: DiscoverySettings, stacks: tuple[StackConfig, ...]) -> None:
+    """What can't be used is said now, and not each time that a discovery is made. Raises SettingsError. None of them
+    opens anything before it is asked for peers."""
+    for stack in stacks:
+        static_peers(settings.static_peers, settings.vxlan_port, stack.vni or 0)
+    with contextlib.suppress(DiscoveryError):  # that is of the place, which isn't known yet
+        DISCOVERIES[settings.discovery_mode](settings.means, Place("", "", IPv4Address("192.0.2.1"), "rehearsal"))
+
+
 async def run(settings: DiscoverySettings) -> int:
     """Run until SIGTERM or SIGINT; then it says goodbye, and the file stays. Raises WeftError if it can't start."""
     spare_the_collector()
     stacks = RoutingFile(settings).read()
-    for stack in stacks:  # what can't be used is said now
-        static_peers(settings.static_peers, settings.vxlan_port, stack.vni or 0)
+    _rehearse(settings, stacks)
     async with AsyncExitStack() as closing:
         traces, said = telemetry.start(os.environ, f"weft-{ROLE}")
         if traces is not None:
@@ -187,7 +197,7 @@ async def run(settings: DiscoverySettings) -> int:
             "weft %s discovery of %s by %s; writing %s", __version__, names, settings.discovery_mode, settings.data
         )
         if settings.discovery_mode in SEALED and not shared_key(settings):
-            log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port))
+            log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port, key="KEY"))
         daemon.start()
         await run_until_signalled(daemon.loop)
     log.info("stopped; %s stays, and so do all routes", settings.data / FILE)
