@@ -20,6 +20,7 @@ from weft.backends.tunnel import vtep_mac
 from weft.core.commands import script
 from weft.core.plan import plan
 from weft.core.stacks import Options
+from weft.discovery.file import DiscoveryFile
 from weft.model import DiscoveryData, Host, Problem, View
 from weft.objects import Chain, Fdb, File, Jump, Link, NextHopGroup, Op, Route
 from weft.targets.files import FileTarget
@@ -71,6 +72,9 @@ async def test_before_there_is_a_discovery_json_this_hosts_end_is_set_up_and_not
     assert await again.step() == []
     assert await again.has(Route) == ["172.21.0.0/16", "172.22.0.0/16", "192.168.100.0/24"]
     assert len(again.routes()) == 2
+    missing = DiscoveryFile(str(tmp_path / "discovery.json")).data
+    assert await again.takes(missing) == []
+    assert len(again.routes()) == 2, "as many as the kernel still has"
     assert await again.takes(data(B, complete=False)) == []
     assert again.world.waiting() == ["discovery"]
     assert "remove route" in await again.takes(data(B))

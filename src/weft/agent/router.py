@@ -31,6 +31,8 @@ from weft.wire.routes_json import RuntimeRoute, encode_routes
 from weft.wire.routing import StackConfig
 
 ROLE = "router"
+NOTHING = DiscoveryData(complete=False)
+"""What `discovery/file.py` says as long as there is no discovery.json that it can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class RouterWorld:
             return None
         first, *rest = views
         files: tuple[TextFile, ...] = ()
-        if self.wishes.routes_file and self.data is not None:  # until then, the routes of the last run are still there
+        if self.wishes.routes_file and self.data not in (None, NOTHING):  # until then, the last run's routes are there
             files = (TextFile(self.wishes.routes_file, self._route_rows(views)[1]),)
         return replace(first, beside=tuple(rest), files=files, problems=tuple(self.problems()))
 
