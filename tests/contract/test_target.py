@@ -152,7 +152,11 @@ async def test_every_kind_is_changed(place: Place, old: Object, new: Object) -> 
     assert (await held(place.target, full=True))[new.key] == new
 
 
-@pytest.mark.parametrize("new", [msgspec.structs.replace(LINK, mtu=1400), LEARNING], ids=["mtu", "learning"])
+NARROW = msgspec.structs.replace(LINK, mtu=1400)
+NARROW_LEARNING = msgspec.structs.replace(LEARNING, mtu=1400)
+
+
+@pytest.mark.parametrize("new", [NARROW, LEARNING, NARROW_LEARNING], ids=["mtu", "learning", "both"])
 async def test_a_new_mtu_and_learning_cost_nothing(place: Place, new: Link) -> None:
     await done(place.target, add(*EVERYTHING))
     await done(place.target, [change(LINK, new)])

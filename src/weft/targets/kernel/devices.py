@@ -61,13 +61,13 @@ class Devices:
                 f"{now.vxlan}"
             )
         self._mirror.doubtful |= link.mac != now.mac or (now.up and not link.up) or link.master != now.master
-        number = self._socket.number(1)
-        failures = self._socket.send([encode_link_change(link, now, number)], number, number)
+        first = self._socket.number(2)
+        failures = self._socket.send([encode_link_change(link, now, first)], first, first + 1)
         if failures and failures[0].number == errno.EBUSY and link.name != now.name:
             self._mirror.doubtful = True
-            first = self._socket.number(2)
+            first = self._socket.number(3)
             down, change = encode_link_down(now.ifindex, first), encode_link_change(link, now, first + 1)
-            failures = self._socket.send([down, change], first, first + 1)
+            failures = self._socket.send([down, change], first, first + 2)
         self._mirror.written_links[now.ifindex] = link
         return _failure(op, failures[0]) if failures else None
 

@@ -137,8 +137,14 @@ def encode_link_add(link: Link, index: int, sequence: int) -> bytes:
 
 
 def encode_link_change(link: Link, now: LinkState, sequence: int) -> bytes:
-    """Only what differs: the kernel forgets a link's neighbours even when its MAC is set to what it was. Of the VXLAN
-    part, learning alone changes in place (vxlan_changelink)."""
+    """Two requests, numbered `sequence` and one more, the first only if it is needed. Only what differs: the kernel
+    forgets a link's neighbours even when its MAC is set to what it was. Of the VXLAN part, learning alone changes in
+    place (vxlan_changelink), and not together with the MTU (vxlan_nl2conf: "Cannot change mtu")."""
+    first = b""
+    if now.vxlan is not None and link.vxlan.learning != now.vxlan.learning:
+        data = nested(IFLA_INFO_DATA, _learning(link.vxlan))
+        kind = nested(IFLA_LINKINFO, string_attribute(IFLA_INFO_KIND, "vxlan"), data)
+        first = request(RTM_NEWLINK, 0, sequence, IFINFO.pack(0, 0, now.ifindex, 0, 0) + kind)
     body = _flags(link, now.ifindex)
     if link.name != now.name:
         body += string_attribute(IFLA_IFNAME, link.name)
@@ -150,10 +156,7 @@ def encode_link_change(link: Link, now: LinkState, sequence: int) -> bytes:
         body += string_attribute(IFLA_IFALIAS, link.alias)
     if now.master != link.master:
         body += u32(IFLA_MASTER, link.master)
-    if now.vxlan is not None and link.vxlan.learning != now.vxlan.learning:
-        data = nested(IFLA_INFO_DATA, _learning(link.vxlan))
-        body += nested(IFLA_LINKINFO, string_attribute(IFLA_INFO_KIND, "vxlan"), data)
-    return request(RTM_NEWLINK, 0, sequence, body)
+    return first + request(RTM_NEWLINK, 0, sequence + 1, body)
 
 
 def encode_link_down(index: int, sequence: int) -> bytes:
