@@ -450,7 +450,7 @@ class Why(msgspec.Struct, frozen=True):
     rule: str
 
     def __str__(self) -> str:
-        return f"{self.rule} ({self.peer}, told by {self.source})"
+        return f"{self.rule} ({self.peer}, told by {self.source or 'another program'})"
 
 
 class Op(msgspec.Struct, frozen=True):

@@ -50,7 +50,7 @@ async def test_alive_is_not_ready(port: int, reasons: list[str]) -> None:
 
 
 async def test_a_port_that_is_taken_is_named(port: int, reasons: list[str]) -> None:
-    with pytest.raises(WeftError, match=f"/healthz can't listen on 127.0.0.1 port {port}"):
+    with pytest.raises(WeftError, match=f"/health can't listen on 127.0.0.1 port {port}: Address already in use"):
         await HealthServer("127.0.0.1", port, str).start()
 
 

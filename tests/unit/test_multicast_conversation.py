@@ -291,7 +291,7 @@ def test_a_set_that_can_not_be_told_is_a_problem_and_the_next_one_clears_it() ->
     ("mine", "theirs", "reason", "text"),
     [
         (b"a", None, Refused.UNSEALED, "192.0.2.2 sends without a key, and this host has one"),
-        (None, b"a", Refused.SEALED, "192.0.2.2 seals its datagrams with a key, and this host has none"),
+        (None, b"a", Refused.SEALED, "192.0.2.2 seals its datagrams, and this host has no key"),
         (b"a", b"b", Refused.WRONG_KEY, "a datagram from 192.0.2.2 is sealed with another key"),
     ],
 )

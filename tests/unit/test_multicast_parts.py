@@ -185,7 +185,9 @@ def test_the_defaults_are_the_documents() -> None:
     assert (SETTINGS.announce_interval, SETTINGS.peer_timeout, SETTINGS.key) == (30.0, 90.0, None)
     assert default_group(IPv4Address("192.0.2.1")) == GROUP_V4
     assert default_group(IPv6Address("2001:db8::1")) == GROUP_V6
-    assert "4790" in NO_KEY_WARNING.format(port=4790)
+    said = NO_KEY_WARNING.format(port=4790, key="KEY")
+    assert "4790" in said
+    assert "the same KEY (or KEY_FILE)" in said
 
 
 def test_the_key_is_not_printed() -> None:

@@ -73,8 +73,7 @@ def ask_at(path: str, what: str, **query: str) -> Any:
         response = connection.getresponse()
         answer = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
-        hint = "is `weft agent` running, and are you root?"
-        raise AgentUnreachable(f"no agent answers on {path}: {error}; {hint} (setting `socket`)") from error
+        raise AgentUnreachable(_unanswered(path, getattr(error, "strerror", None) or str(error))) from error
     finally:
         connection.close()
     if response.status == http.client.SERVICE_UNAVAILABLE:
@@ -82,6 +81,24 @@ def ask_at(path: str, what: str, **query: str) -> Any:
     if response.status != http.client.OK:
         raise WeftError(str(answer.get("error", answer)))
     return answer
+
+
+def _unanswered(path: str, error: str) -> str:
+    """A daemon's socket is known by its name."""
+    daemon = Path(path).stem if Path(path).name in PREFERRED else "agent"
+    setting = "setting `socket`" if daemon == "agent" else "WEFT_SOCKET"
+    return f"no {daemon} answers on {path}: {error}; is `weft {daemon}` running, and are you root? ({setting})"
+
+
+def ago(moment: float, now: float) -> str:
+    """How long before `now` that was, both in seconds since 1970; "-" for a `moment` of 0, which is never."""
+    if not moment:
+        return "-"
+    seconds = max(now - moment, 0.0)
+    for least, unit, name in ((172800, 86400, "days"), (7200, 3600, "h"), (600, 60, "min")):
+        if seconds >= least:
+            return f"{seconds / unit:.0f} {name} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def as_json(value: Any) -> None:

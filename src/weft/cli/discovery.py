@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from weft import __version__
-from weft.cli.client import table
+from weft.cli.client import ago, table
 from weft.cli.environment import listing, say, with_variables
-from weft.errors import NotYet
+from weft.errors import NotYet, WireError
 from weft.model import Peer
 from weft.settings.discovery import describe, held, load
 from weft.web.authorities import without_authorities
@@ -66,7 +66,10 @@ def show(json_: bool, path: str) -> int:
         raise NotYet(
             f"{file} can't be read: {error.strerror}; does `weft discovery` run, with this DATA_DIR?"
         ) from error
-    data = decode(body)
+    try:
+        data = decode(body)
+    except WireError as error:
+        raise WireError(f"{file}: {error}") from error
     if json_:
         click.echo(body.decode())
         return int(any(problem.wrong for problem in data.problems))
@@ -74,7 +77,7 @@ def show(json_: bool, path: str) -> int:
     rows = [_row(peer, now) for peer in data.peers]
     table(["PEER", "STACK", "ENDPOINT", "VNI", "VXLAN", "STATUS", "SEEN", "NETWORKS"], rows)
     here = ", ".join(f"{peer.node.id} at {peer.node.endpoints[0]}" for peer in data.here) or "not known yet"
-    click.echo(f"this host: {here}; written {_age(data.last_update, now)}")
+    click.echo(f"this host: {here}; written {ago(data.last_update, now)}")
     if not data.complete:
         click.echo("not everybody can have been heard yet: nothing is removed until then")
     for problem in data.problems:
@@ -91,10 +94,6 @@ def _row(peer: Peer, now: float) -> list[str]:
         str(node.vni),
         ", ".join(map(str, node.overlay)) or "-",
         peer.status,
-        _age(peer.last_seen, now),
+        ago(peer.last_seen, now),
         ", ".join(str(subnet) for network in node.networks for subnet in network.subnets) or "-",
     ]
-
-
-def _age(moment: float, now: float) -> str:
-    return f"{max(now - moment, 0):.0f} s ago" if moment else "-"

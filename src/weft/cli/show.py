@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from weft.cli.client import as_json, ask, config_option, socket_option, table
+from weft.cli.client import ago, as_json, ask, config_option, socket_option, table
 
 
 @click.command()
@@ -49,28 +49,22 @@ def explain(address: str, json_: bool, config: Path | None, path: str) -> int:
     return int(not answer["found"])
 
 
-def _age(moment: float) -> str:
-    if not moment:
-        return "-"
-    seconds = max(time.time() - moment, 0)
-    return f"{seconds:.0f} s ago" if seconds < 600 else f"{seconds / 60:.0f} min ago"
-
-
 def _peers(peers: list[dict[str, Any]]) -> None:
+    now = time.time()
     rows = [
         [
             peer["node"],
             ", ".join(peer["endpoints"]),
             "yes" if peer["routed"] else "no",
-            _age(peer["last_seen"]),
-            peer["source"],
+            ago(peer["last_seen"], now),
+            peer["source"] or "-",
             ", ".join(peer["networks"]) or "-",
         ]
         for peer in peers
     ]
     table(["NODE", "ENDPOINT", "ROUTED", "SEEN", "SOURCE", "NETWORKS"], rows)
     for peer in peers:
-        if peer["way"]:
+        if peer["way"] and peer["way"] not in peer["problems"]:
             click.echo(f"{peer['node']}: {peer['way']}")
         for problem in peer["problems"]:
             click.echo(f"! {problem}")

@@ -124,7 +124,7 @@ async def run(settings: Settings) -> int:
         stack.push_async_callback(server.stop)
         log.info("weft %s agent, node %s; answering on %s", __version__, agent.world.identity.id, settings.socket)
         if shared_key(settings) is None:
-            log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port))
+            log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port, key="WEFT_KEY"))
         agent.start()
         await run_until_signalled(agent.loop)
     log.info("stopped; tunnels and routes stay up, `weft cleanup` removes them")

@@ -28,15 +28,15 @@ ECHOES_MISSED = 2
 _SEALS = {
     Verdict.UNSEALED: (
         Refused.UNSEALED,
-        "{} sends without a key, and this host has one: set the same WEFT_KEY there, or remove it here",
+        "{} sends without a key, and this host has one: set the same key (KEY, WEFT_KEY) there, or remove it here",
     ),
     Verdict.SEALED: (
         Refused.SEALED,
-        "{} seals its datagrams with a key, and this host has none: set the same WEFT_KEY here, or remove it there",
+        "{} seals its datagrams, and this host has no key: set the same one (KEY, WEFT_KEY) here, or remove it there",
     ),
     Verdict.WRONG_KEY: (
         Refused.WRONG_KEY,
-        "a datagram from {} is sealed with another key than this host's: set the same WEFT_KEY on both",
+        "a datagram from {} is sealed with another key than this host's: set the same key (KEY, WEFT_KEY) on both",
     ),
 }
 

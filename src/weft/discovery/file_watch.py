@@ -50,7 +50,8 @@ class PathWatch:
         except OSError as error:
             self.close()
             if not self._deaf:
-                log.warning("changes of %s can't be heard of (%s): the timer will find them", self._path, error)
+                why = error.strerror
+                log.warning("changes of %s can't be heard of (%s): the timer will find them", self._path, why)
             self._deaf = True
         else:
             self._deaf = False

@@ -17,9 +17,9 @@ PORT = 4790
 
 NO_KEY_WARNING = (
     "no key is set: whoever can send a datagram to UDP port {port} of this network can announce networks and take "
-    "their traffic; set the same WEFT_KEY (or key_file) on every host"
+    "their traffic; set the same {key} (or {key}_FILE) on every host"
 )
-"""What the daemon says at start when `key` is None; format with `port`."""
+"""What the daemon says at start when `key` is None; format with `port`, and with `key`: the variable's name."""
 
 
 def default_group(source: IPAddress) -> IPAddress:

@@ -83,6 +83,7 @@ class PeerTable:
         self._keyed = settings.key is not None
         self._plain_too = settings.plain
         self._crowded = settings.crowded
+        self._name = "PEER_ID" if settings.crowded else "`node`"
         self._counters = counters
         self._complaints = complaints
         self._assembler = Assembler(settings.limits.assembly_octets)
@@ -208,7 +209,7 @@ class PeerTable:
         who = "another host" if source != self.source else "another weft on this host"
         text = (
             f"{who} uses this host's node id {self._me!r}: it is at {source}, this one at {self.source}; "
-            f"set another `node` on one of them"
+            f"set another {self._name} on one of them"
         )
         self._refuse(Refused.DUPLICATE, self._me, text, now)
         return True  # if it asks, it gets its answer: so it learns of the clash as well
@@ -261,7 +262,7 @@ class PeerTable:
             text = (
                 f"two hosts use the node id {peer_id!r}: one at {peer.source}, which was first, and one at {source}, "
                 f"which is refused until the first is silent for {self._timeout:g} s or leaves; "
-                f"set another `node` on one of them"
+                f"set another {self._name} on one of them"
             )
             return self._refuse(Refused.DUPLICATE, peer_id, text, now)
         if self._keyed and stamp.epoch <= past.stamp.epoch:
@@ -272,7 +273,8 @@ class PeerTable:
             return self._refuse(Refused.REPLAYED, peer_id, text, now)
         if peer and stamp.instance in past.former:
             text = (
-                f"two programs on {source} use the node id {peer_id!r} in turn: stop one, or set another `node` there"
+                f"two programs on {source} use the node id {peer_id!r} in turn: "
+                f"stop one, or set another {self._name} there"
             )
             return self._refuse(Refused.DUPLICATE, peer_id, text, now)
         return True

@@ -55,6 +55,7 @@ VARIABLES = _TABLE.names
 """Everything that is read."""
 describe = _TABLE.describe
 held = _TABLE.held
+_LIKE = "VXLAN_|ROUTE_|ROUTING_|LOCAL_|WATCH_|STACK_|NETWORK|ALLOW|DYNAMIC|MULTI|MAX_|DATA_"
 
 
 def load(environment: Mapping[str, str]) -> tuple[RouterSettings, tuple[str, ...]]:
@@ -69,4 +70,4 @@ def load(environment: Mapping[str, str]) -> tuple[RouterSettings, tuple[str, ...
         space = next((one for one in settings.vxlan_subnet if one.version == address.version), None)
         if space is not None and address not in space:
             raise SettingsError(f"LOCAL_VXLAN_IP = {address} does not lie in VXLAN_SUBNET = {space}")
-    return settings, tuple(_TABLE.misspelt(environment, "VXLAN_|ROUTE_|ROUTING_|LOCAL_|WATCH_|STACK_", "weft router"))
+    return settings, tuple(_TABLE.misspelt(environment, _LIKE, "weft router"))

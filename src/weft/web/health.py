@@ -3,6 +3,7 @@ daemon has them to tell. Started by the daemons."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -32,7 +33,8 @@ class HealthServer:
         try:
             await self._server.listen(self._host, self._port)
         except OSError as error:
-            raise WeftError(f"/healthz can't listen on {self._host} port {self._port}: {error}") from error
+            why = os.strerror(error.errno) if error.errno else str(error)  # asyncio's own words repeat the address
+            raise WeftError(f"/health can't listen on {self._host} port {self._port}: {why}") from error
 
     async def stop(self) -> None:
         await self._server.stop()

@@ -1,0 +1,56 @@
+"""What `weft show` makes of answers: ages, peers that are not routed to, peers of other programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.cli.client import ago
+from weft.cli.show import page
+from weft.objects import Why
+
+NOW = 1_705_314_600.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-5, "0 s ago"),
+        (0, "0 s ago"),
+        (599, "599 s ago"),
+        (600, "10 min ago"),
+        (7199, "120 min ago"),
+        (7200, "2 h ago"),
+        (172_799, "48 h ago"),
+        (172_800, "2 days ago"),
+        (89_890_594, "1040 days ago"),
+    ],
+)
+def test_an_age_is_said_in_the_unit_that_says_it_best(seconds: float, said: str) -> None:
+    assert ago(NOW - seconds, NOW) == said
+
+
+def test_never_is_no_age() -> None:
+    assert ago(0.0, NOW) == "-"
+
+
+def peer(**other: object) -> dict[str, Any]:
+    row = {"node": "z", "endpoints": ["10.0.0.9"], "networks": [], "routed": False, "last_seen": 0.0, "source": ""}
+    return {**row, "way": "", "problems": [], **other}
+
+
+def test_why_a_peer_is_not_routed_to_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    why = "stack z is not routed to: its VNI is 1001, this host's is 1000"
+    page("peers", False, [peer(way=why, problems=[why]), peer(node="y", way="directly")])
+    said = capsys.readouterr().out
+    assert said.count(why) == 1
+    assert "y: directly" in said
+
+
+def test_who_wrote_a_plain_discovery_json_is_another_program(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        str(Why("", "stack-b", "tunnel to node stack-b")) == "tunnel to node stack-b (stack-b, told by another program)"
+    )
+    page("peers", False, [peer()])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["z", "10.0.0.9", "no", "-", "-", "-"]
