@@ -398,6 +398,15 @@ async def test_routes_go_with_a_preferred_source_on_somebody_elses_link(place: K
     assert dict(reading.objects) == by_key(LINK, NEXTHOP)
 
 
+async def test_an_overlays_own_route_goes_with_the_last_address(place: KernelPlace) -> None:
+    """Whoever deletes the address of our device hears only of that; the kernel takes the space's route along."""
+    space = Route(ip_network("10.254.0.0/16"), DEV, metric=100)
+    await done(place.target, add(LINK, ADDRESS, space))
+    await place.target.read()
+    place.ns.ip(f"address del {ADDRESS.address} dev {DEV}")
+    assert await held(place.target, full=False) == by_key(LINK)
+
+
 async def test_lost_notifications_mean_reading_everything(place: KernelPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     await done(place.target, add(LINK, *many(300)))
     monkeypatch.setattr("weft.targets.kernel.target.LISTEN_BUFFER", 2304)

@@ -4,7 +4,7 @@ The mirror is filled by a full reading (`reading.py`), and from then on follows 
 tells on the listening socket. Whatever can't be followed exactly makes it doubtful, and a doubtful mirror is read anew:
 
 - what the kernel takes along without a word: routes and neighbours when a link goes down or away, or gets another MAC;
-  routes when their next-hop object or their preferred source goes, or an address of another's link that they go out of;
+  routes when their next-hop object or their preferred source goes, or an address of a link that they go out of;
 - a change by somebody else at the moment when we were writing: the order of the two is not known;
 - lost notifications.
 """
@@ -363,7 +363,7 @@ class Mirror:
         other = self.others.get(state.ifindex, "")
         added = message.kind == RTM_NEWADDR
         if not added:
-            self.doubtful |= state.address.ip in self.sources or other in self.carriers
+            self.doubtful |= state.address.ip in self.sources or (name or other) in self.carriers
             self.refusals.swept()
         self.refusals.retry(other)
         if name is not None and not is_kernels_own(state.scope, state.address.version):
