@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from weft.core import swim_sync
 from weft.core.swim import Swim
@@ -34,7 +34,7 @@ class Sim:
     swim: Swim
     up: bool = True
     asleep: float = 0.0
-    mail: list[tuple[float, int, _Kind, Sim, object]] = field(default_factory=list)
+    mail: list[tuple[float, int, _Kind, Sim, Any]] = field(default_factory=list)
     planned: float = float("inf")
     sent: int = 0
     datagrams: int = 0
@@ -55,7 +55,7 @@ class World:
         self.latency = (0.0002, 0.002)
         self.sims: dict[Address, Sim] = {}
         self.watch: Callable[[Sim], None] | None = None
-        self._queue: list[tuple[float, int, _Kind, Sim, object]] = []
+        self._queue: list[tuple[float, int, _Kind, Sim, Any]] = []
         self._number = count()
         self.events = 0
         self.syncs = 0
@@ -137,13 +137,12 @@ class World:
         self.now = end
         return False
 
-    def _push(self, at: float, kind: _Kind, sim: Sim, what: object) -> None:
+    def _push(self, at: float, kind: _Kind, sim: Sim, what: Any) -> None:
         heapq.heappush(self._queue, (at, next(self._number), kind, sim, what))
 
-    def _happen(self, item: tuple[float, int, _Kind, Sim, object]) -> None:
+    def _happen(self, item: tuple[float, int, _Kind, Sim, Any]) -> None:
         _, _, kind, sim, what = item
         if kind == "call":
-            assert callable(what)
             what()
             return
         if not sim.up:
@@ -152,12 +151,12 @@ class World:
             sim.mail.append(item)
             return
         if kind == "message":
-            message, source = what  # type: ignore[misc,has-type]
-            sim.swim.receive(message, source, self.now)  # type: ignore[has-type]
+            message, source = what
+            sim.swim.receive(message, source, self.now)
         elif kind == "sync":
-            self._answer(sim, what)  # type: ignore[arg-type]
+            self._answer(sim, what)
         elif kind == "fetch":
-            self._give(sim, what)  # type: ignore[arg-type]
+            self._give(sim, what)
         elif sim.asleep > self.now:
             return
         else:
@@ -205,7 +204,7 @@ class World:
         at = self.now + low + (high - low) * self.random.random()
         self._push(at, "message", other, (message, sim.swim.address))
 
-    def _connect(self, sim: Sim, address: Address, kind: _Kind, what: object) -> None:
+    def _connect(self, sim: Sim, address: Address, kind: _Kind, what: Any) -> None:
         other = self.sims.get(address)
         if other is not None and other.up and other.side == sim.side:
             self._push(self.now + 4 * self.latency[1], kind, other, what)

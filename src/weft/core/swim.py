@@ -60,6 +60,7 @@ class Swim:
 
     def __init__(self, shape: Shape, address: Address, incarnation: int, chance: Chance) -> None:
         self.shape, self.pace, self.address = shape, shape.pace, address
+        self._former: Address | None = None
         self.incarnation = incarnation
         self.check = check_of(shape.id)
         self.digest, self.payload = b"", b""
@@ -102,11 +103,11 @@ class Swim:
     def announce(self, payload: bytes, now: float) -> None:
         """From now on this is what the others are to know of us."""
         self.payload, self.digest = payload, digest_of(payload)
-        self._say_alive(now, self.incarnation + 1, payload if len(payload) <= INLINE else None)
+        self._say_alive(now, self.incarnation + 1, self._inline())
 
     def moved(self, address: Address, now: float) -> None:
         """We are somewhere else now."""
-        self.address = address
+        self._former, self.address = self.address, address
         self._say_alive(now, self.incarnation + 1, None)
 
     def leave(self) -> None:
@@ -224,8 +225,8 @@ class Swim:
 
     def _about_me(self, update: Update, teller: Address, now: float) -> None:
         if update.state is State.ALIVE and update.address != self.address:
-            if update.address is not None and update.incarnation >= self.incarnation:
-                self.tally.twins[update.id] = (self.address, update.address)
+            if update.address is not None and update.address != self._former:
+                self.tally.twins[update.id] = (update.address, self.address)
             return
         same = (update.incarnation, update.digest) == (self.incarnation, self.digest)
         if update.incarnation < self.incarnation or (update.state is State.ALIVE and same):
@@ -234,8 +235,12 @@ class Swim:
             self.health.change(+1)
             self.tally.refuted += 1
             self.tally.farewells += update.state is State.LEFT
-        self._say_alive(now, min(update.incarnation + 1, _LAST), None)
+        former_life = update.state is State.ALIVE
+        self._say_alive(now, min(update.incarnation + 1, _LAST), self._inline() if former_life else None)
         self.outbox.append((teller, Rumour((self.me(),))))
+
+    def _inline(self) -> bytes | None:
+        return self.payload if len(self.payload) <= INLINE else None
 
     def _say_alive(self, now: float, incarnation: int, payload: bytes | None) -> None:
         self.incarnation = incarnation

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from msgspec import structs
 
 from weft.core.swim import Swim
+from weft.core.swim_table import Member
 from weft.core.swim_values import Address, Rumour, State, Update
 
 _FEW = 64
@@ -40,7 +41,7 @@ def answer(swim: Swim, told: Iterable[Update], teller: Address, now: float) -> t
         if entry is None:
             if member.live:
                 better.append(member.as_update(payload=True))
-        elif (member.incarnation, member.state) > (entry.incarnation, entry.state):
+        elif (member.incarnation, member.state) > (entry.incarnation, entry.state) or _is_twin(member, entry):
             better.append(member.as_update(payload=member.digest != entry.digest or member.state is not State.ALIVE))
     return _within_budget(better), merge(swim, theirs.values(), teller, now)
 
@@ -55,7 +56,7 @@ def merge(swim: Swim, told: Iterable[Update], teller: Address, now: float) -> li
         member = swim.table.members.get(update.id)
         if update.state is State.DEAD and member is not None and member.live:
             swim.outbox.append((member.address, Rumour((update,))))
-        elif update.state is State.ALIVE or update.id == swim.shape.id or member is not None:
+        else:
             swim.apply(update, teller, now, spread)
     wanted = [m.id for update in told if (m := swim.table.members.get(update.id)) is not None and m.missing]
     known = {update.id for update in told if update.payload is not None}
@@ -85,12 +86,17 @@ def _within_budget(updates: list[Update]) -> list[Update]:
     return fitting
 
 
+def _is_twin(member: Member, entry: Update) -> bool:
+    """Two use one id: the other one is to hear of it."""
+    return member.state is entry.state is State.ALIVE and member.address != entry.address
+
+
 def _is_news(swim: Swim, update: Update) -> bool:
     if update.id == swim.shape.id:
         return True
     member = swim.table.members.get(update.id)
     if member is None:
-        return update.state <= State.SUSPECT and update.address is not None
+        return update.state is State.ALIVE  # who is suspected answers in a moment, or is dead
     if member.missing and update.payload is not None and update.digest == member.digest:
         return True
     return (update.incarnation, update.state) > (member.incarnation, member.state)

@@ -44,8 +44,7 @@ Step = Literal["ask", "answer", "payloads"]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`sender`: its id, `address`: where it is a member. `want`: ids whose payloads should be sent. `me`: None leaves
-    the routes out."""
+    """`sender`: its id, `address`: where it is a member. `want`: ids whose payloads should be sent."""
 
     sender: str
     address: Address
@@ -136,7 +135,7 @@ def _peer(update: Update) -> _Peer:
     node = _node(update.payload)
     if node is not None:
         peer.stack_id, peer.host_ip, peer.vni = node.stack or node.id, str(node.endpoints[0]), node.vni
-        peer.vxlan_endpoint = f"{peer.host_ip}:{node.port}" if node.endpoints[0].version == 4 else peer.host_ip
+        peer.vxlan_endpoint = str(Address(node.endpoints[0].packed, node.port))
     return peer
 
 
