@@ -202,6 +202,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ({"HOST_IP": "127.0.0.1"}, "HOST_IP = 127.0.0.1 is an address that no other host can send to"),
         ({"HOST_IP": "10.0.0.1,10.0.0.2"}, "HOST_IP = 10.0.0.1,10.0.0.2 names two addresses of one IP version"),
         ({"LOCAL_VXLAN_IP": "10.0.0.1,10.0.0.2"}, "LOCAL_VXLAN_IP = 10.0.0.1,10.0.0.2 names two addresses"),
+        ({"HOST_IP": "fe80::1%eth0"}, "HOST_IP = fe80::1%eth0 has a zone"),
+        ({"LOCAL_VXLAN_IP": "fe80::1%eth0"}, "LOCAL_VXLAN_IP = fe80::1%eth0 has a zone"),
         ({"NETWORKS": "web=10.0.0.0/24"}, "STACK_ID isn't: whose are they"),
         ({"MTU": "100"}, "MTU = 100 is less than 646"),
         ({"STACK_ID": "a" * 201}, "STACK_ID = 'aaa"),

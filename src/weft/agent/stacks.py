@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from weft.backends.tunnel import vtep_mac
 from weft.core.identity import Identity, Self, describe
 from weft.errors import SettingsError, WireError
-from weft.model import Host, IPAddress, IPNetwork, Mac, Network, Node, parse_mac
+from weft.model import Host, IPAddress, IPNetwork, Mac, Network, Node
 from weft.settings.discovery import listed
 from weft.settings.router import RouterSettings
 from weft.settings.stack import StackSettings
+from weft.wire import texts
 from weft.wire.routing import RoutingConfig, StackConfig, decode_routing
 
 LARGEST = 1 << 20
@@ -121,7 +121,7 @@ def static_peers(text: str, port: int, vni: int) -> tuple[Node, ...]:
         try:
             if not equals or not name.strip():
                 raise ValueError("it is not STACK=ADDRESS")
-            node = _static_peer(name.strip(), [word.strip() for word in rest.split("+")], port, vni)
+            node = _static_peer(texts.label(name.strip()), [word.strip() for word in rest.split("+")], port, vni)
         except ValueError as error:
             hint = "stack-b=10.0.2.6+192.168.100.2+172.21.0.0/16"
             raise SettingsError(f"STATIC_PEERS: {item!r}: {error}; e.g. {hint}") from error
@@ -132,9 +132,8 @@ def static_peers(text: str, port: int, vni: int) -> tuple[Node, ...]:
 
 
 def _static_peer(name: str, words: list[str], port: int, vni: int) -> Node:
-    endpoint = ip_address(words[0])
-    if endpoint.is_loopback or endpoint.is_unspecified or endpoint.is_multicast:
-        raise ValueError(f"{endpoint} is an address that this host can't send to another one at")
+    """As strict as the reader of discovery.json: what that refused would keep the file from ever being complete."""
+    endpoint = texts.endpoint(words[0])
     overlay: list[IPAddress] = []
     subnets: list[IPNetwork] = []
     mac = Mac(bytes(6))
@@ -142,11 +141,11 @@ def _static_peer(name: str, words: list[str], port: int, vni: int) -> Node:
         if word == "weft":
             mac = vtep_mac(str(endpoint), vni)
         elif "/" in word:
-            subnets.append(ip_network(word))
+            subnets.append(texts.subnet(word))
         elif word.count(":") == 5 and len(word) == 17:
-            mac = parse_mac(word)
+            mac = texts.mac(word)
         else:
-            overlay.append(ip_address(word))
+            overlay.append(texts.endpoint(word))
     networks = tuple(Network(str(subnet), (subnet,), since=0.0) for subnet in subnets)
     return Node(
         id=name,

@@ -78,6 +78,11 @@ def check(settings: StackSettings) -> None:
         if len({address.version for address in addresses}) != len(addresses):
             shown = ",".join(map(str, addresses))
             raise SettingsError(f"{variable} = {shown} names two addresses of one IP version; keep one")
+        for address in addresses:
+            if getattr(address, "scope_id", None):
+                raise SettingsError(
+                    f"{variable} = {address} has a zone, which means nothing to other hosts; leave it out"
+                )
     for address in settings.host_ip:
         if address.is_loopback or address.is_unspecified or address.is_multicast:
             raise SettingsError(f"HOST_IP = {address} is an address that no other host can send to; leave it out")
