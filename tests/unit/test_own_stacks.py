@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.agent.stacks import identity_of, read_routing, router_of, settled, static_peers
+from weft.agent.stacks import common_vni, identity_of, read_routing, router_of, settled, static_peers
 from weft.backends.tunnel import vtep_mac
 from weft.errors import SettingsError
 from weft.model import DefaultRoute, Host, Network, Uplink, mac_text
@@ -136,6 +136,17 @@ def test_static_peers() -> None:
     assert static_peers("", 4789, 1) == ()
 
 
+def test_static_peers_of_a_host_with_several_vnis_name_theirs() -> None:
+    """Each peer is in one VNI: if each stack's discovery told of it in its own, the last one would win."""
+    vni = common_vni((StackConfig("a", 1000), StackConfig("x", 2000)))
+    b, y = static_peers("b=10.0.2.6+weft+vni=1000,y=10.0.2.6+vni=2000+weft", 4789, vni)
+    assert (b.vni, y.vni) == (1000, 2000)
+    assert (b.mac, y.mac) == (vtep_mac("10.0.2.6", 1000), vtep_mac("10.0.2.6", 2000))
+    with pytest.raises(SettingsError, match=r"this host has several VNIs: name one, as in \+vni=1000"):
+        static_peers("b=10.0.2.6+weft", 4789, vni)
+    assert common_vni((StackConfig("a", 1000), StackConfig("x", 1000))) == 1000
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -143,6 +154,9 @@ def test_static_peers() -> None:
         ("=10.0.2.6", "it is not STACK=ADDRESS"),
         ("b=127.0.0.1", "127.0.0.1 can't be the address of another host"),
         ("b=fe80::1%eth0", "has a zone"),
+        ("b=10.0.2.6+vni=0", "'0' is no VNI"),
+        ("b=10.0.2.6+vni=16777216", "'16777216' is no VNI"),
+        ("b=10.0.2.6+vni=many", "'many' is no VNI"),
         ("b=10.0.2.6+fe80::1%eth0", "has a zone"),
         ("b=10.0.2.6+224.0.0.1", "224.0.0.1 can't be the address"),
         ("b=10.0.2.6+00:00:00:00:00:00", "not the address of one interface"),

@@ -112,9 +112,16 @@ def router_of(stack: StackConfig, identity: Identity, host: Host) -> Self:
     return replace(here, node=node)
 
 
+def common_vni(stacks: Iterable[StackConfig]) -> int:
+    """The VNI that all of them have; 0: they have several."""
+    found = {stack.vni or 0 for stack in stacks}
+    return found.pop() if len(found) == 1 else 0
+
+
 def static_peers(text: str, port: int, vni: int) -> tuple[Node, ...]:
     """STATIC_PEERS: `stack-b=10.0.2.6+192.168.100.2+172.21.0.0/16,…`, sorted. The word `weft` stands for the MAC that
-    weft gives its VTEPs; a MAC may be named itself. Raises SettingsError."""
+    weft gives its VTEPs; a MAC may be named itself. `vni`: of those that name none (`vni=2000`), 0 if all must. Raises
+    SettingsError."""
     nodes: dict[str, Node] = {}
     for item in listed(text):
         name, equals, rest = item.partition("=")
@@ -134,10 +141,13 @@ def static_peers(text: str, port: int, vni: int) -> tuple[Node, ...]:
 def _static_peer(name: str, words: list[str], port: int, vni: int) -> Node:
     """As strict as the reader of discovery.json: what that refused would keep the file from ever being complete."""
     endpoint = texts.endpoint(words[0])
+    vni = _vni_among(words, vni)
     overlay: list[IPAddress] = []
     subnets: list[IPNetwork] = []
     mac = Mac(bytes(6))
     for word in words[1:]:
+        if word.startswith("vni="):
+            continue
         if word == "weft":
             mac = vtep_mac(str(endpoint), vni)
         elif "/" in word:
@@ -159,3 +169,14 @@ def _static_peer(name: str, words: list[str], port: int, vni: int) -> Node:
         source="static",
         stack=name,
     )
+
+
+def _vni_among(words: list[str], default: int) -> int:
+    named = next((word.removeprefix("vni=") for word in words if word.startswith("vni=")), "")
+    if not named and not default:
+        raise ValueError("this host has several VNIs: name one, as in +vni=1000")
+    if not named:
+        return default
+    if not (named.isascii() and named.isdigit() and len(named) < 9 and 0 < int(named) < 1 << 24):
+        raise ValueError(f"{named!r} is no VNI")
+    return int(named)

@@ -23,7 +23,7 @@ from weft.agent.loop import Loop
 from weft.agent.peer_events import PeerEvents
 from weft.agent.reconcile import Reconciler
 from weft.agent.routing_file import RoutingFile
-from weft.agent.stacks import identity_of, static_peers
+from weft.agent.stacks import common_vni, identity_of, static_peers
 from weft.core.identity import Self
 from weft.daemons import telemetry
 from weft.daemons.docker_router import serve_health
@@ -59,6 +59,7 @@ class DiscoveryDaemon:
     ) -> None:
         self.settings = settings
         self._means = settings.means
+        self._static = static_peers(settings.static_peers, settings.vxlan_port, common_vni(stacks))
         self._instance = secrets.token_hex(8)
         self.scribe = Scribe("DATA_DIR", 0o640)
         self.journal = Journal(settings.data, self.scribe)
@@ -115,17 +116,17 @@ class DiscoveryDaemon:
                 raise DiscoveryError(f"this host has no IPv{here.underlay} address to speak from")
             key = next(iter(self._means.gossip.keys), None)
             place = Place(identity.id, here.uplink, source, f"{self._instance}{number:x}", key)
-            return DISCOVERIES[self.settings.discovery_mode](self._means_of(number, stack), place)
+            return DISCOVERIES[self.settings.discovery_mode](self._means_of(number), place)
 
         return Member(stack, identity, Announcer(make))
 
-    def _means_of(self, number: int, stack: StackConfig) -> Means:
+    def _means_of(self, number: int) -> Means:
         """Several stacks of one process: each gossips at a port of its own."""
         settings = self.settings
         if settings.discovery_mode == "gossip":
             return replace(self._means, port=self._means.port + number)
         if settings.discovery_mode == "static":
-            return replace(self._means, peers=static_peers(settings.static_peers, settings.vxlan_port, stack.vni or 0))
+            return replace(self._means, peers=self._static)
         return self._means
 
     def _keep_host(self, host: Host) -> None:
@@ -166,8 +167,7 @@ class DiscoveryDaemon:
 def _rehearse(settings: DiscoverySettings, stacks: tuple[StackConfig, ...]) -> None:
     """What can't be used is said now, and not each time that a discovery is made. Raises SettingsError. None of them
     opens anything before it is asked for peers."""
-    for stack in stacks:
-        static_peers(settings.static_peers, settings.vxlan_port, stack.vni or 0)
+    static_peers(settings.static_peers, settings.vxlan_port, common_vni(stacks))
     with contextlib.suppress(DiscoveryError):  # that is of the place, which isn't known yet
         DISCOVERIES[settings.discovery_mode](settings.means, Place("", "", IPv4Address("192.0.2.1"), "rehearsal"))
 
