@@ -22,12 +22,12 @@ stack that told of no networks meanwhile would lose all routes to it."""
 
 
 class RoutingFile:
-    """`problem`: why the file as it is now can't be used, "" if it can; what it said before holds meanwhile."""
+    """`problem`: why the file as it is now can't be used, "" if it can; `stacks`, what it said before, hold meanwhile."""
 
     def __init__(self, settings: StackSettings) -> None:
         self.problem = ""
         self._settings = settings
-        self._stacks: tuple[StackConfig, ...] = ()
+        self.stacks: tuple[StackConfig, ...] = ()
         self._found = False
 
     def read(self) -> tuple[StackConfig, ...]:
@@ -36,9 +36,9 @@ class RoutingFile:
         if config is None and self._found:
             places = " or ".join(map(str, self._settings.routing))
             raise SettingsError(f"{places} is missing; put it back, or restart this if it is to go")
-        self._stacks = settled(self._settings, config)
+        self.stacks = settled(self._settings, config)
         self._found = config is not None
-        return self._stacks
+        return self.stacks
 
     async def contents(self) -> AsyncIterator[tuple[StackConfig, ...]]:
         """Yield the stacks now, and whenever they, or `problem`, have changed and stay so for a moment."""
@@ -53,13 +53,13 @@ class RoutingFile:
                 for watch in watches:
                     watch.renew()
                 self._look()
-                now = (self._stacks, self.problem)
+                now = (self.stacks, self.problem)
                 if seen[0] != now:
                     seen = (now, clock())
-                pause = seen[1] + GRACE - clock() if self._stacks and told not in (None, now) else 0.0
-                if self._stacks and told != now and pause <= 0:
+                pause = seen[1] + GRACE - clock() if self.stacks and told not in (None, now) else 0.0
+                if self.stacks and told != now and pause <= 0:
                     told = now
-                    yield self._stacks
+                    yield self.stacks
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause if pause > 0 else REFRESH):
                         await woken.wait()
