@@ -22,7 +22,7 @@ stack that told of no networks meanwhile would lose all routes to it."""
 
 
 class RoutingFile:
-    """`problem`: why the file as it is now can't be used, "" if it can; `stacks`, what it said before, hold meanwhile."""
+    """`problem`: why the file as it is now can't be used, "" if it can; `stacks`, what it said last, hold meanwhile."""
 
     def __init__(self, settings: StackSettings) -> None:
         self.problem = ""

@@ -199,7 +199,7 @@ _service_verb("restart", services.restart, "Stop a service on HOST in order, and
 @click.option("-n", "--lines", default=200, show_default=True, type=click.IntRange(0), help="Lines from the end.")
 @_which
 def logs(host: str, service: ServiceName | None, follow: bool, lines: int, name: str | None) -> None:
-    """Print the log of a service on HOST; of its daemon (agent, flanneld, registrar, discovery, router) if none is said."""
+    """Print the log of a service on HOST; of its daemon (agent, flanneld, registrar, discovery, router) without one."""
     found = Lab.load(name).host(host)
     there = found.host.services
     which = service or (there[-1] if there else "agent")
