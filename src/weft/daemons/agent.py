@@ -17,7 +17,7 @@ from weft.backends.tunnel import device_name, vtep_mac
 from weft.core.identity import Identity, Self
 from weft.daemons.process import claim, log_to_stderr, run_until_signalled, spare_the_collector
 from weft.discovery import DISCOVERIES, Discovery, Place
-from weft.discovery.options import NO_KEY_WARNING
+from weft.discovery.options import NO_KEY_WARNING, OPEN
 from weft.engines import ENGINES, Engine
 from weft.errors import DiscoveryError, NotYet
 from weft.model import Host, Known, Network, Node, Profile, View
@@ -123,7 +123,7 @@ async def run(settings: Settings) -> int:
         await server.start()
         stack.push_async_callback(server.stop)
         log.info("weft %s agent, node %s; answering on %s", __version__, agent.world.identity.id, settings.socket)
-        if shared_key(settings) is None:
+        if settings.discovery in OPEN and shared_key(settings) is None:
             log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port, key="WEFT_KEY"))
         agent.start()
         await run_until_signalled(agent.loop)

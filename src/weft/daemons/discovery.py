@@ -30,7 +30,7 @@ from weft.daemons.docker_router import serve_health
 from weft.daemons.privileges import drop, forbid_dumps
 from weft.daemons.process import run_until_signalled, spare_the_collector
 from weft.discovery import DISCOVERIES, Discovery, Place
-from weft.discovery.options import NO_KEY_WARNING
+from weft.discovery.options import NO_KEY_WARNING, OPEN
 from weft.errors import DiscoveryError
 from weft.model import Host, Known, Node, View
 from weft.settings.discovery import DiscoverySettings, shared_key
@@ -47,8 +47,6 @@ from weft.wire.routing import StackConfig
 log = logging.getLogger("weft")
 
 LOCK = "discovery.lock"
-SEALED = ("multicast", "gossip")
-"""The modes in which anybody may speak, unless there is a key."""
 
 
 class DiscoveryDaemon:
@@ -196,7 +194,7 @@ async def run(settings: DiscoverySettings) -> int:
         log.info(
             "weft %s discovery of %s by %s; writing %s", __version__, names, settings.discovery_mode, settings.data
         )
-        if settings.discovery_mode in SEALED and not shared_key(settings):
+        if settings.discovery_mode in OPEN and not shared_key(settings):
             log.warning("%s", NO_KEY_WARNING.format(port=settings.discovery_port, key="KEY"))
         daemon.start()
         await run_until_signalled(daemon.loop)

@@ -84,7 +84,8 @@ class RouterDaemon:
             refused=lambda: self.firewall.refused,
         )
         targets = (self.kernel, self.firewall, FileTarget((str(routes_file),)))
-        self.loop = Loop(self.world, Reconciler(targets), settings.route_refresh_interval, self._cycled)
+        reconciler, often = Reconciler(targets), settings.route_refresh_interval
+        self.loop = Loop(self.world, reconciler, often, self._cycled, for_files=False)  # packets need no routes.json
         self.looping = Looping(ROLE, self.loop, self.events, self.cycles, tracer)
         self.statistics = Statistics()
 

@@ -15,6 +15,8 @@ GROUP_V6 = IPv6Address("ff12::4790")
 """Link-local scope, not permanently assigned (RFC 4291, 2.7: flag T)."""
 PORT = 4790
 
+OPEN = ("multicast", "gossip")
+"""The discoveries in which anybody may speak, unless there is a key."""
 NO_KEY_WARNING = (
     "no key is set: whoever can send a datagram to UDP port {port} of this network can announce networks and take "
     "their traffic; set the same {key} (or {key}_FILE) on every host"
