@@ -153,6 +153,18 @@ def test_several_stacks_are_told_by_one_file_and_are_not_their_own_peers() -> No
     assert one.world.waiting() == []
 
 
+def test_of_several_stacks_the_one_that_heard_a_peer_last_tells_when() -> None:
+    one = scene(SHOP, StackConfig("blog", 1000))
+    for member in one.world.members.values():
+        member.known = known(B)
+    early, late = Voice({"b": 1e9}), Voice({"b": 1e9 + 5})
+    for order in ((early, late), (late, early)):
+        for member, voice in zip(one.world.members.values(), order, strict=True):
+            member.announcer = voice  # type: ignore[assignment]
+        one.now[0] += REFRESH
+        assert [peer.last_seen for peer in one.file()[1].peers] == [1e9 + 5]
+
+
 def test_a_host_without_uplink_says_why_it_announces_nothing() -> None:
     one = scene()
     one.world.host = Host()

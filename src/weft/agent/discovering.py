@@ -4,8 +4,7 @@ is made of them. Called by `agent/loop.py` and `daemons/discovery.py`.
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -141,7 +140,9 @@ class DiscoveryWorld:
 
     def _heard(self) -> Heard:
         voices = [member.announcer for member in self.members.values()]
-        seen: Mapping[str, float] = ChainMap(*[dict(voice.last_seen()) for voice in voices])
+        seen: dict[str, float] = {}
+        for name, at in (heard for voice in voices for heard in voice.last_seen().items()):
+            seen[name] = max(at, seen.get(name, at))
         return Heard(seen, {name for voice in voices for name in voice.departed()})
 
     def _file(self, known: Known[Node], now: float) -> TextFile:
