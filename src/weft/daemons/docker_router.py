@@ -1,4 +1,4 @@
-"""What `weft discovery` and `weft router` do alike at their start: GET /health, and traces. Called by both."""
+"""What `weft discovery` and `weft router` do alike at their start: answer GET /health. Called by both."""
 
 from __future__ import annotations
 

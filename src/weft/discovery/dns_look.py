@@ -57,7 +57,8 @@ class Look:
         self._service = (*SERVICE, *domain)
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._described: set[Name] = set()
-        """Hosts that a TXT record of weft's has described: they are never taken for another program's."""
+        """Hosts that a TXT record of weft's has described: they are never taken for another program's, as long as they
+        have an SRV record."""
         self.ttl = 0
         """Seconds for which the last round holds."""
 
@@ -72,7 +73,7 @@ class Look:
         await self._read(texts, {name[0] for name in names if name[1:] == self._service})
         unnamed = [target for target in targets if target not in texts.entries and target not in texts.broken]
         await self._read(texts, {target[0] for target in unnamed if target[1:] == self._domain})
-        self._described |= texts.entries.keys() & targets
+        self._described = (self._described | texts.entries.keys()) & targets
         found = Round(
             began,
             wall,
