@@ -217,6 +217,22 @@ def test_a_second_one_says_who_is_there(host: Namespace, tmp_path: Path) -> None
         assert first.poll() is None
 
 
+@needs_root
+def test_a_router_that_can_not_write_routes_json_works_and_says_so(host: Namespace, tmp_path: Path) -> None:
+    (tmp_path / "routes.json").mkdir()
+    nothing_heard(tmp_path)
+    ask = "from urllib.request import urlopen as o; print(o('http://127.0.0.1:9478/readyz').read())"
+    variables = variables_in(tmp_path)
+
+    def is_ready() -> bool:
+        asked = host.command(sys.executable, "-c", ask)
+        return subprocess.run(asked, capture_output=True, check=False).returncode == 0  # 503 is an error to urlopen
+
+    with running(host, variables, "router"):
+        until(is_ready, "a router that is ready")
+        until(lambda: "routes.json" in weft("router", "show", "status", **variables).stdout, "a word about the file")
+
+
 # -- several routers of one host ------------------------------------------------------------------------------------
 
 

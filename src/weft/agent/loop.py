@@ -76,7 +76,8 @@ K = TypeVar("K", bound=Knowledge)
 
 
 class Loop(Generic[K]):
-    """`interval`: seconds between full comparisons. `after_cycle` is called with each cycle's View."""
+    """`interval`: seconds between full comparisons. `after_cycle` is called with each cycle's View. `for_files`: who
+    waits for READY reads the files next (Docker subnet.env), so it isn't ready without them."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Loop(Generic[K]):
         reconciler: Reconciler,
         interval: float,
         after_cycle: Callable[[View | None], None] | None = None,
+        for_files: bool = True,
     ) -> None:
         self.world = world
         self.reconciler = reconciler
@@ -91,6 +93,7 @@ class Loop(Generic[K]):
         self.view: View | None = None
         self.ready = asyncio.Event()
         self._after_cycle = after_cycle
+        self._for_files = for_files
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._problems: frozenset[Problem] = frozenset()
@@ -213,8 +216,9 @@ class Loop(Generic[K]):
             return self.reconciler.preview(view) if view is not None else None
 
     def _lacks_files(self) -> bool:
-        """Who waits for READY reads the files next (Docker subnet.env). What else fails is told and mended later."""
-        return any(key[0] == "file" or key == ("target", "files") for key in self.reconciler.account.statuses)
+        """What else fails is told and mended later."""
+        open_ = self.reconciler.account.statuses if self._for_files else ()
+        return any(key[0] == "file" or key == ("target", "files") for key in open_)
 
     def _after(self, view: View | None) -> None:
         if self._after_cycle is not None:
