@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
+from tests.support.needs import needs_root
 from weft.errors import SettingsError
 from weft.settings import discovery, router
 from weft.settings.means import DnsMeans, EtcdMeans, GossipMeans
@@ -166,6 +168,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("discovery: {ttl: soon}", r"discovery.ttl = 'soon': "),
         ("discovery: {ttl: [1, 2]}", r"discovery.ttl = '1,2': "),
         ("discovery: {ttl: {a: 1}}", r"discovery.ttl = "),
+        ("discovery: {ttl: 2024-99-99}", "can't be read: month must be in 1..12"),
         ("discovery: dns", "must have a mapping under `discovery:`"),
         ("[1, 2]", "must have a mapping under `discovery:`"),
         ("{", "can't be read"),
@@ -175,6 +178,21 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 def test_a_file_that_can_not_be_used(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         from_yaml(tmp_path, text)
+
+
+@needs_root
+def test_a_folder_that_this_user_may_not_look_into_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`weft discovery` is an ordinary user's, and /etc/docker-router may be root's alone."""
+    monkeypatch.setattr(discovery, "CONFIG", tmp_path / "closed" / "discovery.yaml")
+    assert loaded().discovery_mode == "multicast"
+    (tmp_path / "closed").mkdir(0o700)
+    assert loaded().discovery_mode == "multicast"
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SettingsError, match=r"can't be read: .*Permission denied"):
+            loaded()
+    finally:
+        os.seteuid(0)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

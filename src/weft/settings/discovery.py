@@ -168,13 +168,17 @@ def shared_key(settings: DiscoverySettings) -> str:
 
 def _from_file(named: str) -> dict[str, Any]:
     path = Path(named or CONFIG)
-    if not named and not path.exists():
-        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if not named and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return {}
+        raise SettingsError(f"the settings file {path} can't be read: {error}") from error
     import yaml  # loaded only where there is a file: it costs a millisecond of every start
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"the settings file {path} can't be read: {error}") from error
     block = content.get("discovery") if isinstance(content, dict) else None
     if not isinstance(block, dict):
