@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -135,6 +136,24 @@ def test_the_helper_has_no_capability_and_no_secret(here: Collector) -> None:
         assert "NoNewPrivs:\t1" in (folder / "status").read_text()
         assert b"secret" not in (folder / "environ").read_bytes()
         assert os.getsid(helper.process.pid) != os.getsid(0), "a signal to the daemon's group is not for it"
+    finally:
+        helper.close()
+
+
+@needs_root
+def test_a_router_can_not_get_at_the_helpers_sockets(here: Collector) -> None:
+    """It has the same user and NET_ADMIN besides: without more, the kernel would let it write into the helper."""
+    helper = started(environment(here.url))
+    opened = f"open('/proc/{helper.process.pid}/mem', 'r+b')"
+    code = f"from weft.daemons.privileges import drop; drop(frozenset({{'NET_ADMIN'}})); {opened}"
+    try:
+        until(lambda: f"{1 << signal.SIGTERM - 1:x}" in _ignored(helper), "the helper to be up")
+
+        def is_refused() -> bool:
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            return "PermissionError" in done.stderr
+
+        until(is_refused, "a helper that is closed to a router")
     finally:
         helper.close()
 

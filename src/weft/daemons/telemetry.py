@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from weft.daemons.privileges import drop
+from weft.daemons.privileges import drop, forbid_dumps
 from weft.errors import WeftError
 from weft.model import Problem
 from weft.telemetry.sender import Telemetry
@@ -133,6 +133,7 @@ def main(arguments: list[str]) -> None:
     """The helper. It ends when the daemon closes its end, so the signals that end the daemon are not for it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    forbid_dumps()  # a router has its user and more capabilities, and no socket to anybody: it may not borrow ours
     descriptor, service = arguments
     from weft.telemetry.exporting import serve
 
