@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.stacks import peer
-from weft.agent.peer_events import KINDS, MOST, PeerEvents
+from weft.agent.peer_events import KINDS, MOST, Aloud, PeerEvents
 from weft.model import Peer
 
 B = peer("stack-b", "10.0.0.2", "192.168.100.2", "172.21.0.0/16")
@@ -102,3 +104,16 @@ def test_the_counts_add_up(sets: list[tuple[Peer, ...]]) -> None:
     assert events.counts["came"] - events.counts["gone"] == (len(sets[-1]) if sets else 0)
     stale = sum(one.status == "stale" for one in (sets[-1] if sets else ()))
     assert events.counts["stale"] - events.counts["back"] >= stale
+
+
+def test_discovery_logs_what_it_notes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "weft")
+    notes = Notes()
+    events = PeerEvents(Aloud(notes))
+    events((C,))
+    events(())
+    assert [done for _, _, done, _ in notes.noted] == ["came", "gone"]
+    assert caplog.messages == [
+        "peer stack-c came: stack-c at 10.0.0.3, VNI 1000, 192.168.100.3: 172.22.0.0/16, 172.23.0.0/16 (multicast)",
+        "peer stack-c gone: it is no longer listed",
+    ]

@@ -4,6 +4,7 @@ set of peers that it makes, `weft router` each that it reads.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Literal, Protocol, get_args
@@ -12,6 +13,8 @@ from weft.model import Node, Peer, mac_text
 
 Kind = Literal["came", "changed", "stale", "back", "gone"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+log = logging.getLogger("weft")
+
 MOST = 50
 """Events of one set that are noted one by one."""
 
@@ -20,6 +23,18 @@ class Notes(Protocol):
     """`agent.journal.Journal`. Never waits, never raises."""
 
     def note(self, kind: str, subject: str, done: str, reason: str) -> None: ...
+
+
+class Aloud:
+    """`notes`, and the log beside it: `docker logs discovery` is where people look first."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def note(self, kind: str, subject: str, done: str, reason: str) -> None:
+        """As Notes."""
+        self._notes.note(kind, subject, done, reason)
+        log.info("%s", " ".join(filter(None, (kind, subject, f"{done}: {reason}"))))
 
 
 class PeerEvents:

@@ -20,7 +20,7 @@ from weft.agent.discovering import REFRESH, ROLE, Clocks, DiscoveryWorld, Member
 from weft.agent.folder import FolderClaim
 from weft.agent.journal import Journal, Scribe
 from weft.agent.loop import Loop
-from weft.agent.peer_events import PeerEvents
+from weft.agent.peer_events import Aloud, PeerEvents
 from weft.agent.reconcile import Reconciler
 from weft.agent.routing_file import RoutingFile
 from weft.agent.stacks import common_vni, identity_of, static_peers
@@ -61,7 +61,7 @@ class DiscoveryDaemon:
         self._instance = secrets.token_hex(8)
         self.scribe = Scribe("DATA_DIR", 0o640)
         self.journal = Journal(settings.data, self.scribe)
-        self.events = PeerEvents(self.journal, self._departed)
+        self.events = PeerEvents(Aloud(self.journal), self._departed)
         self.cycles = Cycles(tracer)
         self.routing = RoutingFile(settings)
         self.world = DiscoveryWorld(
@@ -84,7 +84,7 @@ class DiscoveryDaemon:
         self.loop.follow("host", HostFacts().hosts, self._keep_host)
         self.loop.follow("routing.yaml", self.routing.contents, self._keep_stacks)
         for stack, member in self.world.members.items():
-            self.loop.follow(f"discovery of {stack}", member.announcer.peers, self._keeper(member))
+            self.loop.follow(f"discovery of {stack}", member.announcer.peers, self._keeper(member), in_bursts=True)
 
     async def close(self) -> None:
         if self._again is not None:

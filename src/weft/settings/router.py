@@ -41,7 +41,8 @@ class RouterSettings(StackSettings, frozen=True, kw_only=True):
         Doc(description="drop: give up everything but NET_ADMIN, and the right to open network sockets"),
     ] = "drop"
     run_dir: Annotated[
-        str, Doc(description="where routes.json and events.log go if the shared folder can't be written")
+        str,
+        Doc(description="where the router's events.log goes, and routes.json if the shared folder can't be written"),
     ] = "/run/docker-router"
     health_ip: Annotated[IPAddress, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
     health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9478
