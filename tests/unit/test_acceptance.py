@@ -101,6 +101,15 @@ def test_a_node_with_another_nodes_endpoint_or_mac_is_refused(twin: Node) -> Non
     assert problems == ["node c is not routed to: node b has the same endpoint, VTEP MAC or WireGuard key"]
 
 
+@pytest.mark.parametrize("owner", ["b", "192.0.2.2"])
+def test_a_mac_that_follows_from_its_owner_is_kept_by_him_whatever_name_the_thief_has(owner: str) -> None:
+    thief = node("aaa", "192.0.2.3", "10.3.0.0/24", mac=vtep_mac(owner, 4096))
+    robbed = node("b", "192.0.2.2", "10.2.0.0/24", mac=vtep_mac(owner, 4096))
+    routed, problems = verdict(thief, robbed)
+    assert routed == {"b": ["10.2.0.0/24"]}
+    assert problems == ["node aaa is not routed to: node b has the same endpoint, VTEP MAC or WireGuard key"]
+
+
 def test_of_two_claims_the_older_one_holds_whatever_the_order() -> None:
     young = node("b", "192.0.2.2", networks=(network("new", "10.2.0.0/24", since=200.0),))
     old = node("c", "192.0.2.3", networks=(network("old", "10.2.0.0/16", since=100.0),))

@@ -378,6 +378,14 @@ def test_a_shared_end_has_the_mac_that_follows_from_it() -> None:
     assert first(survey(scene(three))).nodes[0].mac == NO_MAC
 
 
+def test_a_shared_end_s_mac_is_not_that_of_an_endpoint_that_one_of_them_tells_besides() -> None:
+    honest = peer("stack-q", "10.0.0.5", "192.168.100.6", "172.26.0.0/16")
+    thief = peer("aaa", "fd00::66,10.0.0.5", "192.168.100.9", "172.29.0.0/16")
+    found = survey(scene(honest, thief))
+    assert first(found).nodes[0].mac == honest.node.mac
+    assert messages(found) == ["stack aaa tells another MAC address than others at its endpoint fd00::66; theirs holds"]
+
+
 def test_a_shared_end_has_the_narrowest_mtu_and_each_family_s_endpoint_and_each_subnet_once() -> None:
     one = peer("stack-p", "10.0.0.5", "192.168.100.5", "172.25.0.0/16,172.26.0.0/16", id="p1", since=9.0)
     two = peer("stack-p", "10.0.0.5,fd00::5", "192.168.100.6", "172.25.0.0/16", id="p2", since=8.0)

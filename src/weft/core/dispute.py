@@ -1,8 +1,8 @@
 """Between nodes that meet: who is in the right, on every host alike. Pure; called by `acceptance.py` for the few that
 `ground.py` finds.
 
-Two with one endpoint or one MAC can't be told apart on the wire, so one stays: the first by id of those that have a
-subnet left. A subnet that holds a tunnel's endpoint would lead the outer packets into the tunnel. Of subnets that
+Two with one endpoint or one MAC can't be told apart on the wire, so one stays: whose MAC follows from who or where it
+is, and of such the first by id that has a subnet left. A subnet that holds a tunnel's endpoint would lead the outer packets into the tunnel. Of subnets that
 overlap, the older claim holds; nodes that are routers of one stack may all have its subnets.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from weft.backends.tunnel import vtep_mac
 from weft.core.ground import Stake, point, span
 from weft.model import IPNetwork, Node, Problem
 
@@ -47,12 +48,13 @@ class _Claim(NamedTuple):
 
 
 def _unique_tunnels(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
-    """Refuse a node that has an earlier node's endpoint or VTEP MAC: two can't be told apart on the wire. Who has no
-    subnet that may be routed to (a lease of a former config's) comes last: nothing is lost with it."""
+    """Refuse a node that has an earlier node's endpoint or VTEP MAC: two can't be told apart on the wire. A MAC that
+    weft derives is its owner's, whatever name a thief takes. Who has no subnet that may be routed to (a lease of a
+    former config's) comes last: nothing is lost with it."""
     kept: list[Node] = []
     problems: list[Problem] = []
     owners: dict[int, str] = {}
-    for node in sorted(nodes, key=lambda node: not node.networks):
+    for node in sorted(nodes, key=lambda node: (not _has_derived_mac(node), not node.networks)):
         marks = Stake.of(node).marks
         other = next((owners[mark] for mark in marks if mark in owners), None)
         if other is not None:
@@ -62,6 +64,11 @@ def _unique_tunnels(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
         owners.update(dict.fromkeys(marks, node.id))
         kept.append(node)
     return sorted(kept, key=lambda node: node.id), problems
+
+
+def _has_derived_mac(node: Node) -> bool:
+    """Its MAC follows from its own name (`weft agent`) or endpoint (docker-router's stacks)."""
+    return any(node.mac == vtep_mac(name, node.vni) for name in (node.id, *map(str, node.endpoints)))
 
 
 def _settle(nodes: list[Node]) -> tuple[list[Node], list[Problem]]:

@@ -100,7 +100,8 @@ def read_claims(peers: Sequence[Peer], terms: Terms, previous: Claims) -> Claims
         if one.node is not None:
             together.setdefault(ends[name], []).append(peer)
     merged = {
-        end: _joined([said[p.node.id].node for p in crowd], known.merged.get(end)) for end, crowd in together.items()
+        end: _joined([said[p.node.id].node for p in crowd], known.merged.get(end), terms.underlay)
+        for end, crowd in together.items()
     }
     members = {merged[end][1].id: tuple(crowd) for end, crowd in together.items()}
     notes.extend(_several_macs(merged.values()))
@@ -165,16 +166,16 @@ def _without_ipv6(networks: Iterable[Network]) -> Iterator[Network]:
 
 
 def _joined(
-    nodes: Sequence[Node | None], before: tuple[tuple[Node, ...], Node] | None
+    nodes: Sequence[Node | None], before: tuple[tuple[Node, ...], Node] | None, underlay: int
 ) -> tuple[tuple[Node, ...], Node]:
     """The peers of one end and the node that they are."""
     of_end = tuple(node for node in nodes if node is not None)
     if before is not None and len(before[0]) == len(of_end) and all(map(is_, before[0], of_end)):
         return before
-    return of_end, _merged(of_end) if len(of_end) > 1 else of_end[0]
+    return of_end, _merged(of_end, underlay) if len(of_end) > 1 else of_end[0]
 
 
-def _merged(nodes: Sequence[Node]) -> Node:
+def _merged(nodes: Sequence[Node], underlay: int) -> Node:
     """`nodes` are sorted by id: the first one's is theirs."""
     first = nodes[0]
     by_family: dict[int, IPAddress] = {a.version: a for node in reversed(nodes) for a in reversed(node.endpoints)}
@@ -182,18 +183,20 @@ def _merged(nodes: Sequence[Node]) -> Node:
     return replace(
         first,
         endpoints=tuple(dict.fromkeys((first.endpoints[0], *(by_family[v] for v in sorted(by_family))))),
-        mac=_mac(nodes),
+        mac=_mac(nodes, underlay),
         mtu=min((node.mtu for node in nodes if node.mtu), default=0),
         networks=_together(nodes),
         overlay=tuple(dict.fromkeys(address for node in listed_first for address in node.overlay)),
     )
 
 
-def _mac(nodes: Sequence[Node]) -> Mac:
-    """weft's own follows from the endpoint; any other is another program's, or somebody's who isn't there."""
-    told = [node.mac for node in nodes if node.mac != ZERO_MAC]
-    derived = vtep_mac(str(nodes[0].endpoints[0]), nodes[0].vni)
-    return derived if derived in told else next(iter(told), ZERO_MAC)
+def _mac(nodes: Sequence[Node], underlay: int) -> Mac:
+    """weft's own follows from the first endpoint, which is the shared one unless the host has IPv4 and IPv6; any other
+    is another program's, or somebody's who isn't there."""
+    told = dict.fromkeys(node.mac for node in nodes if node.mac != ZERO_MAC)
+    first = (node.endpoints[0] for node in nodes)
+    derived = [vtep_mac(str(end), nodes[0].vni) for end in (End.of(nodes[0], underlay).endpoint, *first)]
+    return next((mac for mac in (*derived, *told) if mac in told), ZERO_MAC)
 
 
 def _together(nodes: Sequence[Node]) -> tuple[Network, ...]:
