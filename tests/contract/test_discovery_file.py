@@ -273,6 +273,16 @@ async def test_without_watching_the_interval_finds_it(path: Path) -> None:
         assert reader.names == ()
 
 
+async def test_who_may_not_read_it_is_told_what_is_needed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    replace(path, "a")
+    monkeypatch.setattr(discovery_file, "read_regular", refused)  # root reads everything
+    async with reading(path) as reader:
+        await reader.hears(f"user {os.geteuid()} must be of the group that it belongs to")
+
+
 async def test_without_inotify_the_interval_has_to_do(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

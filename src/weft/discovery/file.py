@@ -23,6 +23,8 @@ from weft.wire.discovery_data import LONGEST, DiscoveryReader
 
 GRACE = 0.2
 """Seconds that a file may be away or broken before that is said: some programs write in place."""
+AGAIN = 2.0
+"""Seconds until the next look while it can't be read: of a folder that may not be entered, nothing is heard."""
 INLINE = 1 << 18
 """Octets that are decoded at once (8 ms at the most); more of them in a thread, so that everything else goes on."""
 
@@ -70,11 +72,15 @@ class DiscoveryFile:
                 if took > LONG:  # whoever writes much and often does not get all of our time
                     await asyncio.sleep(min(took, LONGEST_REST))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(GRACE if doubtful else self._refresh):
+                    async with asyncio.timeout(GRACE if doubtful else self._wait):
                         await woken.wait()
         finally:
             if watch is not None:
                 watch.close()
+
+    @property
+    def _wait(self) -> float:
+        return min(self._refresh, AGAIN) if self.problem else self._refresh
 
     async def _look(self) -> bool:
         """Read the file if it can be read. True: something is wrong, and it is too early to say so."""
@@ -106,6 +112,8 @@ class DiscoveryFile:
             self._digest = digest
         except (FileNotFoundError, NotADirectoryError):
             return "is missing"
+        except PermissionError:  # root has no more right than others: the router keeps NET_ADMIN alone
+            return f"can't be read (Permission denied: user {os.geteuid()} must be of the group that it belongs to)"
         except OSError as error:
             return f"can't be read ({error.strerror or error})"
         except WireError as error:
