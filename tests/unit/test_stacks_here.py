@@ -176,3 +176,16 @@ def test_a_host_without_ipv6_routes_none() -> None:
     assert first(found).me.overlay == (ip_address("192.168.100.1"),)
     assert routed(found).keys() == {"172.21.0.0/16"}
     assert "1 IPv6 networks of peers are not routed: this host has no IPv6" in messages(found)[0]
+
+
+@pytest.mark.parametrize("address", ["192.168.100.77/32", "192.168.0.9/16", "192.168.100.5/24"])
+def test_an_overlay_in_the_underlay_is_told(address: str) -> None:
+    """Packets for endpoints would go into the tunnel that is to carry them, or the tunnel's into the underlay."""
+    here = host("10.0.0.1/16", address, "169.254.9.9/16", "fe80::1/64")
+    (problem,) = survey(replace(scene(B), host=here)).problems
+    network = ip_network(address, strict=False)
+    assert problem.subject == "stack-a"
+    assert problem.message == (
+        f"VNI 1000 has the vxlan_subnet 192.168.100.0/24, which overlaps {network} on eth0 of this host; "
+        "name another one"
+    )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from weft.backends.tunnel import OVERHEAD, no_ipv6
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.ground import span
-from weft.core.stacks_here import Home, homes, odds
+from weft.core.stacks_here import Home, collisions, homes, odds
 from weft.core.stacks_peers import DISCOVERED as DISCOVERED
 from weft.core.stacks_peers import STATIC as STATIC
 from weft.core.stacks_peers import Claims, Terms, read_claims
@@ -96,7 +96,7 @@ class Survey:
 def survey(scene: Scene, previous: Survey | None = None) -> Survey:
     """What this host is to route. `previous` is only a memory: the result is the same without it."""
     found, problems = homes(scene.stacks, scene.me, scene.peer_id)
-    problems = (*problems, *odds(found, [peer.node for peer in scene.data.here]))
+    problems = (*problems, *odds(found, [peer.node for peer in scene.data.here]), *collisions(found, scene.host))
     lacking = no_ipv6(scene.host, scene.me.mtu - OVERHEAD[scene.underlay])
     if lacking:
         found = tuple(replace(home, me=_of_ipv4(home.me)) for home in found)

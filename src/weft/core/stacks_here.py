@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weft.backends.tunnel import vtep_mac
-from weft.model import IPAddress, IPNetwork, Network, Node, Problem
+from weft.model import Host, IPAddress, IPNetwork, Network, Node, Problem
 from weft.wire.routing import RemoteStack, StackConfig
 
 
@@ -180,6 +180,18 @@ def odds(homes: Sequence[Home], here: Sequence[Node]) -> Iterator[Problem]:
                     text = f"discovery announces vxlan_ip {address} for stack {node.stack}, the router has"
                     addresses = ", ".join(map(str, me.overlay))
                     yield Problem("discovery", f"{text} {addresses}; set LOCAL_VXLAN_IP alike for both")
+
+
+def collisions(homes: Sequence[Home], host: Host) -> Iterator[Problem]:
+    """Overlays' subnets that this host has on other devices, too, or that hold these: what is meant for the underlay
+    (other hosts' endpoints among it) could go into the tunnel, or the other way round."""
+    for home in homes:
+        for space in home.spaces:
+            for uplink in host.uplinks:
+                for interface in uplink.addresses:
+                    if not interface.ip.is_link_local and meet(interface.network, space):
+                        text = f"VNI {home.vni} has the vxlan_subnet {space}, which overlaps {interface.network} on"
+                        yield Problem("+".join(home.stacks), f"{text} {uplink.name} of this host; name another one")
 
 
 def meet(one: IPNetwork, other: IPNetwork) -> bool:
