@@ -229,6 +229,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ({"DATA_DIR": "data"}, "DATA_DIR = 'data' must be an absolute path"),
         ({"DNS_UPDATE_INTERVAL": "100000"}, "DNS_UPDATE_INTERVAL = '100000'"),
         ({"KEY": "a", "WEFT_KEY": "b"}, "KEY and WEFT_KEY are both set, and differ"),
+        (
+            {"ETCD_ENDPOINTS": "https://a:1,http://b:2", "ETCD_TLS_CA": "/ca.pem"},
+            "ETCD_TLS_CA is set, and ETCD_ENDPOINTS has http://b:2, which is not encrypted",
+        ),
         ({"PEERS": "10.0.0.1,fd00::1"}, "PEERS = 10.0.0.1,fd00::1 are of both IP versions"),
         ({"MULTICAST_GROUP": "ff12::1", "PEERS": "10.0.0.1"}, "MULTICAST_GROUP = ff12::1 and PEERS = 10.0.0.1 are of"),
         ({"MULTICAST_GROUP": "ff12::1", "HOST_IP": "10.0.0.1"}, "another IP version than the first of HOST_IP, 10.0"),

@@ -231,6 +231,10 @@ def _check(settings: DiscoverySettings) -> None:
         raise SettingsError(f"MULTICAST_GROUP = {settings.multicast_group} is no multicast address; e.g. 239.1.1.1")
     if bool(settings.etcd_tls_cert) != bool(settings.etcd_tls_key):
         raise SettingsError("ETCD_TLS_CERT and ETCD_TLS_KEY belong together; one of them is missing")
+    clear = [one for one in listed(settings.etcd_endpoints) if one.startswith("http://")]
+    if clear and (settings.etcd_tls_ca or settings.etcd_tls_cert):
+        said = "ETCD_TLS_CA" if settings.etcd_tls_ca else "ETCD_TLS_CERT"
+        raise SettingsError(f"{said} is set, and ETCD_ENDPOINTS has {clear[0]}, which is not encrypted: write https://")
     if settings.etcd_password and not settings.etcd_username:
         raise SettingsError("ETCD_PASSWORD is set, and ETCD_USERNAME isn't")
     if (settings.dns_key or settings.dns_key_file) and not settings.dns_server:
