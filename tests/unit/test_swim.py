@@ -241,6 +241,37 @@ def test_all_are_suspected_and_the_ring_is_empty() -> None:
     assert swim.table.in_turn() is not None
 
 
+def test_each_is_the_successor_of_one_and_those_who_are_suspected_are_passed_over() -> None:
+    members = [member(number) for number in range(1, 6)]
+    for swim in members:
+        for other in members:
+            swim.apply(other.me(), other.address, 0.0)
+    successors = {swim.shape.id: swim.table.successor() for swim in members}
+    assert sorted(found.id for found in successors.values() if found) == ["m1", "m2", "m3", "m4", "m5"]
+    first = successors["m1"]
+    assert first is not None
+    members[0].accuse(first, 1.0)
+    second = members[0].table.successor()
+    after = successors[first.id]
+    assert second is not None
+    assert after is not None
+    assert second.id == after.id
+
+
+def test_time_in_which_this_program_did_not_run_is_no_time_to_answer() -> None:
+    swim = group(5)
+    for by in (3, 4, 5):
+        swim.apply(Update(State.SUSPECT, "m2", 10, f"m{by}"), address(by), 1.0)
+    swim.due(1.2)
+    swim.due(40.0)
+    swim.due(40.1)
+    assert swim.table.members["m2"].live
+    for tenth in range(402, 440):
+        swim.receive(Rumour(()), address(3), tenth / 10)
+        swim.due(tenth / 10)
+    assert not swim.table.members["m2"].live
+
+
 def test_tables_that_differ_for_long_are_compared_but_not_all_the_time() -> None:
     swim = group(2)
     wanted = []

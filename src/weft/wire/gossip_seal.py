@@ -78,8 +78,8 @@ class _Sender:
 
 
 class Seal:
-    """`keys`: `derive_key` of the operator's texts. `salt`: a new random one of 8 octets each time. `window`: each is taken once; False
-    for what comes over a connection."""
+    """`keys`: `derive_key` of the operator's texts. `salt`: a new random one of 8 octets each time. `window`: each is
+    taken once; False for what comes over a connection."""
 
     def __init__(self, keys: Sequence[SealKey], salt: Callable[[], bytes], window: bool = True) -> None:
         self._keys = tuple(keys)
