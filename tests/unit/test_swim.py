@@ -263,12 +263,10 @@ def test_time_in_which_this_program_did_not_run_is_no_time_to_answer() -> None:
     for by in (3, 4, 5):
         swim.apply(Update(State.SUSPECT, "m2", 10, f"m{by}"), address(by), 1.0)
     swim.due(1.2)
-    swim.due(40.0)
-    swim.due(40.1)
-    assert swim.table.members["m2"].live
-    for tenth in range(402, 440):
+    for tenth in range(400, 440):
         swim.receive(Rumour(()), address(3), tenth / 10)
         swim.due(tenth / 10)
+        assert swim.table.members["m2"].live or tenth > 415, "the answer may still be in the socket, and on its way"
     assert not swim.table.members["m2"].live
 
 
