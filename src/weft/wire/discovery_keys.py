@@ -28,7 +28,8 @@ from weft.errors import WireError
 from weft.model import Node, mac_text
 from weft.wire import router_schema as schema
 from weft.wire.hello import PLAIN_PORT, Hello, Stamp, plain_node
-from weft.wire.router import check_sayable, dealt_out, described, label, plain_hello, shortened, vxlan_ip
+from weft.wire.router import check_sayable, dealt_out, described, plain_hello, vxlan_ip
+from weft.wire.texts import label, shortened
 
 HOST_IP, LAST_SEEN, WEFT = "host_ip", "last_seen", "weft"
 NAMES = frozenset((HOST_IP, "vni", "vxlan_endpoint", LAST_SEEN, "networks", "vxlan_ip", "stack_id", WEFT))

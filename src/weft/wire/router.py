@@ -20,21 +20,19 @@ A set that does not fit into one datagram goes out in `parts` with one `seq`; `h
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from ipaddress import ip_address, ip_network
 
 import msgspec
 
 from weft.errors import WireError
 from weft.model import IPAddress, IPNetwork, Mac, Network, Node, mac_text, parse_mac
 from weft.wire import router_schema as schema
+from weft.wire import texts
 from weft.wire.hello import Goodbye, Hello, Message, Query, Stamp, TableSync
 from weft.wire.router_schema import MAX_PARTS
 
 SOURCE = "multicast"
 WHOLE = 1 << 30
 """A limit for `encode_hello` by which everything is in one part: for carriers other than a datagram."""
-_LABEL_OCTETS = 253
 
 _decoder = msgspec.json.Decoder(
     schema.Hello | schema.Goodbye | schema.Query | schema.Announce | schema.Response | schema.TableSync
@@ -67,10 +65,10 @@ def _message(raw: _Raw, source: str) -> Message:
     if isinstance(raw, schema.Hello):
         return _full(raw, raw.weft, source) if raw.weft is not None else plain_hello(raw)
     if isinstance(raw, schema.TableSync):
-        return TableSync(label(raw.peer_id))
+        return TableSync(texts.label(raw.peer_id))
     if isinstance(raw, schema.Goodbye):
-        return Goodbye(label(raw.peer_id), (_endpoint(raw.host_ip),), _stamp(raw.weft))
-    who, where = label(raw.stack_id), (_endpoint(raw.host_ip),)
+        return Goodbye(texts.label(raw.peer_id), (texts.endpoint(raw.host_ip),), _stamp(raw.weft))
+    who, where = texts.label(raw.stack_id), (texts.endpoint(raw.host_ip),)
     if isinstance(raw, schema.Query):
         return Query(who, where, _stamp(raw.weft) if raw.weft else None)
     return Hello(who, where, raw.vni, kind="RESPONSE" if isinstance(raw, schema.Response) else "ANNOUNCE")
@@ -79,12 +77,12 @@ def _message(raw: _Raw, source: str) -> Message:
 def plain_hello(raw: schema.Hello) -> Hello:
     """The document's own fields, whatever else is there. ValueError as above."""
     return Hello(
-        peer_id=label(raw.peer_id),
-        endpoints=(_endpoint(raw.host_ip),),
+        peer_id=texts.label(raw.peer_id),
+        endpoints=(texts.endpoint(raw.host_ip),),
         vni=raw.vni,
-        stack_name=label(raw.stack_name) if raw.stack_name else "",
-        vxlan_ip=_endpoint(raw.vxlan_ip) if raw.vxlan_ip else None,
-        subnets=tuple(map(_subnet, raw.networks)),
+        stack_name=texts.label(raw.stack_name) if raw.stack_name else "",
+        vxlan_ip=texts.endpoint(raw.vxlan_ip) if raw.vxlan_ip else None,
+        subnets=tuple(map(texts.subnet, raw.networks)),
     )
 
 
@@ -115,9 +113,9 @@ def described(hello: Hello, details: schema.Described, source: str) -> Node:
         mac=_unicast(parse_mac(details.mac)),
         mtu=_mtu(details.mtu),
         networks=_networks(hello.subnets, details.named),
-        overlay=tuple(map(_address, details.overlay)),
-        backend=label(details.backend),
-        version=label(details.software) if details.software else "",
+        overlay=tuple(map(texts.address, details.overlay)),
+        backend=texts.label(details.backend),
+        version=texts.label(details.software) if details.software else "",
         source=source,
         stack=_stack(hello, details),
     )
@@ -129,8 +127,8 @@ def _stack(hello: Hello, details: schema.Described) -> str:
     return named if details.stack or named != hello.peer_id else ""
 
 
-def _endpoints(host_ip: IPAddress, texts: list[str]) -> tuple[IPAddress, ...]:
-    endpoints = tuple(map(_endpoint, texts))
+def _endpoints(host_ip: IPAddress, told: list[str]) -> tuple[IPAddress, ...]:
+    endpoints = tuple(map(texts.endpoint, told))
     if not endpoints or host_ip != endpoints[0]:
         raise ValueError("host_ip is not the first of the endpoints")
     if len({address.version for address in endpoints}) != len(endpoints):
@@ -145,7 +143,7 @@ def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tupl
     for entry in named:
         end = start + entry.subnets
         since = float("inf") if entry.since is None else entry.since
-        networks.append(Network(label(entry.name), subnets[start:end], since=since))
+        networks.append(Network(texts.label(entry.name), subnets[start:end], since=since))
         start = end
     if start != len(subnets):
         raise ValueError(f"{len(subnets)} subnets, and names for {start}")
@@ -155,36 +153,7 @@ def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tupl
 
 
 def _stamp(raw: schema.Stamped) -> Stamp:
-    return Stamp(label(raw.instance), raw.epoch, raw.seq)
-
-
-def label(text: str) -> str:
-    """An id or a name as it is: printable, so that it can't forge a log line, and not endless."""
-    if not text or not text.isprintable() or len(text.encode()) > _LABEL_OCTETS:
-        raise ValueError(f"an id or name must be 1 to {_LABEL_OCTETS} octets of printable text")
-    return text
-
-
-# A peer says the same addresses every 30 seconds: each is parsed once, and equal ones are one object.
-@lru_cache(maxsize=1 << 15)
-def _subnet(text: str) -> IPNetwork:
-    if "%" in text:  # Python would take any text for a zone
-        raise ValueError(f"{text!r} is a network with a zone, which means nothing to another host")
-    return ip_network(text)
-
-
-def _address(text: str) -> IPAddress:
-    if "%" in text:
-        raise ValueError(f"{text!r} is an address with a zone, which means nothing to another host")
-    return ip_address(text)
-
-
-@lru_cache(maxsize=1 << 15)
-def _endpoint(text: str) -> IPAddress:
-    address = _address(text)
-    if address.is_multicast or address.is_unspecified or address.is_loopback or text == "255.255.255.255":
-        raise ValueError(f"{text} can't be the address of another host")
-    return address
+    return Stamp(texts.label(raw.instance), raw.epoch, raw.seq)
 
 
 def _mtu(octets: int) -> int:
@@ -230,12 +199,12 @@ class _Packer:
     def add_network(self, network: Network) -> None:
         """A network's entry stands in one part with its first subnet, and once more in each part that it runs into."""
         since = network.since if 0 <= network.since < float("inf") else None
-        entry = schema.Named(shortened(network.name), since, 0)
+        entry = schema.Named(texts.shortened(network.name), since, 0)
         entry_octets = len(_encode(entry)) + 4  # a comma, and a count of up to three digits more
-        texts = [str(subnet) for subnet in network.subnets]
-        self._place(entry_octets + (len(texts[0]) + 3 if texts else 0))
+        told = [str(subnet) for subnet in network.subnets]
+        self._place(entry_octets + (len(told[0]) + 3 if told else 0))
         self.shares[-1].named.append(entry)
-        for text in texts:
+        for text in told:
             share = self.shares[-1]
             if entry.subnets and share.room < len(text) + 3:
                 self._place(entry_octets + len(text) + 3)
@@ -279,11 +248,11 @@ def check_sayable(me: Node) -> None:
     if not me.endpoints:
         raise WireError(f"{me.id} can't be announced: it has no endpoint")
     try:
-        label(me.id)
-        label(me.stack or me.id)
+        texts.label(me.id)
+        texts.label(me.stack or me.id)
         _mtu(me.mtu)
         _unicast(me.mac)
-        _endpoint(vxlan_ip(me))
+        texts.endpoint(vxlan_ip(me))
     except ValueError as error:
         raise WireError(f"the node {me.id!r} can't be announced: {error}") from error
 
@@ -292,12 +261,6 @@ def _told_overlay(me: Node) -> list[str]:
     """Overlay addresses, apart from those that would give away a network that is not exposed."""
     private = [subnet for network in me.networks if not network.exposed for subnet in network.subnets]
     return [str(address) for address in me.overlay if not any(address in subnet for subnet in private)]
-
-
-def shortened(name: str) -> str:
-    """A network's name is for people only: what can't be sent of it is left out."""
-    printable = "".join(c if c.isprintable() else "?" for c in name).encode()[:_LABEL_OCTETS]
-    return printable.decode(errors="ignore") or "?"
 
 
 def _body(me: Node, stamp: Stamp, share: Share, part: int, parts: int, query: bool) -> bytes:
@@ -309,7 +272,7 @@ def _body(me: Node, stamp: Stamp, share: Share, part: int, parts: int, query: bo
         part=part,
         parts=parts,
         query=query,
-        software=shortened(me.version) if me.version else "",
+        software=texts.shortened(me.version) if me.version else "",
         endpoints=endpoints,
         port=me.port,
         mac=mac_text(me.mac),

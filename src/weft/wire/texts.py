@@ -42,18 +42,19 @@ def said(error: Exception) -> str:
 
 
 # Others say the same addresses again and again: each is parsed once, and equal ones are one object.
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 15)
 def subnet(text: str) -> IPNetwork:
     """`172.20.0.0/16`, without host bits."""
     return ip_network(_unzoned(text))
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 15)
 def address(text: str) -> IPAddress:
     """`192.0.2.1` or `2001:db8::1`."""
     return ip_address(_unzoned(text))
 
 
+@lru_cache(maxsize=1 << 15)
 def endpoint(text: str) -> IPAddress:
     """An address that another host can have."""
     found = address(text)
