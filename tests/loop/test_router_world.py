@@ -126,6 +126,28 @@ async def test_a_new_routing_yaml_holds_at_once(tmp_path: Path) -> None:
     assert router.loop.view is None
 
 
+async def test_a_lost_ipv4_address_is_waited_for(tmp_path: Path) -> None:
+    """While a host has one of IPv6, too: its tunnels are not made over that, and made anew a moment later."""
+    router = Router(tmp_path)
+    router.world.host = host("10.0.0.1/16", "2001:db8::1/64")
+    await router.takes(data(B))
+    router.world.host = host("2001:db8::1/64")
+    assert await router.step() == []
+    assert router.loop.view is None
+    (problem,) = router.world.problems()
+    assert problem.message.startswith("this host has lost its address 10.0.0.1, where its tunnels end")
+    router.world.host = host("10.0.0.1/16", "2001:db8::1/64")
+    assert await router.step() == []
+    assert not list(router.world.problems())
+    router.world.host = host("10.0.0.7/16", "2001:db8::1/64")
+    assert "add link" in await router.step(), "another one is another matter"
+    started = Router(tmp_path)
+    started.world.host = host("2001:db8::1/64")
+    await started.takes(data(B))
+    assert started.loop.view is not None
+    assert started.loop.view.profile.underlay == 6
+
+
 async def test_an_end_that_goes_leaves_the_route_to_the_others(tmp_path: Path) -> None:
     ends = [peer("stack-b", f"10.0.0.1{n}", f"192.168.100.1{n}", "172.21.0.0/16", id=f"b{n}") for n in range(1, 4)]
     router = Router(tmp_path)
