@@ -117,7 +117,7 @@ async def test_show_networks_routes_and_events(agent: Running) -> None:
     _, out, _ = await agent.weft("show", "networks")
     assert "label weft.expose=false" in out
     _, out, _ = await agent.weft("show", "routes")
-    assert out.splitlines()[1].split()[:3] == ["10.2.0.0/24", "b", "done"]
+    assert out.splitlines()[1].split()[:5] == ["10.2.0.0/24", "192.0.2.2", "vxlan4096", "b", "done"]
     _, out, _ = await agent.weft("show", "events")
     assert "add route 10.2.0.0/24" in out
     agent.loop.world.peers = known(node("b", "192.0.2.2", "10.2.0.0/24", "10.3.0.0/24"))

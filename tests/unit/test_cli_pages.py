@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from tests.contract.test_cli import Voice
+from tests.loop.test_router_world import Router
+from tests.support.stacks import data
+from tests.support.stacks import peer as peer_of
 from weft.cli.client import ago
 from weft.cli.show import page
 from weft.objects import Why
+from weft.web.api import Api
 
 NOW = 1_705_314_600.0
 
@@ -54,3 +61,19 @@ def test_who_wrote_a_plain_discovery_json_is_another_program(capsys: pytest.Capt
     )
     page("peers", False, [peer()])
     assert capsys.readouterr().out.splitlines()[1].split() == ["z", "10.0.0.9", "no", "-", "-", "-"]
+
+
+async def test_a_route_is_shown_with_all_its_gateways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    router = Router(tmp_path)
+    twin = peer_of("stack-b", "10.0.0.3", "192.168.100.3", "172.21.0.0/16", id="stack-b-2")
+    await router.takes(data(peer_of("stack-b", "10.0.0.2", "192.168.100.2", "172.21.0.0/16"), twin))
+    found = Api(router.loop, Voice()).routes()
+    assert {row.destination: row.via for row in found} == {
+        "172.21.0.0/16": ["192.168.100.2", "192.168.100.3"],
+        "192.168.100.0/24": [],
+    }
+    page("routes", False, msgspec.to_builtins(found))
+    assert [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["172.21.0.0/16", "192.168.100.2,", "192.168.100.3"],
+        ["192.168.100.0/24", "-", "vxlan1000"],
+    ]

@@ -79,8 +79,11 @@ def _networks(networks: list[dict[str, Any]]) -> None:
 
 
 def _routes(routes: list[dict[str, Any]]) -> None:
-    rows = [[r["destination"], r["node"], r["state"], r["message"] or r["network"]] for r in routes]
-    table(["DESTINATION", "NODE", "STATE", "WHY"], rows)
+    rows = [
+        [r["destination"], ", ".join(r["via"]) or "-", r["device"], r["node"], r["state"], r["message"] or r["network"]]
+        for r in routes
+    ]
+    table(["DESTINATION", "VIA", "DEVICE", "NODE", "STATE", "WHY"], rows)
 
 
 def _vxlan(devices: list[dict[str, Any]]) -> None:

@@ -19,8 +19,8 @@ from weft.agent.status import Status
 from weft.core.commands import text
 from weft.core.diff import Changes
 from weft.core.explain import explain
-from weft.model import Network, Node, Reach, mac_text
-from weft.objects import Address, Fdb, Key, Link, Neighbour, Object, Route
+from weft.model import IPAddress, Network, Node, Reach, mac_text
+from weft.objects import Address, Fdb, Key, Link, Neighbour, NextHop, NextHopGroup, Object, Route
 
 
 class PeerRow(msgspec.Struct):
@@ -80,7 +80,8 @@ class NetworkRow(msgspec.Struct):
 
 
 class RouteRow(msgspec.Struct):
-    """One route that weft wants here. `state`: done, pending, error, conflict."""
+    """One route that weft wants here. `state`: done, pending, error, conflict. `via`: the gateways, sorted; several share its
+    flows, and a route to the device itself has none."""
 
     destination: str
     node: str
@@ -88,6 +89,8 @@ class RouteRow(msgspec.Struct):
     route: str
     state: str
     message: str
+    via: list[str]
+    device: str
 
 
 class StatusRow(msgspec.Struct):
@@ -214,9 +217,22 @@ class Api:
                         text(want.object),
                         status.state,
                         status.message,
+                        list(map(str, self._gateways(want.object))),
+                        want.object.dev,
                     )
                 )
         return sorted(rows, key=lambda row: row.destination)
+
+    def _gateways(self, route: Route) -> list[IPAddress]:
+        """Those of the next-hop objects that are wanted for it."""
+        if not route.nexthop:
+            return [route.via] if route.via is not None else []
+        wanted = self._loop.reconciler.plan.wanted
+        ids = [route.nexthop]
+        if (group := wanted.get(("nexthop", route.nexthop))) and isinstance(group.object, NextHopGroup):
+            ids = list(group.object.members)
+        hops = [wanted[key].object for key in (("nexthop", one) for one in ids) if key in wanted]
+        return sorted((hop.via for hop in hops if isinstance(hop, NextHop)), key=lambda via: (via.version, int(via)))
 
     def vxlan(self) -> list[VxlanRow]:
         """Our VXLAN devices with what is on them, sorted by name: as they were read last."""
