@@ -235,7 +235,7 @@ MISTAKES = {
         changed("192.168.100.0/24", "[192.168.100.0/24, 10.0.0.0/24]"),
         "vxlan_subnet[1]: '10.0.0.0/24' is the second one of IPv4",
     ),
-    "version": (changed("version: 1", "version: 2"), "version: '2' is not between 1 and 1"),
+    "version": (changed("version: 1", "version: 2"), "version: '2' is not 1"),
     "vni too large": (changed("1000", "16777216"), "vni: '16777216' is not between 1 and 16777215"),
     "vni no number": (changed("1000", "1_000"), "vni: '1_000' is no whole number; 1 to 16777215 can be"),
     "vni a list": (changed("1000", "[1000]"), "vni: a list of 1 is no single value"),

@@ -85,7 +85,7 @@ class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
         Profile, Doc(description="lan: a dead host is noticed within 5 s; fast: 1.5 s, at more traffic")
     ] = "lan"
     static_peers: Annotated[
-        str, Doc(description="stack=host_ip[+vxlan_ip][+subnet…][+vni=…],… for DISCOVERY_MODE=static")
+        str, Doc(description="stack=host_ip[+vxlan_ip][+subnet…][+vni=…][+weft],… for DISCOVERY_MODE=static")
     ] = ""
     key: Annotated[
         str, Doc(description="pre-shared key: seals multicast, encrypts gossip (with commas: the first one encrypts)")

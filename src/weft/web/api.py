@@ -80,8 +80,8 @@ class NetworkRow(msgspec.Struct):
 
 
 class RouteRow(msgspec.Struct):
-    """One route that weft wants here. `state`: done, pending, error, conflict. `via`: the gateways, sorted; several share its
-    flows, and a route to the device itself has none."""
+    """One route that weft wants here. `state`: done, pending, error, conflict. `via`: the gateways, sorted; several
+    share its flows, none is a route to the device itself."""
 
     destination: str
     node: str

@@ -70,7 +70,7 @@ class Fields:
         if not (text.isascii() and text.isdecimal() and len(text) < 20):
             fault(self.at(key), text, f"is no whole number; {least} to {most} can be")
         if not least <= int(text) <= most:
-            fault(self.at(key), text, f"is not between {least} and {most}")
+            fault(self.at(key), text, f"is not between {least} and {most}" if least < most else f"is not {most}")
         return int(text)
 
     def items(self, key: str) -> Iterator[tuple[str, Tree]]:
