@@ -245,6 +245,23 @@ BOTH = ["discovery.json", "discovery.lock"]
 
 
 @needs_root
+def test_a_file_that_another_user_left_unreadable_is_replaced_where_the_folder_allows_it() -> None:
+    """As after a run as root: it would stand there for ever."""
+    script = """
+os.chown(folder, 65534, 65534)
+open(path, "w").close()
+os.chmod(path, 0)
+os.seteuid(65534)
+(found,) = asyncio.run(target.read()).objects.values()
+told.append([str(found.mode), [], len(found.content)])
+write(9, 65534)
+told.append([str(os.stat(path).st_uid), [], 0])
+"""
+    told = on_a_disk(Path("/mnt"), "size=64k", script)  # a test's own folder is root's alone
+    assert told == [("0", [], 1), (None, BOTH, 9), ("65534", [], 0)]
+
+
+@needs_root
 def test_a_full_folder_is_said_leaves_the_old_file_and_recovers(tmp_path: Path) -> None:
     script = "write(1000); sh('cat /dev/zero >filler || true'); write(9000); sh('rm filler'); write(9000)"
     first, full, free = on_a_disk(tmp_path, "size=64k", script)

@@ -2,8 +2,9 @@
 `ground.py` finds.
 
 Two with one endpoint or one MAC can't be told apart on the wire, so one stays: whose MAC follows from who or where it
-is, and of such the first by id that has a subnet left. A subnet that holds a tunnel's endpoint would lead the outer packets into the tunnel. Of subnets that
-overlap, the older claim holds; nodes that are routers of one stack may all have its subnets.
+is, and of such the first by id that has a subnet left. A subnet that holds a tunnel's endpoint would lead the outer
+packets into the tunnel. Of subnets that overlap, the older claim holds; nodes that are routers of one stack may all
+have its subnets.
 """
 
 from __future__ import annotations

@@ -197,8 +197,12 @@ def _signature(status: os.stat_result) -> _Signature:
 
 
 def _read(path: str) -> File:
-    """Octets that aren't UTF-8 come as U+FFFD: nothing that weft writes holds that, so such a file differs."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Octets that aren't UTF-8 come as U+FFFD: nothing that weft writes holds that, so such a file differs. So does one
+    that may not be read (left by another user): whoever may write to the folder can replace it all the same."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        return File(path, "\ufffd", stat.S_IMODE(os.lstat(path).st_mode))
     with open(fd, "rb") as file:
         content = file.read(LARGEST)
         return File(path, content.decode(errors="replace"), stat.S_IMODE(os.fstat(fd).st_mode))
