@@ -391,6 +391,21 @@ def test_one_that_leaves_is_held_for_a_while_and_has_departed_then() -> None:
     run(scenario)
 
 
+def test_a_write_that_was_under_way_at_the_end_does_not_keep_it_from_leaving() -> None:
+    """`close` ends the loops, but not what etcd was already asked to write."""
+
+    async def scenario(w: World) -> None:
+        a, b = w.host(node(), goodbye_hold=10.0), w.host(name="b")
+        await b.knows("stack-a")
+        (lease,) = w.server.leases_of("stack-a")
+        w.server.before_commit(lambda: w.server.put("stack-a", {"weft": w.server.texts("stack-a")["weft"]}, lease))
+        await a.discovery.close()
+        assert await b.knows() <= 11
+        assert b.discovery.departed() == {"stack-a"}
+
+    run(scenario)
+
+
 def test_a_departure_is_forgotten_in_the_end_and_seen_even_without_a_hold() -> None:
     async def scenario(w: World) -> None:
         a, b = w.host(node(), goodbye_hold=0.0), w.host(name="b")

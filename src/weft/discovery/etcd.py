@@ -142,7 +142,8 @@ class EtcdDiscovery:
         if self._registered:
             with contextlib.suppress(StoreError, TimeoutError):  # the lease ends by itself
                 async with asyncio.timeout(FAREWELL):
-                    await self._depart()
+                    while not await self._depart():
+                        continue  # a write that was under way when the loops ended has come between
         await self._lease.close()
         await self._store.close()
         self._tell()
@@ -276,20 +277,23 @@ class EtcdDiscovery:
         )
         self._complaints.report("duplicate", name, text)
 
-    async def _depart(self) -> None:
-        """The keys stay for `goodbye_hold`, so that a restart finds them and nobody's packets are lost meanwhile."""
+    async def _depart(self) -> bool:
+        """The keys stay for `goodbye_hold`, so that a restart finds them and nobody's packets are lost meanwhile. False
+        if somebody has written to them since they were looked at."""
         if self._me is None:
-            return
+            return True
         snapshot = await self._store.range(self._folder)
         rows = {row.key.removeprefix(self._folder): row for row in snapshot.entries.rows}
         if judge(rows, self._me, self._stamp)[0] is not Whose.OURS:
-            return
+            return True
         lease = await self._store.grant(max(int(self._settings.goodbye_hold), SHORTEST_HOLD))
         marked = values(self._me, self._stamp, self._wall(), departed=True)
         puts = [Put(self._folder + name, value, lease) for name, value in marked.items()]
         self._counters.sent["departure"] += 1
-        if await self._store.commit(puts, guards(self._folder, rows)) is not None:
-            await self._lease.revoke()
+        if await self._store.commit(puts, guards(self._folder, rows)) is None:
+            return False
+        await self._lease.revoke()
+        return True
 
     # ----------------------------------------------------------------------------------------------------------
 
