@@ -8,10 +8,13 @@ from pathlib import Path
 
 from tests.build import known, node, uplink
 from weft.agent.discovering import MODE, REFRESH, Clocks, DiscoveryWorld, Member
-from weft.core.identity import Identity
+from weft.core.identity import Identity, Self
 from weft.core.plan import plan
+from weft.daemons.discovery import DiscoveryDaemon
+from weft.discovery.multicast import Multicast
 from weft.model import DiscoveryData, Host, Known, Network, Node, Peer, Problem
 from weft.objects import File
+from weft.settings.discovery import load
 from weft.wire.discovery_data import decode
 from weft.wire.routing import StackConfig
 
@@ -178,3 +181,12 @@ def test_its_networks_are_those_of_its_stacks() -> None:
     one = scene(replace(SHOP, networks=(web,)))
     assert one.world.engine.items == (web,)
     assert one.world.device == ""
+
+
+def test_a_host_of_both_versions_speaks_to_a_group_of_either(tmp_path: Path) -> None:
+    here = Self(node("shop", "192.0.2.1,fd00::1"), 4, "eth0")
+    for group, source in (("ff12::4790", "fd00::1"), ("239.1.1.1", "192.0.2.1")):
+        settings, _ = load({"STACK_ID": "shop", "VNI": "1000", "MULTICAST_GROUP": group, "DATA_DIR": str(tmp_path)})
+        made = DiscoveryDaemon(settings, (SHOP,)).world.members["shop"].announcer._make(here)
+        assert isinstance(made, Multicast)
+        assert (str(made._settings.source), str(made._settings.group)) == (source, group)

@@ -81,6 +81,12 @@ def test_every_variable_of_the_document_is_read_by_discovery() -> None:
     )
 
 
+def test_multicast_speaks_the_version_of_what_it_speaks_to() -> None:
+    assert loaded(MULTICAST_GROUP="ff12::1", HOST_IP="10.0.0.1,fd00::1").version == 6
+    assert loaded(PEERS="fd00::9").version == 6
+    assert loaded().version == loaded(DISCOVERY_MODE="gossip", MULTICAST_GROUP="ff12::1").version == 0
+
+
 def test_a_key_that_seals_nothing_is_said() -> None:
     said = {"STACK_ID": "a", "DISCOVERY_MODE": "etcd", "ETCD_ENDPOINTS": "h:1", "WEFT_KEY": "x", "PEERS": "10.0.0.1"}
     assert discovery.load(said)[1] == ("DISCOVERY_MODE=etcd doesn't look at KEY, PEERS",)
@@ -235,8 +241,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         ({"PEERS": "10.0.0.1,fd00::1"}, "PEERS = 10.0.0.1,fd00::1 are of both IP versions"),
         ({"MULTICAST_GROUP": "ff12::1", "PEERS": "10.0.0.1"}, "MULTICAST_GROUP = ff12::1 and PEERS = 10.0.0.1 are of"),
-        ({"MULTICAST_GROUP": "ff12::1", "HOST_IP": "10.0.0.1"}, "another IP version than the first of HOST_IP, 10.0"),
-        ({"PEERS": "fd00::1", "HOST_IP": "10.0.0.1"}, "PEERS = fd00::1 is of another IP version than the first of"),
+        ({"MULTICAST_GROUP": "ff12::1", "HOST_IP": "10.0.0.1"}, "another IP version than HOST_IP = 10.0.0.1"),
+        ({"PEERS": "fd00::1", "HOST_IP": "10.0.0.1"}, "PEERS = fd00::1 is of another IP version than HOST_IP"),
     ],
 )
 def test_what_can_not_be_or_go_together_is_named(environment: dict[str, str], message: str) -> None:

@@ -109,9 +109,10 @@ class DiscoveryDaemon:
         identity = identity_of(self.settings, stack, __version__, self.settings.discovery_mode)
 
         def make(here: Self) -> Discovery:
-            source = here.node.endpoint(here.underlay) if here.node is not None else None
+            version = self.settings.version or here.underlay
+            source = here.node.endpoint(version) if here.node is not None else None
             if source is None:
-                raise DiscoveryError(f"this host has no IPv{here.underlay} address to speak from")
+                raise DiscoveryError(f"this host has no IPv{version} address to speak from")
             key = next(iter(self._means.gossip.keys), None)
             place = Place(identity.id, here.uplink, source, f"{self._instance}{number:x}", key)
             return DISCOVERIES[self.settings.discovery_mode](self._means_of(number), place)

@@ -96,6 +96,12 @@ class DiscoverySettings(StackSettings, frozen=True, kw_only=True):
     health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9477
 
     @property
+    def version(self) -> int:
+        """The IP version that multicast has to speak; 0: the underlay's."""
+        asked = [address for address in (self.multicast_group, *self.peers) if address is not None]
+        return asked[0].version if asked and self.discovery_mode == "multicast" else 0
+
+    @property
     def means(self) -> Means:
         """As the discoveries take them, without STATIC_PEERS. Raises SettingsError for a bad key file."""
         secure = bool(self.etcd_tls_ca or self.etcd_tls_cert)
@@ -253,9 +259,9 @@ def _check_versions(settings: DiscoverySettings) -> None:
     if len(told) > 1:
         beside = f"MULTICAST_GROUP = {group} and " if group is not None else ""
         raise SettingsError(f"{beside}PEERS = {peers} are of both IP versions, and multicast speaks one")
-    if told and settings.host_ip and settings.host_ip[0].version not in told:
+    if told and settings.host_ip and not told & {address.version for address in settings.host_ip}:
         what = f"MULTICAST_GROUP = {group}" if group is not None else f"PEERS = {peers}"
-        raise SettingsError(f"{what} is of another IP version than the first of HOST_IP, {settings.host_ip[0]}")
+        raise SettingsError(f"{what} is of another IP version than HOST_IP = {','.join(map(str, settings.host_ip))}")
 
 
 def _idle(settings: DiscoverySettings, said: Mapping[str, Any]) -> list[str]:
