@@ -132,7 +132,8 @@ give() {
 as_weft() {
     if ! has CapEff $SETGID || ! has CapEff $SETUID; then
         say "the user can't be changed without SETUID and SETGID; staying root, with no other capability than this" \
-            "container's"
+            "container's, and no right to others' files. Better: leave cap_drop out (all but NET_ADMIN is given up here)," \
+            "for discovery with user: \"$USER_ID:$USER_ID\""
         exec "$@"
     fi
     groups=$(make_user)

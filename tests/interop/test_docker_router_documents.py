@@ -197,6 +197,21 @@ def test_the_compose_files_environment() -> None:
     assert settled(found, None)[0].vni == here.vni
 
 
+def test_our_pages_compose_block_gives_the_rights_of_the_whole_file() -> None:
+    """tests/lab/test_image.py starts the whole file."""
+    (block,) = re.findall(r"    services:\n(?:    .*\n)+", page("coming-from-docker-router"))
+    whole = yaml.safe_load((ROOT / "deploy/compose/docker-router.yml").read_text())
+    for name, service in yaml.safe_load(block)["services"].items():
+        for key in ("image", "container_name", "network_mode", "user", "cap_drop", "cap_add", "command"):
+            assert service.get(key) == whole["services"][name].get(key), (name, key)
+        assert set(service["volumes"]) <= {
+            one.replace("${ROUTING_CONFIG:-./routing.yaml}", "./routing.yaml")
+            for one in whole["services"][name]["volumes"]
+        }
+        load = {"discovery": discovery.load, "router": router.load}[name]
+        assert load(dict(line.split("=", 1) for line in service["environment"]))[1] == ()
+
+
 # -- its files --------------------------------------------------------------------------------------------------------
 
 
