@@ -126,6 +126,21 @@ async def test_a_new_routing_yaml_holds_at_once(tmp_path: Path) -> None:
     assert router.loop.view is None
 
 
+async def test_of_several_addresses_tunnels_end_at_the_one_that_discovery_announces(tmp_path: Path) -> None:
+    router = Router(tmp_path)
+    router.world.host = host("10.0.0.1/16", "10.0.0.9/16")
+    ends = [vtep_mac(f"10.0.0.{number}", 1000) for number in (1, 9)]
+    for number, mac in ((1, ends[0]), (9, ends[1]), (9, ends[1]), (1, ends[0]), (77, ends[0])):
+        here = peer("stack-a", f"10.0.0.{number}", "192.168.100.1", "172.20.0.0/16")
+        await router.takes(replace(data(B), here=(here,)))
+        assert router.loop.view is not None
+        assert router.loop.view.me.mac == mac
+        assert bool(list(router.world.problems())) == (number == 77), "an address that isn't this host's"
+    await router.takes(data(B))
+    assert router.loop.view is not None
+    assert router.loop.view.me.mac == ends[0], "the one that it had"
+
+
 async def test_a_lost_ipv4_address_is_waited_for(tmp_path: Path) -> None:
     """While a host has one of IPv6, too: its tunnels are not made over that, and made anew a moment later."""
     router = Router(tmp_path)

@@ -22,6 +22,7 @@ from weft.model import (
     Known,
     Network,
     Node,
+    Peer,
     Problem,
     Profile,
     TextFile,
@@ -151,10 +152,16 @@ class RouterWorld:
         """This host as far as it is the same in all VNIs."""
         if self.host is None:
             return None
-        here = self._of_ipv4_still(describe(self.wishes.identity, self.host, (), self._endpoints))
+        told = (address for peer in self._own_peers() for address in peer.node.endpoints)
+        here = self._of_ipv4_still(describe(self.wishes.identity, self.host, (), (*told, *self._endpoints)))
         self._endpoints = here.node.endpoints if here.node is not None else self._endpoints
         self._faults = (replace(here.problem, subject=self.name),) if here.problem is not None else ()
         return here
+
+    def _own_peers(self) -> tuple[Peer, ...]:
+        """What discovery tells the others of this host. Where that has several addresses to choose from, the tunnels
+        end at the one that is announced: to any other, nobody sends."""
+        return self.data.here if self.data is not None else ()
 
     def _of_ipv4_still(self, here: Self) -> Self:
         """A host that has IPv6, too, and loses its IPv4 address (it is renewed; somebody sets the interface up anew)
