@@ -314,3 +314,10 @@ async def test_the_only_daemon_that_runs_is_asked_whatever_it_is(agent: Running)
     code, _, err = await agent.weft("show", "status")
     assert code == 3
     assert f"no agent answers on {agent.path}" in err
+
+
+async def test_a_fault_of_the_agents_is_no_silence(agent: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(agent.loop.world), "problems", None)
+    code, _, err = await agent.weft("show", "status")
+    assert code == 1
+    assert f"{agent.path} could not answer, by a fault in weft itself; its log says more" in err

@@ -71,7 +71,10 @@ def ask_at(path: str, what: str, **query: str) -> Any:
     try:
         connection.request("GET", f"/v1/{what}" + (f"?{words}" if words else ""))
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        body = response.read()
+        if response.status == http.client.INTERNAL_SERVER_ERROR:
+            raise WeftError(f"{path} could not answer, by a fault in weft itself; its log says more: please report it")
+        answer = json.loads(body)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise AgentUnreachable(_unanswered(path, getattr(error, "strerror", None) or str(error))) from error
     finally:
