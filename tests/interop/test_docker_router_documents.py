@@ -40,7 +40,15 @@ from weft.wire.routing import decode_routing
 ROOT = Path(__file__).parents[2]
 PAGES = (
     *("coming-from-docker-router", "deploying-docker-router", "docker-router-reference", "routing-yaml", "telemetry"),
-    *("discovery-dns", "discovery-etcd", "discovery-static", "docker-router-kernel", "docker-router-security", "lab"),
+    *(
+        "discovery-dns",
+        "discovery-etcd",
+        "discovery-gossip",
+        "discovery-static",
+        "docker-router-kernel",
+        "docker-router-security",
+        "lab",
+    ),
 )
 
 # -- the document's own words -----------------------------------------------------------------------------------------

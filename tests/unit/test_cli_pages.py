@@ -12,6 +12,7 @@ from tests.contract.test_cli import Voice
 from tests.loop.test_router_world import Router
 from tests.support.stacks import data
 from tests.support.stacks import peer as peer_of
+from weft.cli import main as cli
 from weft.cli.client import ago
 from weft.cli.show import page
 from weft.objects import Why
@@ -77,3 +78,17 @@ async def test_a_route_is_shown_with_all_its_gateways(tmp_path: Path, capsys: py
         ["172.21.0.0/16", "192.168.100.2,", "192.168.100.3"],
         ["192.168.100.0/24", "-", "vxlan1000"],
     ]
+
+
+def test_who_may_not_read_discovery_json_is_told_who_may(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)  # root reads everything
+    with pytest.raises(SystemExit) as end:
+        cli.main(["discovery", "show", "--file", "/data/discovery.json"])
+    assert end.value.code == 3
+    said = "weft: /data/discovery.json can't be read: Permission denied; be root, or of its group\n"
+    assert capsys.readouterr().err == said

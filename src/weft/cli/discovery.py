@@ -26,6 +26,10 @@ Settings come from the environment, as in docker-router's Compose file:
 """
 
 
+SILENT = 60.0
+"""Seconds: a discovery that runs writes its file every five."""
+
+
 @click.group(cls=with_variables(describe, click.Group), help=HEAD, invoke_without_command=True)
 @click.option("--settings", "listed", is_flag=True, help="List the variables and what holds now, and end.")
 @click.option("--version", "asked_version", is_flag=True, help="Say the version and end.")
@@ -63,9 +67,9 @@ def show(json_: bool, path: str) -> int:
     try:
         body = file.read_bytes()
     except OSError as error:
-        raise NotYet(
-            f"{file} can't be read: {error.strerror}; does `weft discovery` run, with this DATA_DIR?"
-        ) from error
+        refused = isinstance(error, PermissionError)
+        hint = "be root, or of its group" if refused else "does `weft discovery` run, with this DATA_DIR?"
+        raise NotYet(f"{file} can't be read: {error.strerror}; {hint}") from error
     try:
         data = decode(body)
     except WireError as error:
@@ -78,6 +82,8 @@ def show(json_: bool, path: str) -> int:
     table(["PEER", "STACK", "ENDPOINT", "VNI", "VXLAN", "STATUS", "SEEN", "NETWORKS"], rows)
     here = ", ".join(f"{peer.node.id} at {peer.node.endpoints[0]}" for peer in data.here) or "not known yet"
     click.echo(f"this host: {here}; written {ago(data.last_update, now)}")
+    if now - data.last_update > SILENT:
+        click.echo("! it is not written any more: does `weft discovery` run, with this DATA_DIR?")
     if not data.complete:
         click.echo("not everybody can have been heard yet: nothing is removed until then")
     for problem in data.problems:
