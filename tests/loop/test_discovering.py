@@ -176,6 +176,17 @@ def test_a_host_without_uplink_says_why_it_announces_nothing() -> None:
     assert "no default route" in data.problems[0].message
 
 
+def test_its_address_is_kept_while_the_host_has_it() -> None:
+    one = scene()
+    one.file()
+    one.world.host = Host((uplink("eth0", "192.0.2.9/24", "192.0.2.1/24"),))
+    assert [str(peer.node.endpoints[0]) for peer in one.file()[1].here] == ["192.0.2.1"]
+    one.world.host = Host((uplink("eth0", "2001:db8::1/64", default=(6,)),))
+    data = one.file()[1]
+    assert data.here == ()
+    assert "lost its address 192.0.2.1" in data.problems[0].message
+
+
 def test_its_networks_are_those_of_its_stacks() -> None:
     web = Network("web", (), since=0.0)
     one = scene(replace(SHOP, networks=(web,)))

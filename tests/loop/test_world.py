@@ -187,12 +187,15 @@ class Spy:
         self.told: list[Node] = []
         self.closed = False
         self.sets: asyncio.Queue[Known[Node] | None] = asyncio.Queue()
+        self.fault: Exception | None = None
 
     def announce(self, me: Node) -> None:
         self.told.append(me)
 
     async def peers(self) -> AsyncIterator[Known[Node]]:
         while (known_ := await self.sets.get()) is not None:
+            if self.fault is not None:
+                raise self.fault
             yield known_
 
     def departed(self) -> Collection[str]:
@@ -244,6 +247,28 @@ async def test_the_announcer_follows_this_host_to_another_uplink() -> None:
     with pytest.raises(StopAsyncIteration):
         await anext(again)
     assert made[1].closed
+
+
+async def test_a_discovery_that_a_fault_has_ended_is_made_anew_and_nobody_is_forgotten() -> None:
+    made: list[Spy] = []
+    announcer = Announcer(partial(Spy, made))
+    announcer.tell(here())
+    source = announcer.peers()
+    first = asyncio.ensure_future(anext(source))
+    await soon(lambda: bool(made), "a discovery")
+    made[0].sets.put_nowait(known(B))
+    assert await first == known(B)
+    made[0].fault = RuntimeError("a fault")
+    made[0].sets.put_nowait(known(B))
+    with pytest.raises(RuntimeError, match="a fault"):
+        await anext(source)
+    assert made[0].closed
+    again = asyncio.ensure_future(anext(announcer.peers()))
+    await soon(lambda: len(made) == 2, "another discovery")
+    assert [n.id for n in made[1].told] == ["a"]
+    made[1].sets.put_nowait(known(complete=False))
+    assert await again == known(B, complete=False)
+    await announcer.close()
 
 
 async def test_a_silent_announcer_tells_nothing() -> None:

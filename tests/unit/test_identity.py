@@ -103,6 +103,22 @@ def test_the_world_keeps_the_endpoint_that_it_told_first() -> None:
         assert here.node.endpoints == (ip_address("192.0.2.20"),)
 
 
+def test_an_ipv4_address_that_is_gone_for_a_moment_does_not_move_the_tunnels_to_ipv6() -> None:
+    had = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    without = Host((BRIDGE, uplink("eth0", "2001:db8::1/64", default=(6,))))
+    here = describe(ME, without, [], had)
+    assert here.node is None
+    assert here.problem is not None
+    assert here.problem.message.startswith("this host has lost its address 192.0.2.1, where its tunnels end")
+    for identity, current in ((with_(underlay=6), had), (ME, had[1:]), (ME, ())):
+        found = describe(identity, without, [], current)
+        assert found.node is not None
+        assert (found.underlay, found.node.endpoints) == (6, had[1:])
+    renewed = describe(ME, Host((BRIDGE, uplink("eth0", "192.0.2.9/24"))), [], had)
+    assert renewed.node is not None
+    assert renewed.node.endpoints == (ip_address("192.0.2.9"),)
+
+
 def test_the_overlay_address_is_this_hosts_own_in_its_oldest_exposed_network() -> None:
     networks = [
         network("young", "10.5.0.0/24", since=9.0),

@@ -50,8 +50,12 @@ class Announcer:
             self._moved.clear()
             await self._move(self._here, self._here.node)
         if self._discovery is not None:
-            async for known in self._until_moved(self._discovery):
-                yield self._remembering(known)
+            try:
+                async for known in self._until_moved(self._discovery):
+                    yield self._remembering(known)
+            except Exception:
+                await self._give_up()
+                raise
 
     async def _move(self, here: Self, node: Node) -> None:
         new = self._make(here)
@@ -61,6 +65,11 @@ class Announcer:
         old, self._discovery, self._place = self._discovery, new, _place(here)
         if old is not None:
             await old.close()
+
+    async def _give_up(self) -> None:
+        """What a fault has ended goes on with a new discovery; the peers stay until that has had its time."""
+        self._former = {known.id: known for known in self._last}
+        await self.close()
 
     def _remembering(self, known: Known[Node]) -> Known[Node]:
         """A new place's set, and until that is complete, who was known in the old one: not heard yet is not gone."""

@@ -12,7 +12,7 @@ from weft.agent.announcer import Announcer
 from weft.agent.stacks import router_of
 from weft.core.ageing import Aged, Heard, age
 from weft.core.identity import Identity, Self
-from weft.model import DiscoveryData, Host, Known, Mac, Network, Node, Peer, Problem, Profile, TextFile, View
+from weft.model import DiscoveryData, Host, IPAddress, Known, Mac, Network, Node, Peer, Problem, Profile, TextFile, View
 from weft.wire.discovery_data import FILE, encode
 from weft.wire.routing import StackConfig
 
@@ -26,12 +26,14 @@ REFRESH = 5.0
 
 @dataclass(slots=True)
 class Member:
-    """One stack of this host, and the discovery that tells of it. `known`: None until that has spoken."""
+    """One stack of this host, and the discovery that tells of it. `known`: None until that has spoken. `endpoints`:
+    this host's, as they were found last."""
 
     stack: StackConfig
     identity: Identity
     announcer: Announcer
     known: Known[Node] | None = None
+    endpoints: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,12 @@ class DiscoveryWorld:
     def here(self, stack: str) -> Self | None:
         """This host as a router of that stack; None while the kernel has not answered."""
         member = self.members[stack]
-        return router_of(member.stack, member.identity, self.host) if self.host is not None else None
+        if self.host is None:
+            return None
+        here = router_of(member.stack, member.identity, self.host, member.endpoints)
+        if here.node is not None:
+            member.endpoints = here.node.endpoints
+        return here
 
     def view(self) -> View:
         """What to plan from: the file alone. What isn't known yet, the file says."""

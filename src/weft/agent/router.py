@@ -152,8 +152,9 @@ class RouterWorld:
         """This host as far as it is the same in all VNIs."""
         if self.host is None:
             return None
-        told = (address for peer in self._own_peers() for address in peer.node.endpoints)
-        here = self._of_ipv4_still(describe(self.wishes.identity, self.host, (), (*told, *self._endpoints)))
+        own = {address.ip for uplink in self.host.uplinks for address in uplink.addresses}
+        told = (address for peer in self._own_peers() for address in peer.node.endpoints if address in own)
+        here = describe(self.wishes.identity, self.host, (), (*told, *self._endpoints))
         self._endpoints = here.node.endpoints if here.node is not None else self._endpoints
         self._faults = (replace(here.problem, subject=self.name),) if here.problem is not None else ()
         return here
@@ -162,15 +163,6 @@ class RouterWorld:
         """What discovery tells the others of this host. Where that has several addresses to choose from, the tunnels
         end at the one that is announced: to any other, nobody sends."""
         return self.data.here if self.data is not None else ()
-
-    def _of_ipv4_still(self, here: Self) -> Self:
-        """A host that has IPv6, too, and loses its IPv4 address (it is renewed; somebody sets the interface up anew)
-        would have all its tunnels over IPv6 at once, to peers that have them over IPv4. What is there is kept."""
-        lost = next((address for address in self._endpoints if address.version == 4), None)
-        if here.node is None or here.underlay == 4 or lost is None:
-            return here
-        text = f"this host has lost its address {lost}, where its tunnels end: all is kept as it is until it is back"
-        return Self(None, 4, problem=Problem(self.name, f"{text}; for tunnels over IPv6, restart the router"))
 
     def _overlay_view(self, found: Survey, overlay: Overlay, host: Host, synced: bool) -> View:
         options = self.wishes.options

@@ -97,10 +97,10 @@ def identity_of(settings: StackSettings, stack: StackConfig, version: str, sourc
     )
 
 
-def router_of(stack: StackConfig, identity: Identity, host: Host) -> Self:
+def router_of(stack: StackConfig, identity: Identity, host: Host, current: tuple[IPAddress, ...] = ()) -> Self:
     """This host as a router of that stack. Its VTEP's MAC follows from its address: all stacks of one host and VNI
     share one, and discovery and router come to the same."""
-    here = describe(identity, host, stack.networks)
+    here = describe(identity, host, stack.networks, current)
     if here.node is None:
         return here
     node = replace(
