@@ -106,6 +106,16 @@ class RouterWorld:
             return None
         return Known(tuple(peer.node for peer in self.data.peers), self.data.complete, self.data.problems)
 
+    def hear(self, said: DiscoveryData) -> tuple[Peer, ...]:
+        """discovery.json says this now; all peers that there are with it. As long as it isn't complete, whoever is
+        missing in it stays as he was: as when discovery was started anew, and knows nobody yet."""
+        if self.data is not None and not said.complete:
+            named = {peer.node.id for peer in said.peers}
+            peers = [*said.peers, *(peer for peer in self.data.peers if peer.node.id not in named)]
+            said = replace(said, peers=tuple(sorted(peers, key=lambda peer: peer.node.id)))
+        self.data = said
+        return said.peers
+
     def view(self) -> View | None:
         """What to plan from, the first VNI in front; None as long as nothing may be planned. Before there is a
         discovery.json, this host's own end is set up."""

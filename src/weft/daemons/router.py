@@ -76,6 +76,7 @@ class RouterDaemon:
         self.firewall = FirewallTarget(owns=self._owns)
         self.vnis = Vnis()
         self._devices: dict[str, Mac] = {}
+        self._said: DiscoveryData | None = None
         self._left_out: Mapping[int, str] = {}
         self.world = RouterWorld(
             _wishes(settings, name, routes_file),
@@ -125,9 +126,9 @@ class RouterDaemon:
 
     def _keep_data(self, data: DiscoveryData) -> None:
         self.world.report("discovery.json", self.file.problem)
-        if data is not self.world.data:
-            self.world.data = data
-            self.events(data.peers)
+        if data is not self._said:
+            self._said = data
+            self.events(self.world.hear(data))
             self.cycles.event("discovery.json", time.time(), {"peers": len(data.peers), "made": data.last_update})
 
     def _owns(self, label: str) -> bool:
