@@ -27,7 +27,7 @@ from weft.errors import AgentUnreachable, WeftError
 from weft.model import Host, Known, Problem, Profile, Reach
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
 from weft.web.api import Api
-from weft.web.server import Server
+from weft.web.local import LocalServer
 
 HOST = Host((uplink("eth0", "192.0.2.1/24"), uplink("br-home", "10.1.0.1/24", default=())))
 SECRET = replace(network("secret", "10.66.0.0/24", exposed=False), note="label weft.expose=false")
@@ -89,7 +89,7 @@ async def agent(
     world = World(Identity("a", VNI, 4789, "test"), Profile(), PRIVATE, HOME, PEERS, HOST)
     kernel = MemoryTarget(KERNEL_KINDS + FIREWALL_KINDS)
     loop = Loop(world, Reconciler((kernel,)), 3600.0)
-    server = Server(Api(loop, Voice()), path)
+    server = LocalServer(Api(loop, Voice()), path)
     await server.start()
     await loop.step()
     yield Running(loop, kernel, path, capsys)
@@ -232,26 +232,26 @@ async def test_cleanup_refuses_while_an_agent_runs_whatever_its_socket(agent: Ru
 async def test_a_second_agent_on_the_socket_is_refused_and_a_dead_ones_socket_is_not(
     agent: Running, tmp_path: Path
 ) -> None:
-    with pytest.raises(WeftError, match="another agent answers on"):
-        await Server(Api(agent.loop, Voice()), agent.path).start()
+    with pytest.raises(WeftError, match="another daemon answers on"):
+        await LocalServer(Api(agent.loop, Voice()), agent.path).start()
     stale = tmp_path / "stale.sock"
-    first = Server(Api(agent.loop, Voice()), stale)
+    first = LocalServer(Api(agent.loop, Voice()), stale)
     await first.start()
     assert stat.S_IMODE(stale.stat().st_mode) == 0o660
     await first.stop()
     assert not stale.exists()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(stale))
-    again = Server(Api(agent.loop, Voice()), stale)
+    again = LocalServer(Api(agent.loop, Voice()), stale)
     await again.start()
     await again.stop()
     precious = tmp_path / "weft.yaml"
     precious.write_text("vni: 7\n")
     with pytest.raises(WeftError, match="exists and is no socket: it is left alone"):
-        await Server(Api(agent.loop, Voice()), precious).start()
+        await LocalServer(Api(agent.loop, Voice()), precious).start()
     assert precious.read_text() == "vni: 7\n"
     with pytest.raises(WeftError, match="can't be made"):
-        await Server(Api(agent.loop, Voice()), Path("/proc/nowhere/agent.sock")).start()
+        await LocalServer(Api(agent.loop, Voice()), Path("/proc/nowhere/agent.sock")).start()
 
 
 @pytest.mark.parametrize(

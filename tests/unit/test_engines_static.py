@@ -44,7 +44,10 @@ def test_the_table_makes_what_the_settings_name() -> None:
     assert isinstance(ENGINES["static"](Settings(networks=(WEB,))), Static)
 
 
-@pytest.mark.parametrize("module", ["weft.engines", "weft.engines.docker"])
-def test_importing_an_engine_is_cheap(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('aiohttp', 'aiodocker') if m in sys.modules])"
+DAEMONS = ("agent", "boot", "discovery", "flanneld", "recover", "registrar", "router")
+
+
+@pytest.mark.parametrize("module", ["engines", "engines.docker", *(f"daemons.{name}" for name in DAEMONS)])
+def test_only_who_asks_docker_loads_its_client(module: str) -> None:
+    code = f"import sys, weft.{module}; print([m for m in ('aiohttp', 'aiodocker') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,7 +9,6 @@ import os
 import click
 
 from weft.settings.registrar import load
-from weft.web.authorities import without_authorities
 
 
 @click.command()
@@ -23,9 +22,9 @@ def boot(timeout: float) -> int:
     environment. Exit code 1, and what is missing, if that did not come to pass in time.
     """
     settings, remarks = load(os.environ)
-    with without_authorities():
-        from weft.daemons import boot as work
-        from weft.daemons.registrar import set_up_log
+    from weft.daemons import boot as work
+    from weft.daemons.registrar import set_up_log
+
     set_up_log(settings)
     for remark in remarks:
         logging.getLogger("weft").warning("%s", remark)

@@ -15,7 +15,6 @@ from weft.cli.environment import listing, say, with_variables
 from weft.errors import NotYet, WireError
 from weft.model import Peer
 from weft.settings.discovery import describe, held, load
-from weft.web.authorities import without_authorities
 
 HEAD = """Find the other stacks and write down who they are, in discovery.json. `weft router` reads it.
 
@@ -45,8 +44,7 @@ def discovery(ctx: click.Context, listed: bool, asked_version: bool) -> int:
     if listed:
         listing(describe(), held, settings)
         return 0
-    with without_authorities():
-        from weft.daemons import discovery as work
+    from weft.daemons import discovery as work
     from weft.daemons.process import log_to_stderr
 
     log_to_stderr(settings.level)

@@ -10,7 +10,6 @@ import click
 
 from weft import __version__
 from weft.settings.flanneld import describe, load
-from weft.web.authorities import without_authorities
 
 HEAD = """Usage: weft flanneld [-flag=value ...]
 
@@ -43,8 +42,7 @@ def flanneld(ctx: click.Context) -> Any:
     if settings.version:
         click.echo(f"weft {__version__}")
         return 0
-    with without_authorities():
-        from weft.daemons.flanneld import run
+    from weft.daemons.flanneld import run
 
     return asyncio.run(run(settings))
 

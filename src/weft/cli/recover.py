@@ -9,7 +9,6 @@ import click
 
 from weft.cli.probe import answering
 from weft.settings.registrar import load
-from weft.web.authorities import without_authorities
 
 
 @click.command()
@@ -35,8 +34,8 @@ def recover(dry_run: bool, restart: str, now: bool, wait: float, settle: float) 
     settings, remarks = load({**os.environ, **({"RESTART_FLANNEL": restart} if restart else {})})
     for remark in remarks:
         click.echo(f"! {remark}", err=True)
-    with without_authorities():
-        from weft.daemons.recover import Orders
-        from weft.daemons.recover import recover as work
+    from weft.daemons.recover import Orders
+    from weft.daemons.recover import recover as work
+
     orders = Orders(dry_run, now, settings.restart_flannel, wait, settle)
     return asyncio.run(work(settings, orders, answering, click.echo))

@@ -13,7 +13,6 @@ from weft.cli.environment import listing as show_variables
 from weft.cli.environment import say, with_variables
 from weft.errors import SettingsError
 from weft.settings.registrar import describe, held, load
-from weft.web.authorities import without_authorities
 
 HEAD = """Register this host's Docker networks in etcd and route to those of all other hosts.
 
@@ -61,8 +60,8 @@ def registrar(
     if listing:
         show_variables(describe(), held, settings)
         return 0
-    with without_authorities():
-        from weft.daemons import registrar as work
+    from weft.daemons import registrar as work
+
     if config is not None:
         text = _file(config[1:]) if config.startswith("@") else config
         click.echo(asyncio.run(work.write_config(settings, text)))

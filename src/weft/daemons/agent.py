@@ -26,7 +26,7 @@ from weft.targets.firewall import FirewallTarget
 from weft.targets.kernel.host import HostFacts
 from weft.targets.kernel.target import KernelTarget
 from weft.web.api import Api, PlanAnswer, answer
-from weft.web.server import Server
+from weft.web.local import LocalServer
 
 log = logging.getLogger("weft")
 
@@ -119,7 +119,7 @@ async def run(settings: Settings) -> int:
         stack.enter_context(claim(ROLE))
         agent = Agent(settings)
         stack.push_async_callback(agent.close)
-        server = Server(Api(agent.loop, agent.announcer), Path(settings.socket))
+        server = LocalServer(Api(agent.loop, agent.announcer), Path(settings.socket))
         await server.start()
         stack.push_async_callback(server.stop)
         log.info("weft %s agent, node %s; answering on %s", __version__, agent.world.identity.id, settings.socket)

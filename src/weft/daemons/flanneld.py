@@ -33,7 +33,7 @@ from weft.targets.kernel.target import KernelTarget
 from weft.targets.kernel.ways import Directions, Ways, way_to
 from weft.web.api import Api
 from weft.web.health import HealthServer
-from weft.web.server import Server
+from weft.web.local import LocalServer
 from weft.wire.flannel import BackendData, Config
 from weft.wire.flannel_config import parse_config
 from weft.wire.subnet_env import SubnetEnv, parse_subnet_env
@@ -167,7 +167,7 @@ async def run(settings: FlanneldSettings) -> int:
         stack.push_async_callback(store.close)
         daemon = Flanneld(settings, store, await _reached_by(settings))
         stack.push_async_callback(daemon.close)
-        server = Server(Api(daemon.loop, daemon.world), Path(settings.socket))
+        server = LocalServer(Api(daemon.loop, daemon.world), Path(settings.socket))
         await server.start()
         stack.push_async_callback(server.stop)
         if settings.healthz_port:

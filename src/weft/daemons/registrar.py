@@ -49,8 +49,8 @@ from weft.targets.kernel.target import KernelTarget
 from weft.targets.kernel.ways import Directions, Ways
 from weft.web.api import Api
 from weft.web.health import HealthServer, Pages
+from weft.web.local import LocalServer
 from weft.web.registrar import RegistrarPages
-from weft.web.server import Server
 
 log = logging.getLogger("weft")
 
@@ -223,7 +223,7 @@ async def run(settings: RegistrarSettings, once: float | None = None) -> int:
         log.info("weft %s registrar, host %s; etcd %s", __version__, settings.name, settings.etcd_endpoints)
         if once is not None:
             return await _once(daemon, once)
-        server = Server(Api(daemon.loop, daemon), Path(settings.weft_socket))
+        server = LocalServer(Api(daemon.loop, daemon), Path(settings.weft_socket))
         await server.start()
         stack.push_async_callback(server.stop)
         if settings.health_port:

@@ -1,4 +1,4 @@
-"""What a running agent tells about itself: values for `weft show`, `weft explain`, `weft plan`. Called by `server.py`.
+"""What a running agent tells about itself: values for `weft show`, `weft explain`, `weft plan`. Called by `local.py`.
 
 Every answer is a msgspec Struct that becomes JSON as it stands (`weft show … --json`).
 """

@@ -1,9 +1,8 @@
 """HTTP/1.1 for GET and HEAD, on asyncio's streams: what /health, /metrics and `weft show` take, and no more. Used by
 `health.py` and `local.py`.
 
-Why not aiohttp, which is a dependency already: `weft discovery` and `weft router` have no Docker client, so nothing
-else loads it there, and it is 11 MiB of the 45 that each of them may have (measured: a router before its first object
-has 31 MiB without and 42 MiB with it). Messages are as RFC 9112 says; what isn't a plain GET or HEAD is refused and the
+Why not aiohttp, which the Docker client brings: only who asks Docker loads it, and it is 11 MiB (ADR 15). Messages are
+as RFC 9112 says; what isn't a plain GET or HEAD is refused and the
 connection closed. Nobody can hold anything up: a head has 8 KiB and 15 s, and of too many connections the one goes that
 was silent for longest.
 """

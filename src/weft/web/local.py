@@ -1,5 +1,5 @@
-"""What `server.py` answers, without aiohttp: the Api on a unix socket, for daemons that need nothing else of that
-library. Started by `weft discovery` and `weft router`.
+"""A daemon's Api on a unix socket: GET /v1/<what> answers JSON. Started by `weft agent`, `weft flanneld`,
+`weft registrar` and `weft router`.
 """
 
 from __future__ import annotations
