@@ -159,9 +159,8 @@ def children(pid: int) -> dict[str, int]:
     """The daemons that a process has started, by their verbs."""
     found = {}
     for child in Path("/proc", str(pid), "task", str(pid), "children").read_text().split():
-        words = Path("/proc", child, "cmdline").read_bytes().split(b"\0")
-        if len(words) > 1:  # else it has ended, and nobody has asked how
-            found[words[-2].decode()] = int(child)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, IndexError):  # it has just ended
+            found[Path("/proc", child, "cmdline").read_bytes().split(b"\0")[-2].decode()] = int(child)
     return found
 
 
