@@ -88,9 +88,7 @@ class Hosts:
         await soon(so, f"{[one.id for one in nodes]} to be known", timeout)
 
     async def kill(self, discovery: EtcdDiscovery) -> None:
-        for task in discovery._tasks:
-            task.cancel()
-        await asyncio.gather(*discovery._tasks, return_exceptions=True)
+        await discovery._news.end()
         await discovery._lease.close()
         await discovery._store.close()
 

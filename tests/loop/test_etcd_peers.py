@@ -17,7 +17,8 @@ from tests.support.virtual import VirtualLoop, reached, virtually
 from weft.backends.tunnel import vtep_mac
 from weft.discovery import Discovery
 from weft.discovery.directory import GRACE, MEMORY
-from weft.discovery.etcd import LOOK, Clock, EtcdDiscovery
+from weft.discovery.etcd import LOOK, EtcdDiscovery
+from weft.discovery.news import Clock
 from weft.discovery.options import EtcdSettings, Limits
 from weft.errors import StoreError, StoreForbidden, StoreUnreachable
 from weft.model import Known, Mac, Network, Node
@@ -110,8 +111,7 @@ class Host:
     async def kill(self) -> None:
         """As kill -9 does: nothing more is asked of the store."""
         self.store.fail(GONE)
-        for task in self.discovery._tasks:
-            task.cancel()
+        await self.discovery._news.end()
         await self.discovery._lease.close()
 
 
@@ -130,7 +130,7 @@ class World:
         """A daemon starts; `me` None: it only listens."""
         store = MemoryStore(self.server)
         options = EtcdSettings(me.id if me else name or "ear", f"run-{len(self.hosts)}")
-        clock = Clock(lambda: self.wall() + skew)
+        clock = Clock(wall=lambda: self.wall() + skew)
         made = Host(store, EtcdDiscovery(replace(options, **changes), store, clock))
         checked: Discovery = made.discovery
         if me is not None:

@@ -16,8 +16,9 @@ from types import TracebackType
 from tests.build import node
 from tests.support.bind import Bind
 from tests.support.eventually import soon
-from weft.discovery.dns import Clock, Dns
+from weft.discovery.dns import Dns
 from weft.discovery.dns_options import DnsSettings, parse_key, parse_servers
+from weft.discovery.news import Clock
 from weft.model import Known, Node
 
 INTERVAL = 0.3
@@ -89,10 +90,9 @@ class DnsHost:
 
     async def crash(self) -> None:
         """Stops without a word: its records stay."""
-        tasks = (*self.dns._tasks, *([self.task] if self.task else []))
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.dns._news.end()
+        if self.task is not None:
+            await self.task
         self.crashed = True
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Mapping
 from random import Random
 
 from weft.discovery.dns_book import Book
@@ -18,6 +16,7 @@ from weft.discovery.dns_client import Client, domain_name
 from weft.discovery.dns_look import Look
 from weft.discovery.dns_options import DnsSettings
 from weft.discovery.dns_register import Registrar
+from weft.discovery.news import Clock, News, rest
 from weft.discovery.tally import Complaints
 from weft.errors import DiscoveryError, WireError
 from weft.model import Known, Node
@@ -32,14 +31,6 @@ FAREWELL = 5.0
 JITTER = 0.9
 """Rounds and refreshes come after 0.9 to 1 of the interval, so that hosts don't stay in step; never later."""
 PROBLEMS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """`monotonic` for all that is measured, `wall` (seconds since 1970) for what is shown to people and other hosts."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
 
 
 class Dns:
@@ -60,12 +51,9 @@ class Dns:
         epoch = int(self._clock.wall() * 1000)
         self._registrar = Registrar(self._client, settings, self._domain, epoch)
         self._me: Node | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._look_now = asyncio.Event()
         self._register_now = asyncio.Event()
-        self._news = asyncio.Event()
-        self._told: Known[Node] | None = None
-        self._closed = False
+        self._news = News(self._book.known, self._book.known)
 
     # The Discovery. -------------------------------------------------------------------------------------------
 
@@ -77,27 +65,17 @@ class Dns:
         if not self._settings.servers:
             text = f"DNS_SERVER isn't set: {me.id} is not registered, and only finds others; they don't find it"
             self._complaints.report("register", me.id, text, wrong=False)
-            self._tell()
+            self._news.tell()
         elif new:
             self._register_now.set()
         if first:
             self._look_now.set()  # other programs' nodes can be judged now
 
-    async def peers(self) -> AsyncIterator[Known[Node]]:
+    def peers(self) -> AsyncIterator[Known[Node]]:
         """Yield the full set now and after each change; changes that come while the last one is worked on are told
         together. Ends after `close`."""
         self._start()
-        seen: Known[Node] | None = None
-        while not self._closed:
-            for task in self._tasks:
-                if task.done():
-                    task.result()  # they never return: this raises what ended one
-            known = self._book.known()
-            if known == seen:
-                await self._news.wait()
-                continue
-            seen = known
-            yield known
+        return self._news.sets()
 
     def departed(self) -> Collection[str]:
         """Who took its records out, for an hour."""
@@ -113,28 +91,20 @@ class Dns:
 
     async def close(self) -> None:
         """Take our records out, and nobody else's."""
-        if self._closed:
+        if self._news.closed:
             return
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._news.end()
         with contextlib.suppress(DiscoveryError, TimeoutError):  # then they go stale
             async with asyncio.timeout(FAREWELL):
                 await self._registrar.withdraw()
-        self._news.set()
 
     # The loops. -----------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self._tasks or self._closed:
-            return
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._keep_looking(), name="dns look")]
-        if self._settings.servers:
-            self._tasks.append(loop.create_task(self._keep_registered(), name="dns register"))
-        for task in self._tasks:
-            task.add_done_callback(lambda _: self._news.set())
+        if self._news.idle:
+            self._news.start(self._keep_looking(), "dns look")
+            if self._settings.servers:
+                self._news.start(self._keep_registered(), "dns register")
 
     async def _keep_looking(self) -> None:
         """A round by the TTL and the interval, and when somebody's time is up; for ever."""
@@ -158,8 +128,8 @@ class Dns:
                     self._complaints.report("look", self._settings.domain, text)
                 if not self._book.take(found):
                     self._register_now.set()
-            self._tell()
-            await _sleep(self._look_now, self._until_next(began, failures))
+            self._news.tell()
+            await rest(self._look_now, self._until_next(began, failures))
 
     def _until_next(self, began: float, failures: int) -> float:
         """Seconds to wait for the next round."""
@@ -178,12 +148,12 @@ class Dns:
         while True:
             self._register_now.clear()
             if self._me is None:
-                await _sleep(self._register_now, None)
+                await self._register_now.wait()
                 continue
             failures = 0 if await self._register(self._me) else failures + 1
-            self._tell()
+            self._news.tell()
             pause = self._settings.interval * self._random.uniform(JITTER, 1.0)
-            await _sleep(self._register_now, self._retry(failures) if failures else pause)
+            await rest(self._register_now, self._retry(failures) if failures else pause)
 
     async def _register(self, me: Node) -> bool:
         """Once. Returns False if it should be tried again soon."""
@@ -208,18 +178,3 @@ class Dns:
     def _unregistered(self, subject: str, text: str) -> None:
         self._complaints.report("register", subject, text)
         self._book.registered_since = float("inf")
-
-    def _tell(self) -> None:
-        """Let everybody who iterates over `peers` know that there is something new, if there is."""
-        known = self._book.known()
-        if known != self._told:
-            self._told = known
-            news, self._news = self._news, asyncio.Event()
-            news.set()
-
-
-async def _sleep(wake: asyncio.Event, seconds: float | None) -> None:
-    """So long, or until something wakes us."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await wake.wait()

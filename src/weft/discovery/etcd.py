@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from weft.discovery.claim import Whose, change, guards, judge
 from weft.discovery.directory import Directory
+from weft.discovery.news import Clock, News, rest
 from weft.discovery.options import EtcdSettings
 from weft.discovery.tally import Complaints, Counters, Refused
 from weft.errors import StoreError, WireError
@@ -39,13 +39,6 @@ BEATS = 6
 """Moments in an interval at which heartbeats are written, by the wall clock: hosts that beat together wake all others
 once, not once each."""
 INFINITY = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """`wall`: seconds since 1970. What is measured goes by the event loop's clock."""
-
-    wall: Callable[[], float] = time.time
 
 
 @dataclass(slots=True)
@@ -84,15 +77,14 @@ class EtcdDiscovery:
         self._lease = Leasehold(store, settings.lease_ttl)
         self._budget = _Budget()
         self._me: Node | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._wake, self._news = asyncio.Event(), asyncio.Event()
+        self._wake = asyncio.Event()
         self._heard_at: int | None = None  # the revision of the last set; None while etcd is not watched
         self._asked = False  # etcd was asked once, and told all
         self._owed, self._owed_until = 0, 0.0
         self._next_beat = self._not_before = 0.0
         self._pause = BACKOFF[0]
-        self._registered = self._closed = False
-        self._told = self._version
+        self._registered = False
+        self._news = News(lambda: self._version, self._known)
 
     # The Discovery. -------------------------------------------------------------------------------------------
 
@@ -105,19 +97,10 @@ class EtcdDiscovery:
             self._wake.set()
         self._start()
 
-    async def peers(self) -> AsyncIterator[Known[Node]]:
+    def peers(self) -> AsyncIterator[Known[Node]]:
         """Yield the full set now and after each change. Complete as soon as etcd has told all. Ends after `close`."""
         self._start()
-        seen = None
-        while not self._closed:
-            for task in self._tasks:
-                if task.done():
-                    task.result()  # none ever returns: this raises what ended it
-            if seen == self._version:
-                await self._news.wait()
-                continue
-            seen = self._version
-            yield Known(self._directory.nodes, self._asked, self._complaints.problems)
+        return self._news.sets()
 
     def departed(self) -> Collection[str]:
         """Who left a mark of departure, and whose keys are gone."""
@@ -133,12 +116,9 @@ class EtcdDiscovery:
 
     async def close(self) -> None:
         """Mark the keys as a departed node's, on a lease that ends after `goodbye_hold`, and give up the store."""
-        if self._closed:
+        if self._news.closed:
             return
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._news.end()
         if self._registered:
             with contextlib.suppress(StoreError, TimeoutError):  # the lease ends by itself
                 async with asyncio.timeout(FAREWELL):
@@ -146,17 +126,13 @@ class EtcdDiscovery:
                         continue  # a write that was under way when the loops ended has come between
         await self._lease.close()
         await self._store.close()
-        self._tell()
 
     # The loops. -----------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if not self._tasks and not self._closed:
-            loop = asyncio.get_running_loop()
-            loops = ((self._listen(), "etcd discovery"), (self._keep(), "etcd registration"))
-            self._tasks = [loop.create_task(work, name=name) for work, name in loops]
-            for task in self._tasks:
-                task.add_done_callback(lambda _: self._news.set())
+        if self._news.idle:
+            self._news.start(self._listen(), "etcd discovery")
+            self._news.start(self._keep(), "etcd registration")
 
     async def _listen(self) -> None:
         """Take in what is there, for ever."""
@@ -169,13 +145,13 @@ class EtcdDiscovery:
                         self._heard_at, self._asked, pause = snapshot.revision, True, BACKOFF[0]
                         self._complaints.clear("etcd", "etcd")
                         self._wake.set()
-                        self._tell()
+                        self._news.tell()
             except StoreError as error:
                 text = f"{error}; trying again. The known peers stay meanwhile"
                 self._complaints.report("etcd", "etcd", text, _now() + 86400)
             self._heard_at, self._owed = None, 0  # it may be another etcd by then
             self._directory.lost()
-            self._tell()
+            self._news.tell()
             await asyncio.sleep(pause)
             pause = min(2 * pause, BACKOFF[1])
 
@@ -188,21 +164,18 @@ class EtcdDiscovery:
                 await self._attempt(self._me)
             self._directory.expire(_now())
             self._complaints.expire(_now())
-            self._tell()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._until_next()):
-                    await self._wake.wait()
+            self._news.tell()
+            await rest(self._wake, self._until_next())
 
     def _is_current(self, now: float) -> bool:
         return self._heard_at is not None and (self._heard_at >= self._owed or now >= self._owed_until)
 
-    def _until_next(self) -> float | None:
+    def _until_next(self) -> float:
         now = _now()
         dates = [self._directory.next_event, self._complaints.next_expiry]
         if self._me is not None and self._heard_at is not None:
             dates.append(self._owed_until if not self._is_current(now) else max(self._next_beat, self._not_before))
-        soonest = min(dates)
-        return None if soonest == INFINITY else max(soonest - now, 0.001)
+        return max(min(dates) - now, 0.001)
 
     async def _attempt(self, me: Node) -> None:
         try:
@@ -301,12 +274,8 @@ class EtcdDiscovery:
     def _version(self) -> tuple[int, int, bool]:
         return self._directory.version, self._complaints.version, self._asked
 
-    def _tell(self) -> None:
-        """Let everybody who iterates over `peers` know that there is something new, if there is."""
-        if self._told != self._version or self._closed:
-            self._told = self._version
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+    def _known(self) -> Known[Node]:
+        return Known(self._directory.nodes, self._asked, self._complaints.problems)
 
 
 def _now() -> float:

@@ -20,8 +20,8 @@ from weft.core.swim_values import Address
 from weft.discovery.gossip_options import GossipSettings
 from weft.discovery.gossip_seeds import BACKOFF, REST, Seed, parse_seed, resolve
 from weft.discovery.gossip_sockets import PATIENCE, Connection, Ends
-from weft.discovery.gossip_talk import INFINITY, Talk
-from weft.discovery.multicast import Clock
+from weft.discovery.gossip_talk import Talk
+from weft.discovery.news import Clock, News, rest
 from weft.errors import DiscoveryError, WireError
 from weft.model import IPAddress, Known, Node
 
@@ -50,19 +50,16 @@ class Gossip:
         self._seeds = [parse_seed(text) for text in settings.seeds]
         self._source = settings.source
         self._ends: Ends | None = None
-        self._task: asyncio.Task[None] | None = None
         self._random = Random(settings.instance)
         self._begun: set[asyncio.Task[object]] = set()
         self._answers: set[asyncio.Task[object]] = set()
         self._served: Counter[IPAddress] = Counter()
         self._slots = asyncio.Semaphore(_SERVED)
         self._wake = asyncio.Event()
-        self._news = asyncio.Event()
-        self._told = self._talk.version
+        self._news = News(lambda: self._talk.version, self._talk.known)
         self._broken: DiscoveryError | None = None
         self._pause = BACKOFF[0]
         self._failed: dict[str, int] = {}
-        self._closed = False
 
     # The Discovery. -------------------------------------------------------------------------------------------
 
@@ -74,7 +71,7 @@ class Gossip:
         if source is None:
             text = f"{me.id} has no IPv{version} endpoint, and gossip is spoken over IPv{version}: peers refuse it"
             self._talk.complaints.report("family", me.id, text)
-            self._tell()
+            self._news.tell()
             return
         self._talk.complaints.clear("family", me.id)
         if source != self._source:
@@ -84,19 +81,11 @@ class Gossip:
         self._talk.announce(me, self._clock.monotonic())
         self._wake.set()
 
-    async def peers(self) -> AsyncIterator[Known[Node]]:
+    def peers(self) -> AsyncIterator[Known[Node]]:
         """Yield the full set now and after each change; changes that come while the last one is worked on are told
         together. Ends after `close`."""
         self._start()
-        seen = None
-        while not self._closed:
-            if self._task is not None and self._task.done():
-                self._task.result()  # it never returns: this raises what ended it
-            if seen == self._talk.version:
-                await self._news.wait()
-                continue
-            seen = self._talk.version
-            yield self._talk.known()
+        return self._news.sets()
 
     def departed(self) -> Collection[str]:
         """Who said goodbye and is not heard again."""
@@ -123,13 +112,13 @@ class Gossip:
         await self._end(farewell=False)
 
     async def _end(self, farewell: bool) -> None:
-        if self._closed:
+        if self._news.closed:
             return
-        self._closed = True
-        tasks = [*([self._task] if self._task else []), *self._begun, *self._answers]
-        for task in tasks:
+        beside = [*self._begun, *self._answers]
+        for task in beside:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._news.end()
+        await asyncio.gather(*beside, return_exceptions=True)
         if self._ends is not None:
             goodbye = self._talk.farewell() if farewell and self._talk.announced else []
             self._send(goodbye)
@@ -137,14 +126,12 @@ class Gossip:
                 await asyncio.sleep(_FAREWELL)
                 self._send(goodbye)
             self._leave(self._ends)
-        self._tell()
 
     # The loop. ------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self._task is None and not self._closed:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="gossip discovery")
-            self._task.add_done_callback(lambda _: self._news.set())
+        if self._news.idle:
+            self._news.start(self._run(), "gossip discovery")
 
     async def _run(self) -> None:
         """Open the sockets, and take part until the address is gone; for ever. The peers stay meanwhile."""
@@ -162,9 +149,9 @@ class Gossip:
                 for task in beside:
                     task.cancel()
                 await asyncio.gather(*beside, return_exceptions=True)
-                if self._ends is not None and not self._closed:
+                if self._ends is not None and not self._news.closed:
                     self._leave(self._ends)
-            self._tell()
+            self._news.tell()
             await self._sleep(self._clock.monotonic() + self._pause)
             self._pause = min(2 * self._pause, BACKOFF[1])
 
@@ -207,7 +194,7 @@ class Gossip:
             self._begin(self._compare(self._ends, swim.wanted.pop()))
         while swim.fetches and self._ends is not None:
             self._begin(self._fetch(self._ends, *swim.fetches.pop()))
-        self._tell()
+        self._news.tell()
 
     def _send(self, datagrams: list[tuple[Address, bytes]]) -> None:
         for to, datagram in datagrams:
@@ -223,10 +210,7 @@ class Gossip:
 
     async def _sleep(self, until: float) -> None:
         """Until that time of our clock, or until something wakes us."""
-        wait = until - self._clock.monotonic()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait if wait < INFINITY else None):
-                await self._wake.wait()
+        await rest(self._wake, until - self._clock.monotonic())
         self._wake.clear()
 
     def _hear(self, ends: Ends) -> None:
@@ -241,13 +225,6 @@ class Gossip:
         self._act(now)
         if self._broken is not None or self._talk.next_event < before:
             self._wake.set()
-
-    def _tell(self) -> None:
-        """Let everybody who iterates over `peers` know that there is something new, if there is."""
-        if self._told != self._talk.version or self._closed:
-            self._told = self._talk.version
-            news, self._news = self._news, asyncio.Event()
-            news.set()
 
     # Connections. ---------------------------------------------------------------------------------------------
 
@@ -275,7 +252,7 @@ class Gossip:
                 if more is not None:
                     await other.send(more)
         except _LOST as error:
-            self._tell()
+            self._news.tell()
             return "it closed the connection" if isinstance(error, EOFError) else str(error) or "it does not answer"
         self._wake.set()
         return ""
@@ -321,7 +298,7 @@ class Gossip:
                 finally:
                     await other.close()
         except _LOST:
-            self._tell()
+            self._news.tell()
         finally:
             opened.close()
             self._slots.release()
@@ -374,5 +351,5 @@ class Gossip:
         if self._failed[seed.text] > 1:
             text = f"the seed {seed.text} is no live member: {why}; trying on"
             self._talk.complaints.report("seed", seed.text, text)
-            self._tell()
+            self._news.tell()
         return False

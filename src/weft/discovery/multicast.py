@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
 from random import Random
 from socket import socket
 
 from weft.discovery.conversation import Conversation
 from weft.discovery.group import Group, InterfaceWatch
+from weft.discovery.news import Clock, News, rest
 from weft.discovery.options import MulticastSettings
 from weft.errors import DiscoveryError
 from weft.model import IPAddress, Known, Node
@@ -30,14 +30,6 @@ _AT_ONCE = 256
 _SETTLE = 0.02
 """Seconds that interfaces get to settle before ours is looked at: changes come in bursts, and mostly elsewhere."""
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """`monotonic` for all that is measured, `wall` (seconds since 1970) for what is shown to people and other hosts."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
 
 
 class Multicast:
@@ -54,14 +46,11 @@ class Multicast:
         self._source = settings.source
         self._group: Group | None = None
         self._watch: InterfaceWatch | None = None
-        self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._news = asyncio.Event()
-        self._told = self._talk.version
+        self._news = News(lambda: self._talk.version, self._talk.known)
         self._broken: DiscoveryError | None = None
         self._pause = BACKOFF[0]
         self._looking = False
-        self._closed = False
 
     # The Discovery. -------------------------------------------------------------------------------------------
 
@@ -75,7 +64,7 @@ class Multicast:
                 f"{me.id} has no IPv{version} endpoint, and discovery speaks to {self._settings.group}: peers refuse it"
             )
             self._talk.complaints.report("family", me.id, text)
-            self._tell()
+            self._news.tell()
             return
         self._talk.complaints.clear("family", me.id)
         self._talk.announce(me, self._clock.monotonic())
@@ -84,19 +73,11 @@ class Multicast:
             self._broken = DiscoveryError(f"the endpoint of {me.id} is {source} now")
         self._wake.set()
 
-    async def peers(self) -> AsyncIterator[Known[Node]]:
+    def peers(self) -> AsyncIterator[Known[Node]]:
         """Yield the full set now and after each change; changes that come while the last one is worked on are told
         together. Ends after `close`."""
         self._start()
-        seen = None
-        while not self._closed:
-            if self._task is not None and self._task.done():
-                self._task.result()  # it never returns: this raises what ended it
-            if seen == self._talk.version:
-                await self._news.wait()
-                continue
-            seen = self._talk.version
-            yield self._talk.known()
+        return self._news.sets()
 
     def departed(self) -> Collection[str]:
         """Who said goodbye and is not heard again."""
@@ -113,12 +94,9 @@ class Multicast:
 
     async def close(self) -> None:
         """Say goodbye, if anything was ever announced, and give up the sockets."""
-        if self._closed:
+        if self._news.closed:
             return
-        self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._news.end()
         if self._group is not None:
             with contextlib.suppress(DiscoveryError):  # nobody can be told any more
                 self._send(self._group, self._talk.farewell())
@@ -126,17 +104,14 @@ class Multicast:
         if self._watch is not None:
             asyncio.get_running_loop().remove_reader(self._watch.socket)
             self._watch.close()
-        self._tell()
 
     # The loop. ------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self._task is None and not self._closed:
+        if self._news.idle:
             self._watch = InterfaceWatch()
-            loop = asyncio.get_running_loop()
-            loop.add_reader(self._watch.socket, self._interface_changed, self._watch)
-            self._task = loop.create_task(self._run(), name="multicast discovery")
-            self._task.add_done_callback(lambda _: self._news.set())
+            asyncio.get_running_loop().add_reader(self._watch.socket, self._interface_changed, self._watch)
+            self._news.start(self._run(), "multicast discovery")
 
     async def _run(self) -> None:
         """Join, and take part until the interface breaks; for ever. The peers stay while they can't be heard."""
@@ -151,7 +126,7 @@ class Multicast:
                 if self._group is not None:
                     self._leave(self._group)
             self._talk.due(self._clock.monotonic(), 0, 0)
-            self._tell()
+            self._news.tell()
             await self._sleep(min(self._clock.monotonic() + self._pause, self._talk.next_event))
             self._pause = min(2 * self._pause, BACKOFF[1])
 
@@ -185,7 +160,7 @@ class Multicast:
                 self._pause = BACKOFF[0]
             if self._talk.deaf and not was_deaf:
                 group.renew()
-            self._tell()
+            self._news.tell()
             await self._sleep(self._talk.next_event)
 
     def _send(self, group: Group, datagrams: list[bytes]) -> None:
@@ -197,10 +172,7 @@ class Multicast:
 
     async def _sleep(self, until: float) -> None:
         """Until that time of our clock, or until something wakes us."""
-        wait = until - self._clock.monotonic()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait if wait < 1e9 else None):
-                await self._wake.wait()
+        await rest(self._wake, until - self._clock.monotonic())
         self._wake.clear()
 
     # What wakes it. -------------------------------------------------------------------------------------------
@@ -214,7 +186,7 @@ class Multicast:
             self._broken = error
         if self._broken is not None or self._talk.next_event < before:
             self._wake.set()
-        self._tell()
+        self._news.tell()
 
     def _take(self, group: Group, datagram: bytes, source: IPAddress, direct: bool) -> None:
         """One datagram. Where several programs of this host listen, what came to one alone is told to all."""
@@ -237,7 +209,7 @@ class Multicast:
     def _look(self) -> None:
         """Some interface changed: is ours still what we joined the group on?"""
         self._looking = False
-        if self._closed:
+        if self._news.closed:
             return
         if self._group is not None:
             try:
@@ -246,10 +218,3 @@ class Multicast:
             except DiscoveryError as error:
                 self._broken = error
         self._wake.set()
-
-    def _tell(self) -> None:
-        """Let everybody who iterates over `peers` know that there is something new, if there is."""
-        if self._told != self._talk.version or self._closed:
-            self._told = self._talk.version
-            news, self._news = self._news, asyncio.Event()
-            news.set()
