@@ -193,7 +193,7 @@ def test_an_ipv6_endpoint(written: str | None, port: int) -> None:
         ({"weft": {"endpoints": ["10.0.1.6"]}}, "host_ip is not the first of the endpoints"),
         ({"weft": {"endpoints": ["10.0.1.5", "10.0.1.6"]}}, "more than one endpoint of one family"),
         ({"vxlan_ip": "192.0.2.1", "weft": {"overlay": ["192.0.2.2"]}}, "vxlan_ip is not the first"),
-        ({"weft": {"named": [{"name": "web", "subnets": 2}]}, "networks": ["10.0.0.0/8"]}, "1 networks, and names"),
+        ({"weft": {"named": [{"name": "web", "subnets": 2}]}, "networks": ["10.0.0.0/8"]}, "1 subnets, and names"),
         ({"weft": 1}, "Expected `object | null`, got `int`"),
         ({"weft": {"backend": ""}}, "printable text"),
     ],

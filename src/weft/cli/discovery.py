@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from weft import __version__
 from weft.cli.client import ago, table
-from weft.cli.environment import listing, say, with_variables
+from weft.cli.environment import daemon_flags, say, with_variables
 from weft.errors import NotYet, WireError
 from weft.model import Peer
 from weft.settings.discovery import describe, held, load
@@ -30,20 +29,13 @@ SILENT = 60.0
 
 
 @click.group(cls=with_variables(describe, click.Group), help=HEAD, invoke_without_command=True)
-@click.option("--settings", "listed", is_flag=True, help="List the variables and what holds now, and end.")
-@click.option("--version", "asked_version", is_flag=True, help="Say the version and end.")
+@daemon_flags(describe, held, load)
 @click.pass_context
-def discovery(ctx: click.Context, listed: bool, asked_version: bool) -> int:
+def discovery(ctx: click.Context) -> int:
     """Entry point; see HEAD."""
     if ctx.invoked_subcommand is not None:
         return 0
-    if asked_version:
-        click.echo(f"weft {__version__}")
-        return 0
     settings, remarks = load(os.environ)
-    if listed:
-        listing(describe(), held, settings)
-        return 0
     from weft.daemons import discovery as work
     from weft.daemons.process import log_to_stderr
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import click
 
+from weft import __version__
 from weft.cli.client import table
 
 S = TypeVar("S")
 C = TypeVar("C", bound=click.Command)
+F = TypeVar("F", bound=Callable[..., Any])
 Rows = Sequence[tuple[str, str, str]]
 """Name, default, what it is."""
 
@@ -27,6 +31,29 @@ def with_variables(rows: Callable[[], Rows], kind: type[C]) -> type[C]:
                 formatter.write_dl(listed)
 
     return Page
+
+
+def daemon_flags(
+    rows: Callable[[], Rows], held: Callable[[S, str], str], load: Callable[[Mapping[str, str]], tuple[S, object]]
+) -> Callable[[F], F]:
+    """Its `--settings` and `--version`: each says what was asked for, and ends."""
+
+    def listed(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+        if asked:
+            listing(rows(), held, load(os.environ)[0])
+            ctx.exit()
+
+    def version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+        if asked:
+            click.echo(f"weft {__version__}")
+            ctx.exit()
+
+    def with_flags(command: F) -> F:
+        flag = partial(click.option, is_flag=True, is_eager=True, expose_value=False)
+        command = flag("--version", callback=version, help="Say the version and end.")(command)
+        return flag("--settings", callback=listed, help="List the variables and what holds now, and end.")(command)
+
+    return with_flags
 
 
 def listing(rows: Rows, held: Callable[[S, str], str], settings: S) -> None:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import click
 
-from weft import __version__
-from weft.cli.environment import listing as show_variables
-from weft.cli.environment import say, with_variables
+from weft.cli.environment import daemon_flags, say, with_variables
 from weft.errors import SettingsError
 from weft.settings.registrar import describe, held, load
 
@@ -32,8 +30,7 @@ Settings come from the environment, as in flannel-registrar's Compose file:
 @click.option(
     "--init-config", "config", metavar="JSON", help="Write flannel's network config, if there is none yet, and end."
 )
-@click.option("--settings", "listing", is_flag=True, help="List the variables and what holds now, and end.")
-@click.option("--version", "asked_version", is_flag=True, help="Say the version and end.")
+@daemon_flags(describe, held, load)
 @click.pass_context
 def registrar(
     ctx: click.Context,
@@ -42,13 +39,8 @@ def registrar(
     wait: float,
     diagnosing: bool,
     config: str | None,
-    listing: bool,
-    asked_version: bool,
 ) -> int:
     """Entry point; see HEAD."""
-    if asked_version:
-        click.echo(f"weft {__version__}")
-        return 0
     if daemon and once:
         raise click.UsageError("--daemon and --once: keep one of the two")
     if diagnosing:
@@ -57,9 +49,6 @@ def registrar(
         result: int = ctx.invoke(diagnose) or 0
         return result
     settings, remarks = load(os.environ)
-    if listing:
-        show_variables(describe(), held, settings)
-        return 0
     from weft.daemons import registrar as work
 
     if config is not None:

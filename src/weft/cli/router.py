@@ -7,9 +7,8 @@ import os
 
 import click
 
-from weft import __version__
 from weft.cli.client import ask, socket_option
-from weft.cli.environment import listing, say, with_variables
+from weft.cli.environment import daemon_flags, say, with_variables
 from weft.cli.show import page
 from weft.settings.router import describe, held, load
 
@@ -24,20 +23,13 @@ Settings come from the environment, as in docker-router's Compose file:
 
 @click.group(cls=with_variables(describe, click.Group), help=HEAD, invoke_without_command=True)
 @click.option("--with-discovery", is_flag=True, help="Run `weft discovery` beside it, as a process of its own.")
-@click.option("--settings", "listed", is_flag=True, help="List the variables and what holds now, and end.")
-@click.option("--version", "asked_version", is_flag=True, help="Say the version and end.")
+@daemon_flags(describe, held, load)
 @click.pass_context
-def router(ctx: click.Context, with_discovery: bool, listed: bool, asked_version: bool) -> int:
+def router(ctx: click.Context, with_discovery: bool) -> int:
     """Entry point; see HEAD."""
     if ctx.invoked_subcommand is not None:
         return 0
-    if asked_version:
-        click.echo(f"weft {__version__}")
-        return 0
     settings, remarks = load(os.environ)
-    if listed:
-        listing(describe(), held, settings)
-        return 0
     if with_discovery:
         from weft.daemons import pair
 

@@ -23,6 +23,7 @@ import msgspec
 from weft.errors import WireError
 from weft.model import DiscoveryData, IPAddress, Mac, Network, Node, Peer, Problem, mac_text
 from weft.wire import texts
+from weft.wire.networks import dealt
 
 LONGEST = 64 << 20
 """Octets: 100,000 peers of the usual size."""
@@ -273,16 +274,7 @@ def _networks(told: tuple[str, ...], named: tuple[NamedRow, ...]) -> tuple[Netwo
     subnets = tuple(map(texts.subnet, told))
     if not named:
         return tuple(Network(str(subnet), (subnet,)) for subnet in subnets)
-    networks = []
-    start = 0
-    for row in named:
-        end = start + row.subnets
-        since = float("inf") if row.since is None else row.since
-        networks.append(Network(texts.label(row.name), subnets[start:end], since=since))
-        start = end
-    if start != len(subnets):
-        raise ValueError(f"{len(subnets)} networks, and names for {start}")
-    return tuple(networks)
+    return dealt(subnets, named)
 
 
 # -- values to text ----------------------------------------------------------------------------------------------------

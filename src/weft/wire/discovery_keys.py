@@ -28,7 +28,7 @@ from weft.errors import WireError
 from weft.model import Node, mac_text
 from weft.wire import router_schema as schema
 from weft.wire.hello import PLAIN_PORT, Hello, Stamp, plain_node
-from weft.wire.router import check_sayable, dealt_out, described, plain_hello, vxlan_ip
+from weft.wire.router import announced_mtu, check_sayable, dealt_out, described, plain_hello, vxlan_ip
 from weft.wire.texts import label, shortened
 
 HOST_IP, LAST_SEEN, WEFT = "host_ip", "last_seen", "weft"
@@ -93,7 +93,7 @@ def values(me: Node, stamp: Stamp, wall: float, departed: bool = False) -> dict[
         port=me.port,
         mac=mac_text(me.mac),
         backend=me.backend,
-        mtu=min(me.mtu, schema.MAX_MTU),
+        mtu=announced_mtu(me),
         overlay=told.overlay,
         named=told.named,
         stack=bool(me.stack),

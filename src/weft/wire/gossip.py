@@ -22,13 +22,12 @@ import struct
 from weft.core.swim_values import DIGEST, Ack, Address, Indirect, Message, Nack, Ping, Rumour, State, Update
 from weft.errors import WireError
 from weft.wire.gossip_seal import OVERHEAD
+from weft.wire.texts import label
 
 MOST = 1200
 """Octets of a datagram: no path of IPv6 or of a tunnel has to fragment it (RFC 8200, section 5: 1280)."""
 ROOM = MOST - OVERHEAD - 36
 """For updates; the largest message without any, an INDIRECT over IPv6, takes 28."""
-ID = 253
-"""Octets of an id, as in HELLO."""
 
 _PING, _ACK, _NACK, _INDIRECT, _RUMOUR = 1, 2, 3, 4, 5
 _PLACED, _LADEN = 0x10, 0x20
@@ -145,13 +144,6 @@ class _Reader:
         while self.at < len(self.octets):
             updates.append(self.update())
         return tuple(updates)
-
-
-def label(text: str) -> str:
-    """An id: printable, so that it can't forge a log line, and not endless. ValueError if it isn't."""
-    if not text or not text.isprintable() or len(text.encode()) > ID:
-        raise ValueError(f"an id must be 1 to {ID} octets of printable text")
-    return text
 
 
 def checked(address: Address) -> Address:

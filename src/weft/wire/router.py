@@ -28,6 +28,7 @@ from weft.model import IPAddress, IPNetwork, Mac, Network, Node, mac_text, parse
 from weft.wire import router_schema as schema
 from weft.wire import texts
 from weft.wire.hello import Goodbye, Hello, Message, Query, Stamp, TableSync
+from weft.wire.networks import dealt
 from weft.wire.router_schema import MAX_PARTS
 
 SOURCE = "multicast"
@@ -111,7 +112,7 @@ def described(hello: Hello, details: schema.Described, source: str) -> Node:
         port=details.port,
         vni=hello.vni,
         mac=_unicast(parse_mac(details.mac)),
-        mtu=_mtu(details.mtu),
+        mtu=texts.mtu(details.mtu),
         networks=_networks(hello.subnets, details.named),
         overlay=tuple(map(texts.address, details.overlay)),
         backend=texts.label(details.backend),
@@ -137,29 +138,13 @@ def _endpoints(host_ip: IPAddress, told: list[str]) -> tuple[IPAddress, ...]:
 
 
 def _networks(subnets: tuple[IPNetwork, ...], named: list[schema.Named]) -> tuple[Network, ...]:
-    """Deal the subnets out to their networks."""
-    networks = []
-    start = 0
-    for entry in named:
-        end = start + entry.subnets
-        since = float("inf") if entry.since is None else entry.since
-        networks.append(Network(texts.label(entry.name), subnets[start:end], since=since))
-        start = end
-    if start != len(subnets):
-        raise ValueError(f"{len(subnets)} subnets, and names for {start}")
     if any(entry.more for entry in named[:-1]):
         raise ValueError("only the last network of a part can go on in the next one")
-    return tuple(networks)
+    return dealt(subnets, named)
 
 
 def _stamp(raw: schema.Stamped) -> Stamp:
     return Stamp(texts.label(raw.instance), raw.epoch, raw.seq)
-
-
-def _mtu(octets: int) -> int:
-    if octets and octets < schema.MIN_MTU:
-        raise ValueError(f"an MTU of {octets} is less than the {schema.MIN_MTU} that every host takes")
-    return octets
 
 
 def _unicast(mac: Mac) -> Mac:
@@ -250,11 +235,16 @@ def check_sayable(me: Node) -> None:
     try:
         texts.label(me.id)
         texts.label(me.stack or me.id)
-        _mtu(me.mtu)
+        texts.mtu(announced_mtu(me))
         _unicast(me.mac)
         texts.endpoint(vxlan_ip(me))
     except ValueError as error:
         raise WireError(f"the node {me.id!r} can't be announced: {error}") from error
+
+
+def announced_mtu(me: Node) -> int:
+    """Its uplink's; a loopback's is one more than can be said."""
+    return min(me.mtu, texts.MAX_MTU)
 
 
 def _told_overlay(me: Node) -> list[str]:
@@ -277,7 +267,7 @@ def _body(me: Node, stamp: Stamp, share: Share, part: int, parts: int, query: bo
         port=me.port,
         mac=mac_text(me.mac),
         backend=me.backend,
-        mtu=min(me.mtu, schema.MAX_MTU),  # a loopback's is one more
+        mtu=announced_mtu(me),
         overlay=share.overlay,
         named=share.named,
         stack=bool(me.stack),

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import msgspec
 
+from weft.wire.texts import MAX_MTU
+
 MAX_PARTS = 256
 
 _Version = Annotated[int, msgspec.Meta(ge=1, le=1)]
@@ -18,11 +20,8 @@ _Vni = Annotated[int, msgspec.Meta(ge=0, le=2**24 - 1)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Age = Annotated[float, msgspec.Meta(ge=0)]
 """Seconds since 1970, and finite: JSON has no other numbers, and the decoder refuses 1e400."""
-
-MIN_MTU, MAX_MTU = 576, 65535
-"""Octets that an uplink carries at once: what every host takes at least (RFC 791, 3.1), and the most that an IPv4
-header's length can say. Peers' routes get their MTU from it. 0: not known; `wire/router.py` refuses what is between."""
 _Mtu = Annotated[int, msgspec.Meta(ge=0, le=MAX_MTU)]
+"""Octets that an uplink carries at once; peers' routes get their MTU from it. 0: not known."""
 
 
 class Named(msgspec.Struct):

@@ -26,8 +26,9 @@ from weft.core.swim_values import DIGEST, Address, State, Update
 from weft.errors import WireError
 from weft.model import Node
 from weft.wire import gossip_payload
-from weft.wire.gossip import checked, label
+from weft.wire.gossip import checked
 from weft.wire.router import vxlan_ip
+from weft.wire.texts import label
 
 LONGEST = 32 << 20
 """Octets of the JSON."""
