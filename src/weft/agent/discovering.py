@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from weft.agent.announcer import Announcer
+from weft.agent.broken import Broken
 from weft.agent.stacks import router_of
 from weft.core.ageing import Aged, Heard, age
 from weft.core.identity import Identity, Self
@@ -45,10 +46,9 @@ class Clocks:
 
 
 @dataclass(slots=True)
-class DiscoveryWorld:
+class DiscoveryWorld(Broken):
     """`members`: by stack id. `timeout`: of the peers, seconds. `changed`: called with the peers whenever somebody
-    came, went or is another one. `host`: None until the kernel has answered. `broken`: what is wrong with a source, by
-    its name."""
+    came, went or is another one. `host`: None until the kernel has answered."""
 
     name: str
     mode: str
@@ -58,7 +58,6 @@ class DiscoveryWorld:
     clocks: Clocks
     changed: Callable[[tuple[Peer, ...]], None]
     host: Host | None = None
-    broken: dict[str, Problem] = field(default_factory=dict)
     _aged: Aged = field(default_factory=Aged)
     _text: TextFile | None = None
     _told: tuple[object, ...] = ()
@@ -127,13 +126,6 @@ class DiscoveryWorld:
         waiting = ["host"] if self.host is None else []
         known = self.peers
         return waiting if known is not None and known.complete else [*waiting, "discovery"]
-
-    def report(self, source: str, message: str) -> None:
-        """Something is wrong with a source or a target ("": nothing is any more)."""
-        if message:
-            self.broken[source] = Problem(source, message)
-        else:
-            self.broken.pop(source, None)
 
     def problems(self) -> Iterator[Problem]:
         """Everything that a person should know."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from weft.agent.broken import Broken
 from weft.backends.tunnel import no_ipv6
 from weft.core import flannel
 from weft.core.acceptance import Accepted, Policy, accept
@@ -33,7 +34,7 @@ from weft.wire.subnet_env import SubnetEnv, subnet_env, subnet_env_of
 
 
 @dataclass(slots=True)
-class FlannelWorld:
+class FlannelWorld(Broken):
     """`host`, `tenancy` are None until their source has spoken. `direct`: addresses on this host's segments → the
     interface to each, as far as the ways to the addresses in `answered` are known. `choice`: asks which interface is
     wanted, by the IP versions of the overlay. `chains`, `refused`: see `World`. `published`: asks for the lease that
@@ -51,7 +52,6 @@ class FlannelWorld:
     tenancy: Tenancy | None = None
     direct: Mapping[IPAddress, str] = field(default_factory=dict)
     answered: frozenset[IPAddress] = frozenset()
-    broken: dict[str, Problem] = field(default_factory=dict)
     macs: dict[Version, Mac] = field(default_factory=dict)
     prepared: BackendData | None = None
     former: frozenset[str] = frozenset()
@@ -168,13 +168,6 @@ class FlannelWorld:
     def _env(self, config: Config, home: Home) -> TextFile:
         env = subnet_env_of(config, home.lease, flannel.mtu(config, home.external), self.options.masquerade)
         return TextFile(self.options.subnet_file, subnet_env(env))
-
-    def report(self, source: str, message: str) -> None:
-        """Something is wrong with a source or a target ("": nothing is any more)."""
-        if message:
-            self.broken[source] = Problem(source, message)
-        else:
-            self.broken.pop(source, None)
 
     def problems(self) -> Iterator[Problem]:
         """Everything that a person should know."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from weft.agent.broken import Broken
 from weft.backends.lease import LEASE
 from weft.backends.tunnel import device_name
 from weft.core import registrar
@@ -63,7 +64,7 @@ class Wishes:
 
 
 @dataclass(slots=True)
-class RegistrarWorld:
+class RegistrarWorld(Broken):
     """`host`, `engine`, `registry` are None until their source has spoken. `ways`: the kernel's answers for the
     addresses in `answered`. `clock`: seconds, never set back. `chains`, `refused`: ask the firewall target. `standing`:
     asks for the routes of ours that the kernel has: those of a former run may have been found to be needed."""
@@ -79,7 +80,6 @@ class RegistrarWorld:
     reaches: Reaches = field(default_factory=dict)
     ways: Mapping[IPAddress, Way] = field(default_factory=dict)
     answered: frozenset[IPAddress] = frozenset()
-    broken: dict[str, Problem] = field(default_factory=dict)
     chart: Chart = NO_CHART
     scene: Scene | None = None
     _address: IPAddress | None = None
@@ -351,13 +351,6 @@ class RegistrarWorld:
     def rules(self) -> Mapping[str, str]:
         """By node, the rule that decided by which way it is reached."""
         return {name: _words(course) for name, course in self.chart.courses.items()}
-
-    def report(self, source: str, message: str) -> None:
-        """Something is wrong with a source or a target ("": nothing is any more)."""
-        if message:
-            self.broken[source] = Problem(source, message)
-        else:
-            self.broken.pop(source, None)
 
     def problems(self) -> Iterator[Problem]:
         """Everything that a person should know."""

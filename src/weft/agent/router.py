@@ -8,8 +8,9 @@ View; `daemons/router.py` wires it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from weft.agent.broken import Broken
 from weft.backends.tunnel import Tunnel, device_name
 from weft.backends.vxlan import gateway_of
 from weft.core.identity import Identity, Self, describe
@@ -63,10 +64,10 @@ class RouteRow:
 
 
 @dataclass(slots=True)
-class RouterWorld:
+class RouterWorld(Broken):
     """`stacks`, `host`, `data` are None until their source has spoken; each may be replaced at any time, by what is
     good: a routing.yaml or discovery.json that can't be read is told with `report`, and what was read before stays.
-    `chains`, `refused`: ask the firewall target. `broken`: what is wrong with a source or a target, by its name."""
+    `chains`, `refused`: ask the firewall target."""
 
     wishes: Wishes
     stacks: tuple[StackConfig, ...] | None = None
@@ -74,7 +75,6 @@ class RouterWorld:
     data: DiscoveryData | None = None
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
     refused: Callable[[], tuple[tuple[int, str], ...]] = tuple
-    broken: dict[str, Problem] = field(default_factory=dict)
     _endpoints: tuple[IPAddress, ...] = ()
     _faults: tuple[Problem, ...] = ()
     _survey: Survey | None = None
@@ -214,13 +214,6 @@ class RouterWorld:
     def routes(self) -> tuple[RouteRow, ...]:
         """The routes that are wanted, by VNI, destination and next hop."""
         return self._route_rows(self._views())[0]
-
-    def report(self, source: str, message: str) -> None:
-        """Something is wrong with a source or a target ("": nothing is any more)."""
-        if message:
-            self.broken[source] = Problem(source, message)
-        else:
-            self.broken.pop(source, None)
 
     def problems(self) -> Iterator[Problem]:
         """Everything that a person should know."""

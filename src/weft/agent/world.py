@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from weft.agent.broken import Broken
 from weft.backends.tunnel import OVERHEAD, device_name, no_ipv6
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.identity import Identity, Self, describe
@@ -16,10 +17,10 @@ from weft.model import Host, IPAddress, IPNetwork, Known, Network, Node, Problem
 
 
 @dataclass(slots=True)
-class World:
+class World(Broken):
     """`engine`, `peers` and `host` are None until their source has answered for the first time. `chains`: asks the
     firewall which foreign chains it had at its last reading (`model.Host.chains`), `refused`: what an administrator
-    forbids there. `broken`: what is wrong with a source or a target, by its name."""
+    forbids there."""
 
     identity: Identity
     profile: Profile
@@ -29,7 +30,6 @@ class World:
     host: Host | None = None
     chains: Callable[[], frozenset[tuple[int, str, str]]] = frozenset
     refused: Callable[[], tuple[tuple[int, str], ...]] = tuple
-    broken: dict[str, Problem] = field(default_factory=dict)
     _accepted: Accepted | None = field(default=None)
     _endpoints: tuple[IPAddress, ...] = ()
 
@@ -82,13 +82,6 @@ class World:
         waiting.extend(["engine"] if self.engine is None or not self.engine.complete else [])
         waiting.extend(["discovery"] if self.peers is None or not self.peers.complete else [])
         return waiting
-
-    def report(self, source: str, message: str) -> None:
-        """Something is wrong with a source or a target ("": nothing is any more)."""
-        if message:
-            self.broken[source] = Problem(source, message)
-        else:
-            self.broken.pop(source, None)
 
     def problems(self) -> Iterator[Problem]:
         """Everything that a person should know, from every source and from judging the claims."""
