@@ -11,7 +11,7 @@ from tests.contract.targets import add, by_key, change, done, held, refused, rem
 from tests.support.eventually import soon
 from tests.support.namespace import run
 from weft.errors import SettingsError, TargetError
-from weft.objects import File, Hook
+from weft.objects.outside import File, Hook
 from weft.targets.extension import ExtensionTarget
 from weft.targets.extension_commands import Command, Variables
 

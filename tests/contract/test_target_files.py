@@ -19,7 +19,8 @@ from tests.contract.targets import add, by_key, change, done, held, refused, rem
 from tests.support.namespace import run
 from tests.support.needs import needs_root
 from weft.errors import TargetError
-from weft.objects import Failure, File, Sysctl
+from weft.objects import Failure, Sysctl
+from weft.objects.outside import File
 from weft.targets import Target
 from weft.targets.files import FileTarget
 from weft.targets.memory import MemoryTarget
@@ -267,7 +268,8 @@ async def test_without_inotify_the_timer_has_to_do(
 
 READ_ONLY = """
 import asyncio, sys
-from weft.objects import File, Op, Why
+from weft.objects import Op, Why
+from weft.objects.outside import File
 from weft.targets.files import FileTarget
 thing = File(sys.argv[1], "text")
 print(asyncio.run(FileTarget([thing.path]).apply([Op("add", thing, Why("", "", ""))]))[0].message)

@@ -18,7 +18,7 @@ from tests.contract.targets import add, by_key, change, done, held, refused, rem
 from tests.support.eventually import soon, until
 from tests.support.namespace import run
 from tests.support.needs import needs_root
-from weft.objects import File
+from weft.objects.outside import File
 from weft.targets import files_lock
 from weft.targets.files import FileTarget
 
@@ -212,7 +212,8 @@ async def test_two_changes_within_one_tick_are_both_seen(target: FileTarget, pat
 
 ON_A_DISK = """
 import asyncio, concurrent.futures.thread, json, os, subprocess, sys
-from weft.objects import File, Op, Why
+from weft.objects import Op, Why
+from weft.objects.outside import File
 from weft.targets.files import FileTarget
 folder, script = sys.argv[1:]
 path = folder + "/discovery.json"

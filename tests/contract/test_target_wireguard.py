@@ -22,7 +22,9 @@ from tests.support.namespace import Namespace, namespace, run
 from tests.support.needs import needs_root, needs_wireguard
 from weft.core.wireguard import NO_PSK
 from weft.errors import TargetError
-from weft.objects import File, Object, Secret, WireguardDevice, WireguardPeer
+from weft.objects import Object
+from weft.objects.outside import File
+from weft.objects.wireguard import Secret, WireguardDevice, WireguardPeer
 from weft.targets import Target
 from weft.targets.memory import WIREGUARD_KINDS, MemoryTarget
 from weft.targets.wireguard import WireguardTarget

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from tests.build import known, node, uplink
 from weft.agent.discovering import MODE, REFRESH, Clocks, DiscoveryWorld, Member
+from weft.agent.loop import Loop
+from weft.agent.reconcile import Reconciler
 from weft.core.identity import Identity, Self
 from weft.core.plan import plan
 from weft.daemons.discovery import DiscoveryDaemon
 from weft.discovery.multicast import Multicast
 from weft.model import DiscoveryData, Host, Known, Network, Node, Peer, Problem
-from weft.objects import File
+from weft.objects.outside import File
 from weft.settings.discovery import load
+from weft.targets.memory import MemoryTarget
 from weft.wire.discovery_data import decode
 from weft.wire.routing import StackConfig
 
@@ -201,3 +205,26 @@ def test_a_host_of_both_versions_speaks_to_a_group_of_either(tmp_path: Path) -> 
         made = DiscoveryDaemon(settings, (SHOP,)).world.members["shop"].announcer._make(here)
         assert isinstance(made, Multicast)
         assert (str(made._settings.source), str(made._settings.group)) == (source, group)
+
+
+async def test_a_file_that_is_written_again_and_again_is_not_kept_again_and_again() -> None:
+    one = scene()
+    one.hears(*(replace(B, id=f"b{number}", stack=f"b{number}") for number in range(200)))
+    loop = Loop(one.world, Reconciler((MemoryTarget((File,), "files"),)), 3600.0)
+
+    async def write(times: int) -> int:
+        """Octets that are held afterwards."""
+        for _ in range(times):
+            one.now[0] += REFRESH
+            report = await loop.step()
+            assert report is not None and len(report.done) == 1
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = await write(5)
+        grown = await write(50) - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 3 * len(one.file()[0]), "the account of what was done holds no contents"
+    assert [event.what for event in loop.reconciler.account.events] == ["file /data/discovery.json"] * 55

@@ -22,7 +22,8 @@ from weft.core.plan import plan
 from weft.core.stacks import Options
 from weft.discovery.file import DiscoveryFile
 from weft.model import DiscoveryData, Host, Problem, View
-from weft.objects import Chain, Fdb, File, Jump, Link, NextHopGroup, Op, Route
+from weft.objects import Chain, Fdb, Jump, Link, NextHopGroup, Op, Route
+from weft.objects.outside import File
 from weft.targets.files import FileTarget
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
 from weft.wire.routing import StackConfig

@@ -15,7 +15,8 @@ from tests.build import node, view
 from weft.backends.tunnel import Tunnel
 from weft.backends.wireguard import device, in_order, is_key, reach
 from weft.model import Node, Profile, WireguardEnd
-from weft.objects import Object, Route, Secret, WireguardDevice, WireguardPeer
+from weft.objects import Object, Route
+from weft.objects.wireguard import Secret, WireguardDevice, WireguardPeer
 
 Mode = Literal["separate", "auto", "ipv4", "ipv6"]
 MINE = b64encode(b"m" * 32).decode()

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from weft.core.commands import text
 from weft.core.wireguard import NO_PSK, Dump, conf, link_lines, parse_dump, settings, typed
 from weft.errors import DecodeError
-from weft.objects import File, Hook, Op, Secret, Why, WireguardDevice, WireguardPeer
+from weft.objects import Op, Why
+from weft.objects.outside import File, Hook
+from weft.objects.wireguard import Secret, WireguardDevice, WireguardPeer
 
 WHY = Why("test", "b", "a test")
 KEY, PSK = "p" * 42 + "p=", "s" * 42 + "s="

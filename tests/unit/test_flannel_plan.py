@@ -19,8 +19,10 @@ from weft.core.interface import Choice, External
 from weft.core.plan import plan
 from weft.core.tenancy import Tenancy
 from weft.model import DefaultRoute, Host, Mac, Profile, Uplink, View, parse_mac
-from weft.objects import Chain, File, Hook, Jump, NextHop, Op, Route, WireguardDevice
-from weft.objects import WireguardPeer as WireguardPeerObject
+from weft.objects import Chain, Jump, NextHop, Op, Route
+from weft.objects.outside import File, Hook
+from weft.objects.wireguard import WireguardDevice
+from weft.objects.wireguard import WireguardPeer as WireguardPeerObject
 from weft.wire.flannel import (
     AllocBackend,
     Backend,

@@ -22,7 +22,8 @@ from weft.core.diff import Facts, diff
 from weft.core.explain import explain
 from weft.core.plan import Plan, plan
 from weft.model import Host, Mac, Multipath, Node, Profile, Relay, TextFile, View
-from weft.objects import ZERO_MAC, Chain, File, Jump, NextHop, NextHopGroup, Object, Op, Route, Sysctl
+from weft.objects import ZERO_MAC, Chain, Jump, NextHop, NextHopGroup, Object, Op, Route, Sysctl
+from weft.objects.outside import File
 
 SPACE = ip_network("192.168.100.0/24")
 SPACE6 = ip_network("fd00:100::/64")

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from weft.backends.tunnel import Tunnel
 from weft.model import Node, View
-from weft.objects import Hook, Object, Why
+from weft.objects import Object, Why
+from weft.objects.outside import Hook
 
 
 def here(view: View) -> Iterator[tuple[Object, Why]]:

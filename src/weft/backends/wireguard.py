@@ -15,7 +15,8 @@ from ipaddress import ip_interface
 
 from weft.backends.tunnel import Tunnel, device_of
 from weft.model import IPAddress, IPNetwork, Node, View, WireguardEnd
-from weft.objects import Object, Route, Secret, Why, WireguardDevice, WireguardPeer
+from weft.objects import Object, Route, Why
+from weft.objects.wireguard import Secret, WireguardDevice, WireguardPeer
 
 OVERHEAD = 80
 """Octets that WireGuard adds over IPv6: IP 40, UDP 8, its header 16, the tag 16 (its paper, 5.4.6). Over IPv4 it is 20

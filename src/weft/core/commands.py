@@ -16,8 +16,6 @@ from weft.objects import (
     Address,
     Chain,
     Fdb,
-    File,
-    Hook,
     Jump,
     Link,
     Neighbour,
@@ -27,9 +25,9 @@ from weft.objects import (
     Op,
     Route,
     Sysctl,
-    WireguardDevice,
-    WireguardPeer,
 )
+from weft.objects.outside import File, Hook
+from weft.objects.wireguard import WireguardDevice, WireguardPeer
 
 
 def script(ops: Iterable[Op]) -> list[str]:

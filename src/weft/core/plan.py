@@ -19,7 +19,8 @@ from weft.core.layered import Layered
 from weft.core.ruleset import shared_label
 from weft.core.slots import Slots
 from weft.model import DETECTION, Host, IPNetwork, Multipath, Node, View
-from weft.objects import FOUND_METRIC, File, Key, Object, Route, Sysctl, Why
+from weft.objects import FOUND_METRIC, Key, Object, Route, Sysctl, Why
+from weft.objects.outside import File
 
 RELAYS = "registrar"
 """The role of the daemon whose hosts forward for each other."""

@@ -15,7 +15,8 @@ from weft.backends.wireguard import in_order
 from weft.core.commands import endpoint_text
 from weft.errors import DecodeError
 from weft.model import IPAddress
-from weft.objects import Op, Secret, WireguardDevice, WireguardPeer
+from weft.objects import Op
+from weft.objects.wireguard import Secret, WireguardDevice, WireguardPeer
 
 NO_PSK = "A" * 43 + "="
 """32 octets of zero."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from weft.errors import TargetError
-from weft.objects import Failure, Hook, Key, Object, Op
+from weft.objects import Failure, Key, Object, Op
+from weft.objects.outside import Hook
 from weft.targets import Reading
 from weft.targets.extension_commands import Command, Hung, Variables
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from weft.errors import TargetError
-from weft.objects import Failure, File, Key, Object, Op
+from weft.objects import Failure, Key, Object, Op
+from weft.objects.outside import File
 from weft.targets import Reading
 from weft.targets.files_lock import locked
 

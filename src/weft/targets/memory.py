@@ -38,9 +38,8 @@ from weft.objects import (
     Op,
     Route,
     Sysctl,
-    WireguardDevice,
-    WireguardPeer,
 )
+from weft.objects.wireguard import WireguardDevice, WireguardPeer
 from weft.targets import Reading
 
 KERNEL_KINDS: tuple[type[Object], ...] = (Sysctl, Link, Address, Neighbour, Fdb, NextHop, NextHopGroup, Route)

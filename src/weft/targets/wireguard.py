@@ -23,7 +23,8 @@ from itertools import groupby
 from weft.core.wireguard import conf, typed
 from weft.errors import KernelError, NetlinkDecodeError, TargetError
 from weft.model import IPNetwork
-from weft.objects import Failure, Key, Object, Op, WireguardDevice, WireguardPeer
+from weft.objects import Failure, Key, Object, Op
+from weft.objects.wireguard import WireguardDevice, WireguardPeer
 from weft.targets import Reading
 from weft.targets.kernel.codec import messages
 from weft.targets.kernel.constants import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weft.core.wireguard import Dump, link_lines, settings
 from weft.errors import TargetError
-from weft.objects import WireguardDevice
+from weft.objects.wireguard import WireguardDevice
 from weft.targets.wireguard_tools import HostKey, LinkFacts, Tools
 
 KINDS = ("wireguard", "tun")

@@ -1,4 +1,5 @@
-"""The nouns of the kernel and its firewall: what a Plan holds, what a target reads and writes.
+"""The nouns of the kernel and its firewall: what a Plan holds, what a target reads and writes. Those of WireGuard and
+of other programs are in modules beside this one.
 
 msgspec Structs rather than dataclasses, because there are four for each peer: they are built, compared and hashed in C
 (ADR 2). Each has
@@ -346,100 +347,6 @@ class Jump(Object, frozen=True):
     @property
     def needs(self) -> tuple[Key, ...]:
         return (("chain", self.family, self.table, self.chain),)
-
-
-class File(Object, frozen=True):
-    """A text file for other programs, whole; `path` is absolute, `mode` its permissions."""
-
-    path: str
-    content: str
-    mode: int = 0o644
-
-    @property
-    def key(self) -> Key:
-        return ("file", self.path)
-
-    @property
-    def rank(self) -> Rank:
-        return Rank.FILE
-
-
-class Secret(msgspec.Struct, frozen=True):
-    """Text that must never be printed: not in a log, not in a traceback, not by `weft plan`."""
-
-    value: str
-
-    def __repr__(self) -> str:
-        return "(secret)"
-
-    __str__ = __repr__
-
-
-class WireguardDevice(Object, frozen=True):
-    """A WireGuard device of ours, with its addresses. The private key stays in its file: `public_key` (base64) is what
-    follows from it. `alias` (ifalias) is `weft:<role>:<node>`; `mtu` in octets; `fwmark` 0 for none."""
-
-    name: str
-    public_key: str
-    listen_port: int
-    mtu: int
-    alias: str
-    addresses: tuple[IPInterface, ...] = ()
-    """Sorted; link-local ones, which the kernel gives by itself, are left out."""
-    fwmark: int = 0
-    up: bool = True
-
-    @property
-    def key(self) -> Key:
-        return ("wireguard", self.name)
-
-    @property
-    def rank(self) -> Rank:
-        return Rank.LINK
-
-
-class WireguardPeer(Object, frozen=True):
-    """A peer of a WireGuard device of ours. `allowed_ips`: what is sent to it and taken from it, sorted; `keepalive`:
-    seconds, 0 for none."""
-
-    dev: str
-    public_key: str
-    endpoint: tuple[IPAddress, int] | None
-    """Its underlay address and UDP port; None: it comes to us. A peer that moves is followed by WireGuard itself."""
-    allowed_ips: tuple[IPNetwork, ...]
-    keepalive: int = 0
-    psk: Secret | None = None
-
-    @property
-    def key(self) -> Key:
-        return ("wireguard peer", self.dev, self.public_key)
-
-    @property
-    def rank(self) -> Rank:
-        return Rank.FDB
-
-    @property
-    def needs(self) -> tuple[Key, ...]:
-        return (("wireguard", self.dev),)
-
-
-class Hook(Object, frozen=True):
-    """A remote lease that a command of the operator's was told of (flannel's extension backend). `data`: the text that
-    its host published; "" for none. At least one of the subnets is there."""
-
-    subnet: IPNetwork | None
-    subnet6: IPNetwork | None = None
-    public_ip: IPAddress | None = None
-    public_ip6: IPAddress | None = None
-    data: str = ""
-
-    @property
-    def key(self) -> Key:
-        return ("hook", str(self.subnet), str(self.subnet6))
-
-    @property
-    def rank(self) -> Rank:
-        return Rank.HOOK
 
 
 class Why(msgspec.Struct, frozen=True):
