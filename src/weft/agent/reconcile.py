@@ -34,11 +34,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One op that was carried out or refused: for `weft show events`. `at`: seconds since 1970."""
+    """One op that was carried out or refused: for `weft show events`. `at`: seconds since 1970. In words, for objects
+    may be large: a discovery.json that is written every few seconds would be kept hundreds of times."""
 
     at: float
-    op: Op
-    failure: Failure | None
+    action: str
+    what: str
+    why: str
+    failure: str
 
 
 @dataclass(slots=True)
@@ -263,7 +266,7 @@ class Reconciler:
                 newly[key] = failure.message
         self._forget(changes, tried.keys())
         self._now_due(self._on({op.object.key for op, failure in answers if failure is None and op.action != "remove"}))
-        self.account.events.extend(Event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])
+        self.account.events.extend(_event(wall, op, failure) for op, failure in answers[-EVENTS_KEPT:])
         done = tuple(op for op, failure in answers if failure is None)
         refused = tuple(op for op, failure in answers if failure is not None)
         return Report(done, newly, tuple(recovered), len(changes.held), now - self._started, refused=refused)
@@ -294,6 +297,10 @@ class Reconciler:
     def _right(self, key: Key) -> bool:
         want, have = self.plan.wanted.get(key), self._held(key)
         return have is None if want is None else have == want.object
+
+
+def _event(at: float, op: Op, failure: Failure | None) -> Event:
+    return Event(at, op.action, text(op.object), str(op.why), failure.message if failure is not None else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,10 +267,7 @@ class Api:
 
     def events(self) -> list[EventRow]:
         """The last ops that were carried out or refused, oldest first."""
-        return [
-            EventRow(e.at, e.op.action, text(e.op.object), str(e.op.why), e.failure.message if e.failure else "")
-            for e in self._loop.reconciler.account.events
-        ]
+        return [EventRow(e.at, e.action, e.what, e.why, e.failure) for e in self._loop.reconciler.account.events]
 
     async def plan(self) -> PlanAnswer | None:
         """None while nothing can be planned."""
