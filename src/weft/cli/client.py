@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,20 +12,6 @@ import click
 
 from weft.errors import AgentUnreachable, NotYet, WeftError
 from weft.settings import load
-
-TIMEOUT = 30.0
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("agent", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
-        self.sock.connect(self._path)
-
 
 config_option = click.option(
     "--config",
@@ -66,22 +50,21 @@ def running(path: str) -> str:
 
 def ask_at(path: str, what: str, **query: str) -> Any:
     """The same on the socket at `path`."""
-    connection = _UnixConnection(path)
+    from http import HTTPStatus
+
+    from weft.cli.asking import get  # not before something is asked; see there
+
     words = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
     try:
-        connection.request("GET", f"/v1/{what}" + (f"?{words}" if words else ""))
-        response = connection.getresponse()
-        body = response.read()
-        if response.status == http.client.INTERNAL_SERVER_ERROR:
+        status, body = get(path, f"/v1/{what}" + (f"?{words}" if words else ""))
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             raise WeftError(f"{path} could not answer, by a fault in weft itself; its log says more: please report it")
         answer = json.loads(body)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise AgentUnreachable(_unanswered(path, getattr(error, "strerror", None) or str(error))) from error
-    finally:
-        connection.close()
-    if response.status == http.client.SERVICE_UNAVAILABLE:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
         raise NotYet(str(answer.get("error", answer)))
-    if response.status != http.client.OK:
+    if status != HTTPStatus.OK:
         raise WeftError(str(answer.get("error", answer)))
     return answer
 
