@@ -185,7 +185,7 @@ async def test_two_vnis_are_two_devices_and_one_of_them_may_go(tmp_path: Path) -
     assert await router.has(Link) == ["vxlan1000", "vxlan1001"]
     rows = [(row.interface, row.node) for row in router.world.routes()]
     assert rows == [("vxlan1000", "stack-b"), ("vxlan1001", "far")]
-    assert router.world.device == "vxlan1000"
+    assert router.world.device == "vxlan1000, vxlan1001"
     assert router.world.name == "stack-a+stack-y"
     kept = {op.object.key for op in router.kernel.applied if op.object.key[:2] == ("link", "vxlan1000")}
     router.world.stacks = (stack(),)

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from tests.build import network, uplink
+from weft.agent.stacks import NAMES
 from weft.agent.world import World
 from weft.core.identity import Identity, describe
 from weft.model import DefaultRoute, Host, Known, Profile, Uplink
@@ -143,7 +144,18 @@ def test_the_overlay_address_is_this_hosts_own_in_its_oldest_exposed_network() -
         ),
         (ME, Host((WG,)), "no default route, so no uplink could be chosen; set `interface` or `endpoint`"),
         (with_(interface="eth9"), HOST, "there is no interface eth9 (setting `interface`); found: br-home, eth0, wg0"),
-        (with_(interface="wg0", underlay=6), HOST, "no IPv6 endpoint on the chosen uplink"),
+        (
+            with_(interface="wg0", underlay=6),
+            HOST,
+            "no IPv6 endpoint on the chosen uplink; set `endpoint` or `underlay`",
+        ),
+        (with_(names=NAMES), Host(), "no default route, so no uplink could be chosen; set INTERFACE or HOST_IP (int"),
+        (with_(names=NAMES, interface="eth9"), HOST, "there is no interface eth9 (setting INTERFACE); found: br-home"),
+        (
+            with_(names=NAMES, interface="eth0"),
+            Host((Uplink("eth0", 1500),)),
+            "no IPv6 endpoint on the chosen uplink; set HOST_IP",
+        ),
         (ME, Host((Uplink("eth0", 1500, (), (DefaultRoute(4),)),)), "no default route"),
     ],
 )

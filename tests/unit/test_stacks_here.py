@@ -44,9 +44,25 @@ def test_two_vnis_are_two_overlays_and_one_subnet_is_in_one_of_them() -> None:
     assert found.overlays[0].me.mac != found.overlays[1].me.mac
     assert routed(found).keys() == {"172.21.0.0/16", "172.29.0.0/16", "172.28.0.0/16"}
     said = " ".join(messages(found, wrong=True))
-    assert "twice's network 172.21.64.0/18 172.21.64.0/18 in VNI 1001 is refused: it overlaps node stack-b's" in said
+    assert "node twice's network 172.21.64.0/18 in VNI 1001 is refused: it overlaps node stack-b's" in said
     assert "it overlaps 172.20.0.0/16, network internal of this host" in said
     assert "it overlaps 192.168.100.0/24, network VXLAN_SUBNET of this host" in said
+
+
+def test_a_refusal_names_the_stack_whose_network_it_is() -> None:
+    """Two stacks of one host and VNI are one node, which has the first one's name."""
+    one = peer("stack-c", "10.0.0.3", "192.168.100.3", "172.22.0.0/16")
+    other = peer("stack-d", "10.0.0.3", "192.168.100.4", "172.21.0.0/16")
+    late = replace(B, node=replace(B.node, id="stack-e", stack="stack-e", endpoints=(ip_address("10.0.0.5"),)))
+    said = " ".join(messages(survey(scene(B, one, other)), wrong=True))
+    refusal = "stack stack-d's network 172.21.0.0/16 is refused: it overlaps 172.21.0.0/16, the older claim of node"
+    assert f"{refusal} stack-b" in said
+    assert "the older claim of stack stack-d" in " ".join(messages(survey(scene(late, one, other)), wrong=True))
+    mine = peer("stack-f", "10.0.0.6", "192.168.100.6", "172.30.0.0/17")
+    two = config("stack-y", 1000, "", "192.168.100.99", "172.30.0.0/16")
+    two = replace(two, networks=(replace(two.networks[0], name="172.30.0.0/16"),))
+    said = " ".join(messages(survey(scene(mine, stacks=(stack(), two))), wrong=True))
+    assert "node stack-f's network 172.30.0.0/17 is refused: it overlaps 172.30.0.0/16 of this host" in said
 
 
 def test_a_subnet_in_another_vnis_subnet_is_refused_whichever_router_of_that_has_it() -> None:

@@ -88,9 +88,9 @@ class RouterWorld(Broken):
 
     @property
     def device(self) -> str:
-        """The device of the first VNI."""
-        vnis = [stack.vni for stack in self.stacks or () if stack.vni is not None]
-        return device_name(vnis[0]) if vnis else ""
+        """The devices of all VNIs, in the order of the stacks."""
+        vnis = dict.fromkeys(stack.vni for stack in self.stacks or () if stack.vni is not None)
+        return ", ".join(map(device_name, vnis))
 
     @property
     def engine(self) -> Known[Network] | None:

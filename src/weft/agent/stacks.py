@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from weft.backends.tunnel import vtep_mac
-from weft.core.identity import Identity, Self, describe
+from weft.core.identity import Identity, Names, Self, describe
 from weft.errors import SettingsError, WireError
 from weft.model import Host, IPAddress, IPNetwork, Mac, Network, Node
 from weft.settings.discovery import listed
@@ -20,6 +20,7 @@ from weft.wire.routing import RoutingConfig, StackConfig, decode_routing
 
 LARGEST = 1 << 20
 """Octets of a routing.yaml that is read."""
+NAMES = Names("INTERFACE", "HOST_IP", "")
 
 
 def read_routing(places: Iterable[Path]) -> RoutingConfig | None:
@@ -83,17 +84,18 @@ def _complete(stack: StackConfig) -> StackConfig:
     return stack
 
 
-def identity_of(settings: StackSettings, stack: StackConfig, version: str, source: str) -> Identity:
-    """What this host's end is described by."""
+def identity_of(settings: StackSettings, stack: StackConfig | None, version: str, source: str) -> Identity:
+    """What this host's end is described by. `stack` None: as far as that is the same for all of them."""
     return Identity(
-        id=settings.peer_id or stack.stack_id,
-        vni=stack.vni or 0,
+        id=settings.peer_id or (stack.stack_id if stack is not None else ""),
+        vni=(stack.vni or 0) if stack is not None else 0,
         port=settings.vxlan_port,
         version=version,
         interface=settings.interface,
         endpoints=settings.host_ip,
         mtu=settings.mtu,
         source=source,
+        names=NAMES,
     )
 
 

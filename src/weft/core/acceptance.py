@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from typing import NamedTuple
 
 from weft.backends.tunnel import OVERHEAD
-from weft.core.dispute import settle
+from weft.core.dispute import called, owner, settle
 from weft.core.edits import altered, resorted
 from weft.core.ground import Ground, Stake
 from weft.core.layered import Layered
@@ -171,7 +171,7 @@ def _judge(claim: Node, policy: Policy) -> Verdict:
             if policy.no_ipv6 and subnet.version == 6:
                 without_way += 1
             elif fault:
-                text = f"node {claim.id}'s network {network.name} {subnet} is refused: {fault}"
+                text = f"{owner(claim, network)}'s {called(network.name, subnet)} is refused: {fault}"
                 problems.append(Problem(claim.id, text))
             else:
                 good.append(subnet)
@@ -220,7 +220,8 @@ def _fault(subnet: IPNetwork, policy: Policy) -> str:
     for network in policy.networks:
         for mine in network.subnets:
             if _overlap(subnet, mine):
-                return f"it overlaps {mine}, network {network.name} of this host ({policy.me.id})"
+                name = "" if network.name == str(mine) else f", network {network.name}"
+                return f"it overlaps {mine}{name} of this host ({policy.me.id})"
     for name, address in _underlay(policy):
         if _overlap(subnet, address):
             return f"it overlaps the underlay {address} on {name} of this host ({policy.me.id})"

@@ -16,7 +16,17 @@ from typing import NamedTuple
 
 from weft.backends.tunnel import vtep_mac
 from weft.core.ground import Stake, point, span
-from weft.model import IPNetwork, Node, Problem
+from weft.model import IPNetwork, Network, Node, Problem
+
+
+def called(network: str, subnet: IPNetwork) -> str:
+    """In words. A network that was announced without a name is called as its subnet is."""
+    return f"network {subnet}" if network == str(subnet) else f"network {network} {subnet}"
+
+
+def owner(node: Node, network: Network) -> str:
+    """Whose it is, in words: stacks of one host and VNI are one node, which has the first one's name."""
+    return f"node {node.id}" if network.stack in ("", node.stack, node.id) else f"stack {network.stack}"
 
 
 def settle(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
@@ -28,7 +38,7 @@ def settle(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
 
 class _Claim(NamedTuple):
     """One subnet of one node; sorts by address, larger subnets first. `last` is negated for that. `party`: who may
-    share it, a stack or else the node alone."""
+    share it, a stack or else the node alone; `owner`: who is to be named."""
 
     first: int
     negated_last: int
@@ -37,6 +47,7 @@ class _Claim(NamedTuple):
     network: str
     subnet: IPNetwork
     party: tuple[str, str]
+    owner: str
 
     @classmethod
     def of(cls, node: Node) -> Iterator[_Claim]:
@@ -45,7 +56,7 @@ class _Claim(NamedTuple):
             party = (network.stack, "" if network.stack else node.id)
             for subnet in network.subnets:
                 first, last = span(subnet)
-                yield cls(first, -last, since, node.id, network.name, subnet, party)
+                yield cls(first, -last, since, node.id, network.name, subnet, party, owner(node, network))
 
 
 def _unique_tunnels(nodes: Sequence[Node]) -> tuple[list[Node], list[Problem]]:
@@ -83,9 +94,10 @@ def _settle(nodes: list[Node]) -> tuple[list[Node], list[Problem]]:
             if rival is None:
                 held.add(claim)
             else:
-                refused[claim] = f"it overlaps {rival.subnet}, the older claim of node {rival.node} ({rival.network})"
+                name = "" if rival.network == str(rival.subnet) else f" ({rival.network})"
+                refused[claim] = f"it overlaps {rival.subnet}, the older claim of {rival.owner}{name}"
     problems = [
-        Problem(claim.node, f"node {claim.node}'s network {claim.network} {claim.subnet} is refused: {why}")
+        Problem(claim.node, f"{claim.owner}'s {called(claim.network, claim.subnet)} is refused: {why}")
         for claim, why in sorted(refused.items(), key=lambda item: (item[0].node, item[0].network, str(item[0].subnet)))
     ]
     gone = {(claim.node, claim.network, claim.subnet) for claim in refused}

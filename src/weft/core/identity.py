@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from weft.backends.tunnel import vtep_mac
 from weft.model import Host, IPAddress, IPInterface, Network, Node, Problem, Uplink
+
+
+class Names(NamedTuple):
+    """What an operator calls the settings. `underlay`: "" where there is no such setting."""
+
+    interface: str = "`interface`"
+    endpoint: str = "`endpoint`"
+    underlay: str = "`underlay`"
+
+
+NAMES = Names()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +36,7 @@ class Identity:
     underlay: int = 0
     mtu: int = 0
     source: str = "multicast"
+    names: Names = NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +138,9 @@ def overlay(host: Host, networks: Sequence[Network]) -> Iterator[IPAddress]:
 def _no_uplink(identity: Identity, host: Host, underlay: int) -> str:
     seen = ", ".join(u.name for u in host.uplinks) or "none"
     if identity.interface and not any(u.name == identity.interface for u in host.uplinks):
-        return f"there is no interface {identity.interface} (setting `interface`); found: {seen}"
+        return f"there is no interface {identity.interface} (setting {identity.names.interface}); found: {seen}"
     if identity.interface or identity.endpoints:
-        return f"no IPv{underlay} endpoint on the chosen uplink; set `endpoint` or `underlay`"
-    return f"no default route, so no uplink could be chosen; set `interface` or `endpoint` (interfaces: {seen})"
+        settings = " or ".join(filter(None, identity.names[1:]))
+        return f"no IPv{underlay} endpoint on the chosen uplink; set {settings}"
+    settings = " or ".join(identity.names[:2])
+    return f"no default route, so no uplink could be chosen; set {settings} (interfaces: {seen})"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from weft.backends.tunnel import OVERHEAD, no_ipv6
 from weft.core.acceptance import Accepted, Policy, accept
+from weft.core.dispute import called, owner
 from weft.core.ground import span
 from weft.core.stacks_here import Home, collisions, homes, odds
 from weft.core.stacks_peers import DISCOVERED as DISCOVERED
@@ -175,7 +176,7 @@ class _Taken:
         for node in nodes:
             for network in node.networks:
                 self._spans.extend(
-                    (*span(subnet), f"node {node.id}'s {subnet} in VNI {vni}") for subnet in network.subnets
+                    (*span(subnet), f"{owner(node, network)}'s {subnet} in VNI {vni}") for subnet in network.subnets
                 )
         kept: list[tuple[int, int, str]] = []
         for one in sorted(self._spans, key=lambda item: (item[0], -item[1], item[2])):
@@ -196,7 +197,7 @@ class _Taken:
                     other = self._other(subnet)
                     if other:
                         lost.add((network.stack, subnet))
-                        text = f"node {node.id}'s network {network.name} {subnet} in VNI {vni} is refused"
+                        text = f"{owner(node, network)}'s {called(network.name, subnet)} in VNI {vni} is refused"
                         problems.append(Problem(node.id, f"{text}: it overlaps {other}, which comes first"))
             left.append(_without(node, lost))
         return tuple(left), problems

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weft.backends.tunnel import vtep_mac
+from weft.core.dispute import called
 from weft.model import Host, IPAddress, IPNetwork, Network, Node, Problem
 from weft.wire.routing import RemoteStack, StackConfig
 
@@ -104,9 +105,8 @@ class _Desk:
     def _is_free(self, stack: StackConfig, network: Network, subnet: IPNetwork) -> bool:
         other = next((of for of, one in self._networks if of != stack.stack_id and meet(one, subnet)), None)
         if other is not None:
-            self._say(
-                stack, f"has the network {network.name} {subnet}, which overlaps stack {other}'s; {other}'s holds"
-            )
+            what = called(network.name, subnet)
+            self._say(stack, f"has the {what}, which overlaps stack {other}'s; {other}'s holds")
         return other is None
 
     def _own_spaces(self, stack: StackConfig, vni: int, networks: Sequence[Network]) -> tuple[IPNetwork, ...]:
