@@ -12,6 +12,7 @@ from weft.model import parse_mac
 from weft.objects import Address, Failure, NextHop, Object, Op, Route, Vxlan, Why
 from weft.targets.kernel.codec import Message, text
 from weft.targets.kernel.constants import IFLA_IFNAME, RTM_DELLINK
+from weft.targets.kernel.hearing import hear
 from weft.targets.kernel.links import IFINFO, LinkState
 from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.refusals import Refusals
@@ -130,9 +131,9 @@ def test_a_renamed_link_frees_its_name(mirror: Mirror) -> None:
 
 def test_a_vanished_link_of_ours_leaves_doubt_and_others_do_not(mirror: Mirror) -> None:
     mirror.put_link(link(ifindex=8, name="br0", vxlan=None, kind="bridge"))
-    mirror.hear(Message(RTM_DELLINK, 0, 0, 0, IFINFO.pack(0, 1, 8, 0, 0) + text(IFLA_IFNAME, "br0")))
+    hear(mirror, Message(RTM_DELLINK, 0, 0, 0, IFINFO.pack(0, 1, 8, 0, 0) + text(IFLA_IFNAME, "br0")))
     assert (mirror.doubtful, mirror.foreign) == (False, {})
-    mirror.hear(Message(RTM_DELLINK, 0, 0, 0, IFINFO.pack(0, 1, 7, 0, 0) + text(IFLA_IFNAME, DEV)))
+    hear(mirror, Message(RTM_DELLINK, 0, 0, 0, IFINFO.pack(0, 1, 7, 0, 0) + text(IFLA_IFNAME, DEV)))
     assert (mirror.doubtful, mirror.objects) == (True, {})
 
 

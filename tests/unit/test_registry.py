@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.core.backend_entries import backend_entries
 from weft.core.registering import (
     Decision,
     Moment,
     Write,
-    backend_entries,
     beside,
     complete,
     entries,

@@ -17,7 +17,8 @@ from weft.backends.tunnel import device_name
 from weft.core import registrar
 from weft.core import scene as scenery
 from weft.core.acceptance import Accepted, Policy, accept
-from weft.core.registering import backend_entries
+from weft.core.backend_entries import backend_entries
+from weft.core.extra_routes import Extra, extra_faults, extra_routes
 from weft.core.registrar import Cast, Home, Options
 from weft.core.registry import Announcement, Registry
 from weft.core.scene import Scene
@@ -165,8 +166,9 @@ class RegistrarWorld(Broken):
         self.chart = scenery.passable(scene, chart(sight, past))
         self.scene = replace(scene, courses=self.chart.courses)
         first, *rest = (self._whole(view) for view in scenery.views(self.scene))
+        routes = (*self.chart.routes, *extra_routes(self._extra()))
         problems = (*cast.problems, *self._faults, *accepted.problems)
-        return replace(first, beside=tuple(rest), routes=(*self.chart.routes, *self._extra()), problems=problems)
+        return replace(first, beside=tuple(rest), routes=routes, problems=problems)
 
     def _is_anothers(self, address: IPAddress, cast: Cast) -> bool:
         """FLANNELD_PUBLIC_IP came with another host's file: that host's lease would be taken for this one's."""
@@ -251,17 +253,9 @@ class RegistrarWorld(Broken):
         courses = ((node, self.chart.courses.get(node.id)) for node in view.nodes)
         return tuple((n.endpoints[0], c.gateway) for n, c in courses if c is not None and c.kind == "fdb" and c.gateway)
 
-    def _extra(self) -> Iterator[StaticRoute]:
-        """The routes of FLANNEL_ROUTES_EXTRA whose gateway is on a segment of this host's. One out of an interface that
-        isn't there takes no other host's network its place."""
-        names = {uplink.name for uplink in self.host.uplinks} if self.host is not None else set()
-        nodes = self.scene.nodes if self.scene is not None else ()
-        taken = {subnet for node in nodes for network in node.networks for subnet in network.subnets}
-        for extra in self.wishes.extra:
-            way = self.ways.get(extra.gateway)
-            dev = extra.interface or (way.dev if way is not None and way.gateway is None else "")
-            if dev and (dev in names or extra.dst not in taken):
-                yield StaticRoute(extra.dst, extra.gateway, dev, "settings", f"FLANNEL_ROUTES_EXTRA: {extra.text}")
+    def _extra(self) -> Extra:
+        names = frozenset(uplink.name for uplink in self.host.uplinks) if self.host is not None else frozenset[str]()
+        return Extra(self.wishes.extra, names, self.scene.nodes if self.scene is not None else (), self.ways)
 
     def _elsewhere(self) -> Iterator[Problem]:
         """FLANNELD_PUBLIC_IP may be that of a router before this host, or have been copied from another host's file."""
@@ -270,16 +264,6 @@ class RegistrarWorld(Broken):
         if asked is not None and asked not in own:
             text = f"FLANNELD_PUBLIC_IP = {asked} is no address of this host's: right behind NAT alone"
             yield Problem("settings", f"{text}, where UDP {registrar.PORT} to it has to be passed on here", wrong=False)
-
-    def _extra_faults(self) -> Iterator[Problem]:
-        names = {uplink.name for uplink in self.host.uplinks} if self.host is not None else set()
-        for extra in self.wishes.extra:
-            way, said = self.ways.get(extra.gateway), f"FLANNEL_ROUTES_EXTRA: {extra.text}"
-            if extra.interface and names and extra.interface not in names:
-                yield Problem("routes", f"{said}: there is no interface {extra.interface} with an address")
-            elif not extra.interface and extra.gateway in self.answered and (way is None or way.gateway is not None):
-                through = f"; packets for it go to {way.gateway} on {way.dev}: name that one" if way is not None else ""
-                yield Problem("routes", f"{said}: {extra.gateway} is on no segment of this host's{through}")
 
     # What the daemon's other parts ask of it.
 
@@ -357,7 +341,7 @@ class RegistrarWorld(Broken):
         yield from self.broken.values()
         yield from self.wishes.remarks
         yield from self._elsewhere()
-        yield from self._extra_faults()
+        yield from extra_faults(self._extra(), self.answered)
         if self.host is not None and self.scene is not None and self.scene.own_device:
             yield from registrar.sealed(self.host, device_name(self.wishes.options.vni))
         if self.engine is not None:

@@ -107,7 +107,7 @@ class Registry:
 class Announcement:
     """What this host is to have in etcd. `networks`: those not exposed are left out. `status`: the time in it is set
     when it is written. `note`: likewise its machine and instance, and since and groups, which follow from `networks`.
-    `entries`: see `registering.backend_entries`."""
+    `entries`: see `backend_entries.py`."""
 
     host: str
     networks: tuple[Network, ...] = ()

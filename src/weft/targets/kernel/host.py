@@ -51,8 +51,8 @@ from weft.targets.kernel.links import (
     LinkState,
     decode_address,
     decode_link,
+    is_kernels_own,
 )
-from weft.targets.kernel.mirror import is_kernels_own
 from weft.targets.kernel.netns import inside
 from weft.targets.kernel.socket import DUMP_BUFFER, DumpInterrupted, NetlinkSocket, complete
 

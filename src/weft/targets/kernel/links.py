@@ -52,6 +52,7 @@ from weft.targets.kernel.constants import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
+    RT_SCOPE_LINK,
     RTEXT_FILTER_SKIP_STATS,
     RTM_DELADDR,
     RTM_DELLINK,
@@ -226,3 +227,8 @@ def _encode_address(action: str, thing: Address, ifindex: int, sequence: int) ->
         return request(RTM_DELADDR, 0, sequence, body)
     body += u32(IFA_FLAGS, IFA_F_NODAD | IFA_F_NOPREFIXROUTE)
     return request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, sequence, body)
+
+
+def is_kernels_own(scope: int, version: int) -> bool:
+    """The link-local address that the kernel gives to every IPv6 link."""
+    return version == 6 and scope == RT_SCOPE_LINK

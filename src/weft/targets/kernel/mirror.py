@@ -17,25 +17,8 @@ from collections.abc import Set as AbstractSet
 
 from weft.model import IPAddress, Mac
 from weft.objects import PROTOCOL, Address, Fdb, Key, Link, NextHop, NextHopGroup, Object, Op, Route
-from weft.targets.kernel.codec import Message
-from weft.targets.kernel.constants import (
-    AF_BRIDGE,
-    RT_SCOPE_LINK,
-    RTM_DELADDR,
-    RTM_DELLINK,
-    RTM_DELNEIGH,
-    RTM_DELNEXTHOP,
-    RTM_DELROUTE,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
-    RTM_NEWNEIGH,
-    RTM_NEWNETCONF,
-    RTM_NEWNEXTHOP,
-    RTM_NEWROUTE,
-)
-from weft.targets.kernel.entries import decode_entry
-from weft.targets.kernel.hops import RouteState, decode_hop, decode_route
-from weft.targets.kernel.links import LinkState, decode_address, decode_link
+from weft.targets.kernel.hops import RouteState
+from weft.targets.kernel.links import LinkState
 from weft.targets.kernel.refusals import Refusals
 from weft.targets.kernel.sharing import (
     REGISTRARS,
@@ -48,7 +31,6 @@ from weft.targets.kernel.sharing import (
     is_left_elsewhere,
     is_shared,
 )
-from weft.targets.kernel.sysctl import forwarding_of
 
 MARK = "weft:"
 
@@ -301,106 +283,10 @@ class Mirror:
             self._echoes.update([request[4:6] + request[16:] for request in self._echoing.pop()])
         return received[4:6] + received[16:-20] in self._echoes
 
-    # What the kernel tells.
+    # What the kernel tells (`hearing.py`).
 
-    def hear(self, message: Message) -> None:
-        """Follow one notification. Raises NetlinkDecodeError."""
-        self.file_written()
-        kind = message.kind
-        if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
-            self._hear_entry(message)
-        elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
-            self._hear_route(message)
-        elif kind in (RTM_NEWNEXTHOP, RTM_DELNEXTHOP):
-            self._hear_hop(message)
-        elif kind in (RTM_NEWLINK, RTM_DELLINK):
-            self._hear_link(message)
-        elif kind in (RTM_NEWADDR, RTM_DELADDR):
-            self._hear_address(message)
-        elif kind == RTM_NEWNETCONF:
-            path = forwarding_of(message)
-            self.touched.update({("sysctl", path)} if path else ())
-
-    def _hear_link(self, message: Message) -> None:
-        if message.body[:1] == bytes([AF_BRIDGE]):
-            return  # a bridge port's state
-        link = decode_link(message)
-        if link.ifindex in self.written_links:
-            return
-        was_ours = link.ifindex in self.names
-        old = self.links.get(link.ifindex)
-        if message.kind == RTM_DELLINK:
-            self.drop_link(link.ifindex)
-            self.doubtful |= was_ours
-            self._watch_carrier(old, None)
-            return
-        if old == link:
-            return
-        self.put_link(link)
-        self._watch_carrier(old, link)
-        if old is None or not was_ours or link.ifindex not in self.names:
-            self.doubtful |= was_ours or link.ifindex in self.names
-            return
-        if (old.name, old.mac, old.master) != (link.name, link.mac, link.master) or (old.up and not link.up):
-            self.doubtful = True
-        self.touched.add(("link", link.name))
-
-    def _watch_carrier(self, old: LinkState | None, new: LinkState | None) -> None:
-        """A link changed, came (`old` None) or went (`new` None). If it went, went down or is another's port now, its
-        routes went too; another MAC is a sign that its owner sets it up anew."""
-        for link in (old, new):
-            if link is not None:
-                self.refusals.retry(link.name)
-        if old is not None and old.name in self.carriers:
-            stayed = new is not None and (old.name, old.master, old.mac) == (new.name, new.master, new.mac)
-            self.doubtful |= new is None or not stayed or (old.up and not new.up)
-        if old is not None and (new is None or (old.up and not new.up)):
-            self.refusals.swept()
-
-    def _hear_address(self, message: Message) -> None:
-        state = decode_address(message)
-        name = self.names.get(state.ifindex)
-        other = self.others.get(state.ifindex, "")
-        added = message.kind == RTM_NEWADDR
-        if not added:
-            self.doubtful |= state.address.ip in self.sources or (name or other) in self.carriers
-            self.refusals.swept()
-        self.refusals.retry(other)
-        if name is not None and not is_kernels_own(state.scope, state.address.version):
-            thing = Address(name, state.address)
-            self._follow(thing.key, thing if added else None)
-
-    def _hear_entry(self, message: Message) -> None:
-        found = decode_entry(message, self.names)
-        if found is None:
-            return
-        key, entry = found
-        self._follow(key, entry if message.kind == RTM_NEWNEIGH else None)
-
-    def _hear_hop(self, message: Message) -> None:
-        state = decode_hop(message, self.names, self.hops)
-        key = ("nexthop", state.id)
-        if message.kind == RTM_NEWNEXTHOP and state.ours and state.hop is not None:
-            self._follow(key, state.hop)
-            self.hops[state.id] = state.hop.dev
-        elif key in self.objects:
-            self.doubtful = True
-
-    def _hear_route(self, message: Message) -> None:
-        state = decode_route(message, self.route_links, self.hops)
-        if state is None:
-            return
-        route = self.own_route(state)
-        if route is not None:
-            self._follow(state.key, route if message.kind == RTM_NEWROUTE else None)
-            self.sources.add(route.src)
-            self.carriers.add(route.dev)
-        elif message.kind == RTM_DELROUTE:
-            self.refusals.freed(state.key)
-        elif state.key in self.objects:
-            self._follow(state.key, None)  # somebody put another route in the place of ours
-
-    def _follow(self, key: Key, thing: Object | None) -> None:
+    def follow(self, key: Key, thing: Object | None) -> None:
+        """This is what stands under `key` now, None for nothing more."""
         if self.objects.get(key) == thing:
             return
         self.doubtful |= self._raced
@@ -416,8 +302,3 @@ def _is_on(thing: Object, hops: set[int]) -> bool:
     if type(thing) is NextHopGroup:
         return not hops.isdisjoint(thing.members)
     return type(thing) is Route and thing.nexthop in hops
-
-
-def is_kernels_own(scope: int, version: int) -> bool:
-    """The link-local address that the kernel gives to every IPv6 link."""
-    return version == 6 and scope == RT_SCOPE_LINK

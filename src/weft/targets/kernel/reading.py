@@ -32,8 +32,8 @@ from weft.targets.kernel.constants import (
 from weft.targets.kernel.entries import decode_entry, fdb_of, neighbours_of
 from weft.targets.kernel.groups import ALL_GROUPS
 from weft.targets.kernel.hops import decode_hop, decode_route, hops_of, metric_of, outgoing, routes_of
-from weft.targets.kernel.links import ALL_ADDRESSES, ALL_LINKS, decode_address, decode_link
-from weft.targets.kernel.mirror import Mirror, is_kernels_own
+from weft.targets.kernel.links import ALL_ADDRESSES, ALL_LINKS, decode_address, decode_link, is_kernels_own
+from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.socket import DUMP_BUFFER, DumpInterrupted, NetlinkSocket, complete
 
 Result = TypeVar("Result")

@@ -30,6 +30,7 @@ from weft.targets.kernel.constants import (
     RTNLGRP_NEXTHOP,
 )
 from weft.targets.kernel.devices import Devices
+from weft.targets.kernel.hearing import hear
 from weft.targets.kernel.mirror import Mirror
 from weft.targets.kernel.reading import fill
 from weft.targets.kernel.sharing import Left, Shared
@@ -289,7 +290,7 @@ class KernelTarget:
     def _hear(self, received: bytes) -> None:
         try:
             for message in messages(received):
-                self._mirror.hear(message)
+                hear(self._mirror, message)
         except NetlinkDecodeError:
             self._mirror.doubtful = True
 
