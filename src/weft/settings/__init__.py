@@ -6,7 +6,6 @@ The fields of `Settings` are the one table: names, types, defaults and texts; do
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
@@ -295,7 +294,9 @@ def _value(key: str, given: object, origin: str) -> Any:
     """One setting's value from text or YAML; `origin` is how the user wrote the key."""
     hint = _HINTS.get(key)
     if hint is None:
-        near = difflib.get_close_matches(key, _HINTS, n=1, cutoff=0.5)
+        from difflib import get_close_matches  # for a slip of the pen only
+
+        near = get_close_matches(key, _HINTS, n=1, cutoff=0.5)
         hope = f"did you mean {near[0]} ({PREFIX}{near[0].upper()})?" if near else f"known are {', '.join(_HINTS)}"
         raise SettingsError(f"{origin} = {given!r}: there is no setting {key!r}; {hope}")
     try:
@@ -363,7 +364,9 @@ def nearest(given: object, hint: object) -> str:
     arm = get_args(hint)[0]
     if get_origin(arm) is Literal:
         choices = [str(c) for c in get_args(arm)]
-        near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.3)
+        from difflib import get_close_matches  # for a slip of the pen only
+
+        near = get_close_matches(str(given), choices, n=1, cutoff=0.3)
         return f"; one of {', '.join(choices)}" + (f" (did you mean {near[0]}?)" if near else "")
     if isinstance(given, str) and "/" in given and get_origin(arm) is tuple:
         return _masked(given)

@@ -7,7 +7,6 @@ same in the document's words, under `discovery:`; the environment wins over it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -197,7 +196,9 @@ def _field(key: str, value: object, path: Path) -> tuple[str, Any]:
     origin = f"{path}: discovery.{key}"
     if variable not in VARIABLES or variable in ALSO:
         known = sorted({*WORDS, *(name.lower() for name in VARIABLES.difference(ALSO, WORDS.values()))})
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        from difflib import get_close_matches  # for a slip of the pen only
+
+        near = get_close_matches(key, known, n=1, cutoff=0.5)
         raise SettingsError(
             f"{origin}: there is no such setting; "
             + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")

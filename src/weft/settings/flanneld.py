@@ -7,7 +7,6 @@ the one table; a flag's name is the field's with dashes.
 
 from __future__ import annotations
 
-import difflib
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -158,7 +157,9 @@ def _flags(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def _unknown(name: str, word: str) -> str:
     if name in ELSEWHERE:
         return f"{word}: weft flanneld is for hosts without Kubernetes; its leases are in etcd (-etcd-endpoints)"
-    near = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.6)
+    from difflib import get_close_matches  # for a slip of the pen only
+
+    near = get_close_matches(name, DEFAULTS, n=1, cutoff=0.6)
     hope = f"did you mean -{near[0]}?" if near else "`weft flanneld -help` lists them"
     return f"{word}: there is no such flag; {hope}"
 

@@ -6,7 +6,6 @@ An empty variable is one that is not set, since Compose files write `NAME=${NAME
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +66,9 @@ class Variables(Generic[S]):
         remarks = []
         for name in sorted(environment):
             if re.match(pattern, name) and name not in self.names:
-                near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.8)
+                from difflib import get_close_matches  # for a slip of the pen only
+
+                near = get_close_matches(name, self.names, n=1, cutoff=0.8)
                 if near:
                     remarks.append(f"{name} is no variable of {daemon}'s; did you mean {near[0]}?")
         return remarks

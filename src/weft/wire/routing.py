@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 from weft.errors import WireError
 from weft.model import IPAddress, IPNetwork, Network
-from weft.wire.yaml_fields import Fields, fault
-from weft.wire.yaml_tree import Tree, read_yaml
+from weft.wire.yaml_fields import Fields, Tree, fault
 
 FILE = "routing.yaml"
 LAST_VNI = 0xFFFFFF
@@ -85,6 +84,8 @@ def decode_routing(text: str) -> RoutingConfig:
 
 
 def _decode(text: str) -> RoutingConfig:
+    from weft.wire.yaml_tree import read_yaml  # PyYAML: 1.5 MiB, and 20 ms, for who has a file
+
     tree = read_yaml(text)
     if tree == "":
         raise WireError("it is empty; the least that it holds is `version: 1`")

@@ -4,17 +4,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from weft.errors import WireError
 from weft.model import IPAddress, IPNetwork
-from weft.wire.yaml_tree import Tree, shown
+
+Tree: TypeAlias = "str | list[Tree] | dict[str, Tree]"
 
 NOTHING = ("", "~", "null")
 LONGEST_NAME = 253
 """Octets, as in the messages of a discovery."""
+SHOWN = 60
+"""Characters of a value that an error shows."""
+
+
+def shown(value: object) -> str:
+    """A value for an error's text, however large it is."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= SHOWN else f"{value[:SHOWN]!r}… ({len(value)} characters)"
+    return f"a list of {len(value)}" if isinstance(value, list) else "a mapping (`key: value`)"
 
 
 def fault(where: str, value: object, right: str) -> NoReturn:
@@ -34,6 +43,8 @@ class Fields:
         self._tree = tree
         for key in tree:
             if key not in keys:
+                from difflib import get_close_matches  # for a slip of the pen only
+
                 near = get_close_matches(key[:LONGEST_NAME], keys, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise WireError(f"{self.at(key)}: there is no such key; {hint}({', '.join(keys)})")

@@ -8,19 +8,16 @@ stays the text that it is, and what no honest file needs is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
 from weft.errors import WireError
-
-Tree: TypeAlias = "str | list[Tree] | dict[str, Tree]"
+from weft.wire.yaml_fields import Tree, shown
 
 LONGEST = 1 << 20
 """Characters: a thousand stacks take 150,000."""
 DEEPEST = 16
-SHOWN = 60
-"""Characters of a value that an error shows."""
 
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # PyYAML may have been built without libyaml
 
@@ -97,13 +94,6 @@ class _Builder:
             elif inside or one.key is not None:
                 path += f".{list(one.tree)[-1] if inside else one.key}"
         return path.lstrip(".") or "the file"
-
-
-def shown(value: object) -> str:
-    """A value for an error's text, however large it is."""
-    if isinstance(value, str):
-        return repr(value) if len(value) <= SHOWN else f"{value[:SHOWN]!r}… ({len(value)} characters)"
-    return f"a list of {len(value)}" if isinstance(value, list) else "a mapping (`key: value`)"
 
 
 def _reason(error: Exception) -> str:
