@@ -21,8 +21,8 @@ from weft.agent.peer_events import PeerEvents
 from weft.agent.reconcile import Reconciler
 from weft.agent.router import RouterWorld, Wishes
 from weft.agent.routing_file import RoutingFile
+from weft.agent.stacks import identity_of
 from weft.backends.tunnel import device_of
-from weft.core.identity import Identity
 from weft.core.stacks import Options
 from weft.daemons import telemetry
 from weft.daemons.confinement import confine, legacy_rules
@@ -213,16 +213,7 @@ def name_of(settings: RouterSettings, stacks: tuple[StackConfig, ...]) -> str:
 
 
 def _wishes(settings: RouterSettings, mark: str, routes_file: Path) -> Wishes:
-    identity = Identity(
-        id=settings.peer_id,
-        vni=0,
-        port=settings.vxlan_port,
-        version=__version__,
-        interface=settings.interface,
-        endpoints=settings.host_ip,
-        mtu=settings.mtu,
-        source=ROLE,
-    )
+    identity = identity_of(settings, None, __version__, ROLE)
     options = Options(
         settings.allowed,
         settings.dynamic_routes,
