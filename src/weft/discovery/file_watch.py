@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from asyncinotify import Inotify, Mask
+from weft.targets.inotify import Inotify, Mask
 
 log = logging.getLogger("weft")
 
@@ -76,7 +76,7 @@ class PathWatch:
 
     def _watch(self, places: tuple[tuple[Path, tuple[int, int]], ...]) -> None:
         self.close()
-        self._inotify = Inotify(sync_timeout=0)
+        self._inotify = Inotify()
         self._loop.add_reader(self._inotify.fd, self._read)
         for folder, _ in places:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it went just now: the next look sees it
@@ -87,14 +87,15 @@ class PathWatch:
     def _read(self) -> None:
         news = False
         for _ in range(AT_ONCE):
-            event = self._inotify.sync_get() if self._inotify is not None else None
+            event = self._inotify.next() if self._inotify is not None else None
             if event is None:
                 break
-            folder = event.watch.path if event.watch is not None else None
-            if event.mask & GONE or event.name is None or not isinstance(folder, Path):
+            if event.mask & GONE or not event.name or event.folder is None:
                 news = True  # a folder went, or events were lost
                 self._places = ()  # a new folder may well have the old one's number
             else:
-                news |= str(event.name) == self._names.get(folder)
+                news |= event.name == self._names.get(event.folder)
+        else:
+            self._loop.call_soon(self._read)  # what was read with them makes nothing readable any more
         if news:
             self._heard()

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from asyncinotify import Inotify, Mask, Watch
+from weft.targets.inotify import Inotify, Mask
 
 TOUCHED = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.CREATE | Mask.ATTRIB
 GONE = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED
@@ -23,8 +23,8 @@ class FolderWatch:
     def __init__(self, paths: Iterable[str], heard: Callable[[], None]) -> None:
         self._paths = frozenset(map(Path, paths))
         self._heard = heard
-        self._watches: dict[Path, Watch] = {}
-        self._inotify = Inotify(sync_timeout=0)
+        self._watches: dict[Path, int] = {}
+        self._inotify = Inotify()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._inotify.fd, self._read)
         self.renew()
@@ -43,20 +43,19 @@ class FolderWatch:
 
     def _read(self) -> None:
         news = False
-        while (event := self._inotify.sync_get()) is not None:
-            folder = event.watch.path if event.watch is not None else None
+        while (event := self._inotify.next()) is not None:
             if event.mask & GONE:
                 news = True
-                self._forget(folder, event.mask)
-            elif isinstance(folder, Path) and event.name is not None:
-                news |= folder / event.name in self._paths
+                self._forget(event.folder, event.mask)
+            elif event.folder is not None and event.name:
+                news |= event.folder / event.name in self._paths
             else:
                 news = True  # events were lost
         if news:
             self._heard()
 
-    def _forget(self, folder: object, mask: Mask) -> None:
-        watch = self._watches.pop(folder, None) if isinstance(folder, Path) else None
+    def _forget(self, folder: Path | None, mask: int) -> None:
+        watch = self._watches.pop(folder, None) if folder is not None else None
         if watch is not None and not mask & Mask.IGNORED:
             try:
                 self._inotify.rm_watch(watch)  # a folder that was moved is watched wherever it went
