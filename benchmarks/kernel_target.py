@@ -23,7 +23,7 @@ from benchmarks.namespace import namespace
 from weft.daemons.process import spare_the_collector
 from weft.model import Mac, mac_text
 from weft.objects import Fdb, Link, Neighbour, NextHop, Object, Op, Route, Vxlan, Why
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 
 DEV = "vxlan4096"
 OWNER = "weft:agent:bench"

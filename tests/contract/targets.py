@@ -29,7 +29,7 @@ from weft.objects import (
     Why,
 )
 from weft.targets import Target
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 from weft.targets.memory import MemoryTarget
 
 OWNER = "weft:agent:me"

@@ -18,7 +18,7 @@ from weft.core.ruleset import HOOKS
 from weft.model import Host, Multipath, Profile, Relay, View
 from weft.objects import ZERO_MAC, Chain, Jump, Key, Object, Op, Sysctl
 from weft.targets.firewall import FirewallTarget
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 
 CHAINS = frozenset((family, table, chain) for family in (4, 6) for table, chain in HOOKS)
 HOST = Host((uplink(),), chains=CHAINS)

@@ -23,7 +23,7 @@ from weft.core.diff import Facts, diff
 from weft.core.plan import plan
 from weft.model import Host, Node, Profile, Relay, View, mac_text
 from weft.objects import Chain, Jump
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 
 pytestmark = needs_root
 

@@ -24,7 +24,7 @@ from weft.core.diff import Facts, diff
 from weft.core.plan import Plan, plan
 from weft.model import Host, Multipath, Node, Profile, Relay, View
 from weft.objects import ZERO_MAC, Op, Route, Sysctl
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 
 pytestmark = needs_root
 

@@ -25,7 +25,7 @@ from weft.core.layered import Layered
 from weft.core.plan import Plan, Wanted, plan
 from weft.model import Host, Mac, Node, Profile, mac_text, parse_mac
 from weft.objects import Chain, Jump, NextHop, Object, Op, Route, Sysctl
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 
 pytestmark = needs_root
 

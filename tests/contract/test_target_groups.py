@@ -40,7 +40,7 @@ from tests.support.needs import needs_root
 from weft.core.diff import Facts, diff
 from weft.model import parse_mac
 from weft.objects import ZERO_MAC, Address, Fdb, Link, NextHop, NextHopGroup, Object, Op, Route, Sysctl, Vxlan
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 from weft.targets.memory import MemoryTarget
 
 SECOND = NextHop(HOP + 10, DEV, ip_address("192.0.2.3"))

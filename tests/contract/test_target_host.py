@@ -15,11 +15,10 @@ from tests.support.namespace import Namespace, namespace
 from tests.support.needs import needs_root
 from weft.errors import KernelError
 from weft.model import DefaultRoute, Host, Uplink
-from weft.targets.kernel import HostFacts, read_host
 from weft.targets.kernel.codec import u32
 from weft.targets.kernel.constants import AF_INET, RTA_TABLE, RTM_GETROUTE
 from weft.targets.kernel.hops import RTMSG
-from weft.targets.kernel.host import PAUSE
+from weft.targets.kernel.host import PAUSE, HostFacts, read_host
 from weft.targets.kernel.socket import NetlinkSocket
 
 pytestmark = needs_root

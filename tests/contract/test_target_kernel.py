@@ -47,8 +47,8 @@ from weft.core.plan import Wanted
 from weft.errors import TargetError
 from weft.model import Mac
 from weft.objects import Link, Neighbour, NextHop, Route, Sysctl, Vxlan
-from weft.targets.kernel import KernelTarget
 from weft.targets.kernel.links import encode_link_add
+from weft.targets.kernel.target import KernelTarget
 
 pytestmark = needs_root
 

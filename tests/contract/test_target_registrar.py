@@ -41,7 +41,7 @@ from weft.core.plan import plan
 from weft.model import Host, Node, Profile, StaticRoute, View, mac_text, parse_mac
 from weft.objects import Chain, Jump, Link, Op, Route, Sysctl
 from weft.targets import Target
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 from weft.targets.memory import MemoryTarget
 
 REGISTRAR = "weft:registrar:me"

@@ -42,7 +42,7 @@ from weft.agent.reconcile import Reconciler
 from weft.backends.tunnel import spread
 from weft.model import Profile
 from weft.objects import Link, NextHop, Object, Route, Vxlan
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 from weft.targets.memory import FIREWALL_KINDS, MemoryTarget
 
 UP = "up0"

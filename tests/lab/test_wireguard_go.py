@@ -27,7 +27,7 @@ from weft.core.plan import Wanted
 from weft.model import IPNetwork, Node, Profile, WireguardEnd
 from weft.objects import Key, Op, Why
 from weft.targets import Target
-from weft.targets.kernel import KernelTarget
+from weft.targets.kernel.target import KernelTarget
 from weft.targets.wireguard import WireguardTarget
 from weft.targets.wireguard_tools import HostKey, Tools, host_key
 

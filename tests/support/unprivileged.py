@@ -33,8 +33,8 @@ from weft.daemons.confinement import MACHINES, MSG_FASTOPEN, REFUSED, TUNSETIFF,
 from weft.daemons.privileges import drop, libc_syscall
 from weft.model import Host
 from weft.targets.firewall import FirewallTarget
-from weft.targets.kernel import KernelTarget
 from weft.targets.kernel.bpf import Line, assemble
+from weft.targets.kernel.target import KernelTarget
 
 Tried = dict[str, str]
 ROUTER = frozenset({"NET_ADMIN"})

@@ -1,4 +1,5 @@
-"""The Linux kernel as a target, over netlink. `KernelTarget` carries a plan out, `HostFacts` tells what it depends on.
+"""The Linux kernel as a target, over netlink. `target` carries a plan out, `host` tells what it depends on: who only
+asks (`weft discovery`) does not load the other.
 
 constants          the kernel's numbers
 codec              framing, attributes, acknowledgements
@@ -10,8 +11,3 @@ devices writing    ops → requests → failures;  sysctl, words
 ways underlay      how packets would leave for other hosts, and when that may have changed
 target host ways   what others use
 """
-
-from weft.targets.kernel.host import HostFacts, read_host
-from weft.targets.kernel.target import KernelTarget
-
-__all__ = ["HostFacts", "KernelTarget", "read_host"]
