@@ -198,6 +198,16 @@ async def test_two_vnis_are_two_devices_and_one_of_them_may_go(tmp_path: Path) -
     ]
 
 
+def test_an_uplink_that_went_takes_no_answer_with_it() -> None:
+    """/health asks for the routes, whatever this host has just lost."""
+    one = world()
+    one.data = data(B)
+    one.view()
+    assert [row.stack for row in one.routes()] == ["stack-b"]
+    one.host = Host(())
+    assert (one.view(), one.routes(), one.fates()) == (None, (), ())
+
+
 def test_without_an_uplink_nothing_is_planned_and_that_is_said() -> None:
     one = world(facts=Host())
     assert one.view() is None

@@ -199,7 +199,7 @@ class RouterWorld(Broken):
     def _route_rows(self, views: tuple[View, ...]) -> tuple[tuple[RouteRow, ...], str]:
         """The routes, and routes.json with them."""
         if self._routes is None or self._routes[0] is not views:
-            overlays = self._drawn[0].overlays if self._drawn is not None else ()
+            overlays = self._drawn[0].overlays if views and self._drawn is not None else ()  # none: no uplink just now
             pairs = zip(views, overlays, strict=True)
             rows = tuple(row for view, overlay in pairs for row in sorted(_rows(view, overlay), key=_by_destination))
             text = encode_routes(RuntimeRoute(r.destination, r.next_hop, r.interface, r.source) for r in rows)
