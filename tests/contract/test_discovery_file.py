@@ -88,6 +88,17 @@ def path(tmp_path: Path) -> Path:
     return folder / "discovery.json"
 
 
+async def test_what_could_not_be_read_is_looked_at_again_before_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder that may not be entered, the kernel tells nothing."""
+    monkeypatch.setattr(discovery_file, "AGAIN", 0.02)
+    async with reading(path, watch=False) as reader:
+        await reader.hears("missing")
+        replace(path, "a")
+        await reader.have("a")
+
+
 async def test_each_replacement_is_read(path: Path) -> None:
     replace(path, "a")
     async with reading(path) as reader:
