@@ -120,6 +120,19 @@ def test_an_ipv4_address_that_is_gone_for_a_moment_does_not_move_the_tunnels_to_
     assert renewed.node.endpoints == (ip_address("192.0.2.9"),)
 
 
+def test_a_default_route_that_goes_takes_no_uplink_along() -> None:
+    had = (ip_address("192.0.2.1"),)
+    without = Host((BRIDGE, uplink("eth0", "192.0.2.1/24", default=()), WG))
+    here = describe(ME, without, [], had)
+    assert here.node is not None
+    assert (here.uplink, here.node.endpoints) == ("eth0", had)
+    assert describe(ME, without, []).node is None, "nothing was known before"
+    gone = describe(ME, Host((BRIDGE, WG)), [], had)
+    assert gone.node is None
+    assert gone.problem is not None
+    assert "no default route" in gone.problem.message
+
+
 def test_the_overlay_address_is_this_hosts_own_in_its_oldest_exposed_network() -> None:
     networks = [
         network("young", "10.5.0.0/24", since=9.0),

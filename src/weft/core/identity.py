@@ -51,14 +51,15 @@ class Self:
 
 def describe(identity: Identity, host: Host, networks: Sequence[Network], current: tuple[IPAddress, ...] = ()) -> Self:
     """This host as the others are to know it. `current`: the endpoints that it has had until now; they are kept while
-    the uplink has them, for another one means another device, here and in every peer's tables.
+    the uplink has them, for another one means another device, here and in every peer's tables; also while there is no
+    default route (it went with a cable that was pulled, say), for nothing else is known of the uplink then.
 
     A host that has IPv6, too, and loses its IPv4 address (it is renewed; somebody sets the interface up anew) would
     have all its tunnels over IPv6 at once, to peers that have them over IPv4: it takes no part until that is back."""
-    uplink = _uplink(identity, host)
+    uplink = _uplink(identity, host) or next((u for u in host.uplinks if _has_any(u, current)), None)
     endpoints = identity.endpoints or (_endpoints(uplink, host, current) if uplink else ())
     lost = next((a for a in current if a.version == 4), None)
-    if lost is not None and not identity.underlay and not any(a.version == 4 for a in endpoints):
+    if lost is not None and not identity.underlay and endpoints and all(a.version == 6 for a in endpoints):
         text = f"this host has lost its address {lost}, where its tunnels end: all is kept as it is until it is back"
         return Self(None, 4, problem=Problem(identity.id, f"{text}; for tunnels over IPv6, restart weft"))
     underlay = identity.underlay or (4 if any(a.version == 4 for a in endpoints) else 6)
@@ -78,6 +79,10 @@ def describe(identity: Identity, host: Host, networks: Sequence[Network], curren
         source=identity.source,
     )
     return Self(node, underlay, uplink.name if uplink else identity.interface)
+
+
+def _has_any(uplink: Uplink, addresses: tuple[IPAddress, ...]) -> bool:
+    return any(a.ip in addresses for a in uplink.addresses)
 
 
 def _uplink(identity: Identity, host: Host) -> Uplink | None:
