@@ -117,6 +117,17 @@ def test_an_address_that_nobody_else_may_have(address: str, why: str, mac: Mac |
     assert "172.22.0.0/16" in routed(found)
 
 
+def test_a_host_ip_inside_of_the_tunnel_can_not_be_reached() -> None:
+    odd = peer("odd", "192.168.100.9", "192.168.100.9", "172.29.0.0/16", since=200.0)
+    found = survey(scene(C, odd))
+    assert "172.29.0.0/16" not in routed(found)
+    assert messages(found, wrong=True) == [
+        "stack odd can't be reached: its host_ip lies in VXLAN_SUBNET 192.168.100.0/24, inside of the tunnel"
+    ]
+    wide = stack(vxlan_subnets=(ip_network("10.0.0.0/8"),), local_vxlan_ips=(ip_address("10.9.9.1"),))
+    assert "172.22.0.0/16" in routed(survey(scene(C, stacks=(wide,)))), "a link's own subnet is preferred"
+
+
 def test_of_two_with_one_address_the_one_with_the_older_network_has_it_whoever_sorts_first() -> None:
     one = peer("bbb", "10.0.0.8", "192.168.100.8", "172.28.0.0/16", since=50.0)
     two = peer("aaa", "10.0.0.9", "192.168.100.8", "172.29.0.0/16", since=60.0)

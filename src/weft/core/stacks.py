@@ -101,6 +101,7 @@ def survey(scene: Scene, previous: Survey | None = None) -> Survey:
     lacking = no_ipv6(scene.host, scene.me.mtu - OVERHEAD[scene.underlay])
     if lacking:
         found = tuple(replace(home, me=_of_ipv4(home.me)) for home in found)
+    links = tuple(dict.fromkeys(address.network for link in scene.host.uplinks for address in link.addresses))
     peers, elsewhere = _by_vni(scene, found)
     claims: dict[int, Claims] = {}
     accepted: dict[int, Accepted] = {}
@@ -110,7 +111,7 @@ def survey(scene: Scene, previous: Survey | None = None) -> Survey:
     for home in found:
         vni = home.vni
         before = previous.claims.get(vni) if previous is not None else None
-        claims[vni] = read_claims(peers[vni], Terms(home, scene.options, scene.underlay), before or Claims())
+        claims[vni] = read_claims(peers[vni], Terms(home, scene.options, scene.underlay, links), before or Claims())
         policy = _policy(home, found, scene, lacking)
         accepted[vni] = accept(claims[vni].nodes, policy, previous.accepted.get(vni) if previous is not None else None)
         nodes, refused = taken.after(vni, accepted[vni].nodes)

@@ -49,11 +49,12 @@ class _Said(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What peers are read by."""
+    """What peers are read by. `links`: subnets of this host's other interfaces."""
 
     home: Home
     options: Options
     underlay: int
+    links: tuple[IPNetwork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,9 @@ def _judge(peer: Node, way: Way, terms: Terms) -> _Said:
     """One peer by itself."""
     announced = sum(len(network.subnets) for network in peer.networks)
     flooded = peer.mac == ZERO_MAC or (terms.options.flood and bool(way.overlay))
+    inside = _inside(peer, terms)
+    if inside is not None:
+        return _refused(peer, way, f"can't be reached: its host_ip lies in VXLAN_SUBNET {inside}, inside of the tunnel")
     if flooded and not way.overlay:
         return _refused(peer, way, "can't be reached: it tells neither a MAC address nor a vxlan_ip that it can have")
     if way.listed is None and announced > terms.options.max_networks:
@@ -126,6 +130,18 @@ def _judge(peer: Node, way: Way, terms: Terms) -> _Said:
             notes.append(Note(peer.id, text))
         networks = kept
     return _Said(peer, way, replace(peer, networks=networks, overlay=way.overlay), tuple(notes))
+
+
+def _inside(peer: Node, terms: Terms) -> IPNetwork | None:
+    """The overlay's subnet that the tunnel's own packets to this peer would be sent into: nothing that is preferred
+    leads them out of another link."""
+    endpoint = peer.endpoint(terms.underlay)
+    space = next((one for one in terms.home.spaces if endpoint is not None and endpoint in one), None)
+    if space is None or endpoint is None:
+        return None
+    if any(endpoint in link and link.prefixlen >= space.prefixlen for link in terms.links):
+        return None
+    return space
 
 
 def _refused(peer: Node, way: Way, why: str) -> _Said:
