@@ -200,6 +200,19 @@ class StaticRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class TableRoute:
+    """A route that a cloud's route table is to have. `table`: its name there (a VPC network, AWS' rtb-…). `via`: the
+    address of the host that takes the packets. `source`, `peer`, `rule`: who asked, about whom, in which words."""
+
+    table: str
+    dst: IPNetwork
+    via: IPAddress
+    source: str
+    peer: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
 class Multipath:
     """A subnet that several nodes take packets for. `ends`: theirs, two or more, sorted by id. `mtu`: of the narrowest
     of their uplinks, octets, 0: not known. `source`: who says so, `rule`: in which words."""
@@ -330,7 +343,7 @@ class View:
     they are synced are this View's. `routes`: others than those to the nodes' networks. `apart`: pairs of subnets that
     may not talk with each other, in either direction. `diverted`: endpoint → where this host's tunnel packets to it go
     in its place (a gateway that forwards them itself). `multipath`: subnets that several of the nodes take packets for,
-    and that are in none of their networks.
+    and that are in none of their networks. `table_routes`: what a cloud is to have.
     """
 
     me: Node
@@ -346,3 +359,4 @@ class View:
     apart: tuple[tuple[IPNetwork, IPNetwork], ...] = ()
     diverted: tuple[tuple[IPAddress, IPAddress], ...] = ()
     multipath: tuple[Multipath, ...] = ()
+    table_routes: tuple[TableRoute, ...] = ()

@@ -1,0 +1,98 @@
+"""Settings of `weft route-manager`: flannel-route-manager's flags, and ours. Read by `cli/route_manager.py`.
+
+Which wins: a flag, then `ROUTE_MANAGER_<FLAG>` in the environment (upper case, `-` as `_`), then the default. Flags are
+as in Go (`go_flags.py`). The fields of `RouteManagerSettings` are the one table.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Annotated, Literal
+
+import msgspec
+
+from weft.model import IPNetwork
+
+Doc = msgspec.Meta
+
+
+class RouteManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every flag. Times are seconds."""
+
+    backend: Annotated[
+        str, Doc(description="whose route table: google, aws, stdout (tells, writes nothing), memory, or a plug-in's")
+    ] = "google"
+    etcd_endpoint: Annotated[str, Doc(description="etcd's endpoints, with commas")] = (
+        "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    )
+    etcd_prefix: Annotated[str, Doc(description="prefix of flannel's keys")] = "/coreos.com/network"
+    etcd_keyfile: Annotated[str, Doc(description="private key of the client certificate")] = ""
+    etcd_certfile: Annotated[str, Doc(description="client certificate for etcd")] = ""
+    etcd_cafile: Annotated[str, Doc(description="certificate authority that etcd's certificate is checked against")] = (
+        ""
+    )
+    etcd_username: Annotated[str, Doc(description="user of etcd")] = ""
+    etcd_password: Annotated[str, Doc(description="password of that user")] = ""
+    sync_interval: Annotated[
+        float, Doc(description="seconds between full comparisons; a large table is read less often (2 calls a minute)")
+    ] = 30.0
+    delete_all_routes: Annotated[bool, Doc(description="delete every route of ours, and end")] = False
+    once: Annotated[bool, Doc(description="make the table right once, and end; exit code 1 if it isn't")] = False
+    dry_run: Annotated[bool, Doc(description="say what would be done, and write nothing")] = False
+    output: Annotated[
+        Literal["text", "json"], Doc(description="how -backend=stdout and -dry-run tell it: text or json")
+    ] = "text"
+    registrar_prefix: Annotated[
+        str,
+        Doc(description='the registrar\'s networks too: their prefix, e.g. /flannel/network/subnets; "": without'),
+    ] = ""
+    agent_prefix: Annotated[
+        str, Doc(description='the networks of agents and docker-routers in etcd too: their prefix; "": without')
+    ] = ""
+    allowed: Annotated[
+        tuple[IPNetwork, ...],
+        Doc(description="what may be routed, with commas; default: flannel's own network, and private ones"),
+    ] = ()
+    aggregate: Annotated[
+        bool, Doc(description="one route for adjacent subnets of one host, where they make up a larger one")
+    ] = False
+    grace: Annotated[
+        float, Doc(description="seconds for which the route of an expired lease is kept; a deleted one's goes at once")
+    ] = 60.0
+    max_delete: Annotated[
+        str,
+        Doc(description="most routes that go within ten minutes: a number, a part like 25% (at least 3), or all"),
+    ] = "25%"
+    leader_election: Annotated[bool, Doc(description="of several managers of one table, one writes at a time")] = True
+    adopt: Annotated[
+        bool, Doc(description="take over routes that bear our names without our mark: flannel-route-manager's")
+    ] = False
+    google_project: Annotated[str, Doc(description="project ID; default: the metadata server's, or the key's")] = ""
+    google_network: Annotated[str, Doc(description="VPC network; default: this instance's, else default")] = ""
+    google_zone: Annotated[str, Doc(description="only instances in this zone are next hops; default: any")] = ""
+    google_next_hop: Annotated[
+        Literal["ip", "instance"], Doc(description="what routes lead to: an address (ip) or its instance")
+    ] = "ip"
+    google_priority: Annotated[int, Doc(ge=0, le=65535, description="priority of the routes; the lowest wins")] = 1000
+    google_endpoint: Annotated[str, Doc(description="the Compute Engine API")] = "https://compute.googleapis.com"
+    aws_region: Annotated[str, Doc(description="region; default: the environment's, else this instance's")] = ""
+    aws_vpc: Annotated[str, Doc(description="VPC whose tables are meant, where -aws-route-table names a tag")] = ""
+    aws_route_table: Annotated[
+        tuple[str, ...],
+        Doc(description="route tables, with commas: rtb-…, or tag:Key=Value; default: the main one of this VPC"),
+    ] = ()
+    aws_disable_source_dest_check: Annotated[
+        bool, Doc(description="switch the check off on the instances that routes lead to; else it is only reported")
+    ] = False
+    aws_endpoint: Annotated[str, Doc(description="the EC2 API; default: the region's")] = ""
+    requests_per_second: Annotated[
+        float, Doc(gt=0, description="most calls of the provider's API a second; 20 at once after a pause")
+    ] = 10.0
+    health_ip: Annotated[IPv4Address, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
+    health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9479
+    socket: Annotated[str, Doc(description="where the running daemon answers `weft show` (--socket, WEFT_SOCKET)")] = (
+        "/run/weft/route-manager.sock"
+    )
+    log_level: Annotated[str, Doc(description="debug, info, warning or error")] = "info"
+    version: Annotated[bool, Doc(description="say the version and end")] = False
+    help: Annotated[bool, Doc(description="say all this and end")] = False
