@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from weft import __version__
-from weft.settings.flanneld import describe, load
+from weft.settings.flanneld import FLAGS, load
 
 HEAD = """Usage: weft flanneld [-flag=value ...]
 
@@ -49,6 +49,4 @@ def flanneld(ctx: click.Context) -> Any:
 
 def page() -> str:
     """The help text: every flag, its default and what it is."""
-    rows = [(flag, f"{text}" + (f" (default {default})" if default else "")) for flag, _, default, text in describe()]
-    width = max(len(flag) for flag, _ in rows)
-    return HEAD + "\n" + "\n".join(f"  {flag.ljust(width)}  {text}" for flag, text in rows)
+    return FLAGS.page(HEAD)

@@ -1,8 +1,7 @@
 """Settings of `weft flanneld`: flannel's own flags and environment, and a few of ours. Read by `cli/flanneld.py`.
 
 Which wins: a flag, then `FLANNELD_<FLAG>` in the environment (upper case, `-` as `_`), then the default. Flags are as
-in Go: one dash or two, `-flag=value` or `-flag value`, a switch alone is true. The fields of `FlanneldSettings` are
-the one table; a flag's name is the field's with dashes.
+in Go (`go_flags.py`). The fields of `FlanneldSettings` are the one table.
 """
 
 from __future__ import annotations
@@ -12,26 +11,21 @@ import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any
 
 import msgspec
 
 from weft.errors import SettingsError
 from weft.model import IPAddress
 from weft.settings import check_metric
+from weft.settings.go_flags import Given, GoFlags, switch
 
 PREFIX = "FLANNELD_"
 Doc = msgspec.Meta
-ELSEWHERE = frozenset(
+KUBERNETES = frozenset(
     ("kube-subnet-mgr", "kube-api-url", "kube-annotation-prefix", "kubeconfig-file", "set-node-network-unavailable")
 )
 """flannel's flags for Kubernetes, which weft is not for."""
-LOGGING = frozenset(
-    ("v", "vmodule", "logtostderr", "alsologtostderr", "stderrthreshold", "log_dir", "log_backtrace_at")
-)
-"""glog's flags: unit files hold them; they are read and do nothing."""
-TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 class FlanneldSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,25 +76,24 @@ class FlanneldSettings(msgspec.Struct, frozen=True, kw_only=True):
     help: Annotated[bool, Doc(description="say all this and end")] = False
 
 
-DEFAULTS: dict[str, Any] = {f.name.replace("_", "-"): f.default for f in msgspec.structs.fields(FlanneldSettings)}
-_HINTS = get_type_hints(FlanneldSettings, include_extras=True)
-LISTS = ("iface", "iface-regex")
+LISTS = frozenset({"iface", "iface-regex"})
+ELSEWHERE = "weft flanneld is for hosts without Kubernetes; its leases are in etcd (-etcd-endpoints)"
+FLAGS = GoFlags(
+    FlanneldSettings,
+    PREFIX,
+    "weft flanneld",
+    "-etcd-endpoints=http://10.0.1.2:2379",
+    LISTS,
+    dict.fromkeys(KUBERNETES, ELSEWHERE),
+)
+DEFAULTS = FLAGS.defaults
+describe = FLAGS.describe
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> FlanneldSettings:
     """The settings that hold. Raises SettingsError that names the flag, its value and what would be right."""
-    values: dict[str, Any] = {}
-    for variable, text in environment.items():
-        name = variable.removeprefix(PREFIX).lower().replace("_", "-")
-        if variable.startswith(PREFIX) and name in DEFAULTS:
-            texts = text.split(",") if name in LISTS else [text]
-            values[name] = _value(name, texts, variable)
-    given: dict[str, list[str]] = {}
-    for name, text in _flags(arguments):
-        given.setdefault(name, []).append(text)
-    for name, texts in given.items():
-        values[name] = _value(name, texts, f"-{name}")
-    settings = FlanneldSettings(**{name.replace("-", "_"): value for name, value in values.items()})
+    given = FLAGS.given(arguments, environment)
+    settings = FlanneldSettings(**{name.replace("-", "_"): _value(name, said) for name, said in given.items()})
     _check(settings)
     return settings
 
@@ -111,67 +104,14 @@ def clean(prefix: str) -> str:
     return posixpath.normpath(re.sub("^/+", "/", prefix))
 
 
-def describe() -> list[tuple[str, str, str, str]]:
-    """One row per flag: name, environment variable, default as text, what it is."""
-    rows = []
-    for name, default in DEFAULTS.items():
-        key = name.replace("-", "_")
-        shown = ",".join(default) if isinstance(default, tuple) else "" if default is None else str(default)
-        shown = shown.lower() if isinstance(default, bool) else shown
-        meta = next(m for m in get_args(_HINTS[key])[1:] if isinstance(m, msgspec.Meta))
-        rows.append((f"-{name}", PREFIX + key.upper(), shown, meta.description or ""))
-    return rows
-
-
-def _flags(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Go's reading of a command line (package flag): the first word that is no flag ends it."""
-    found: list[tuple[str, str]] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if word == "--":
-            break
-        if not word.startswith("-") or word == "-":
-            raise SettingsError(f"{word!r} is no flag; flags are like -etcd-endpoints=http://10.0.1.2:2379")
-        name, equals, text = word.lstrip("-").partition("=")
-        name = {"h": "help"}.get(name, name)
-        if name in LOGGING:
-            if not equals and name in ("v", "vmodule") and rest and not rest[0].startswith("-"):
-                rest.pop(0)
-            continue
-        if name not in DEFAULTS:
-            raise SettingsError(_unknown(name, word))
-        if not equals:
-            if isinstance(DEFAULTS[name], bool):
-                text = "true"
-            elif rest:
-                text = rest.pop(0)
-            else:
-                raise SettingsError(f"{word} needs a value, e.g. {word}={DEFAULTS[name] or '…'}")
-        found.append((name, text))
-    if rest:
-        raise SettingsError(f"{rest[0]!r} is no flag; weft flanneld takes flags alone")
-    return found
-
-
-def _unknown(name: str, word: str) -> str:
-    if name in ELSEWHERE:
-        return f"{word}: weft flanneld is for hosts without Kubernetes; its leases are in etcd (-etcd-endpoints)"
-    from difflib import get_close_matches  # for a slip of the pen only
-
-    near = get_close_matches(name, DEFAULTS, n=1, cutoff=0.6)
-    hope = f"did you mean -{near[0]}?" if near else "`weft flanneld -help` lists them"
-    return f"{word}: there is no such flag; {hope}"
-
-
-def _value(name: str, texts: Sequence[str], origin: str) -> Any:
-    """`texts`: every value that was given; of a flag that holds one, the last wins, as in Go."""
+def _value(name: str, given: Given) -> Any:
+    """Of a flag that holds one value, the last that was given wins, as in Go."""
     if name in LISTS:
-        return tuple(text for text in texts if text)
-    text, default = texts[-1], DEFAULTS[name]
+        return tuple(text for text in given.texts if text)
+    text, default = given.texts[-1], DEFAULTS[name]
     try:
         if isinstance(default, bool):
-            return _switch(text)
+            return switch(text)
         if isinstance(default, int):
             return int(text)
         if name in ("public-ip", "public-ipv6"):
@@ -179,14 +119,8 @@ def _value(name: str, texts: Sequence[str], origin: str) -> Any:
         if name == "etcd-prefix":
             return clean(text)
     except ValueError as error:
-        raise SettingsError(f"{origin} = {text!r}: {error}") from error
+        raise SettingsError(f"{given.origin} = {text!r}: {error}") from error
     return text
-
-
-def _switch(text: str) -> bool:
-    if text not in TRUE | FALSE:
-        raise ValueError("true or false is expected")
-    return text in TRUE
 
 
 def _address(text: str, version: int) -> IPAddress | None:

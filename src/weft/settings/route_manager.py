@@ -6,13 +6,21 @@ as in Go (`go_flags.py`). The fields of `RouteManagerSettings` are the one table
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from weft.model import IPNetwork
+from weft.errors import SettingsError
+from weft.model import IPAddress, IPNetwork
+from weft.settings import convert, nearest, plain
+from weft.settings.flanneld import clean
+from weft.settings.go_flags import Given, GoFlags, switch
 
+PREFIX = "ROUTE_MANAGER_"
 Doc = msgspec.Meta
 
 
@@ -88,11 +96,74 @@ class RouteManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_second: Annotated[
         float, Doc(gt=0, description="most calls of the provider's API a second; 20 at once after a pause")
     ] = 10.0
-    health_ip: Annotated[IPv4Address, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
+    health_ip: Annotated[IPAddress, Doc(description="address of /health and /metrics")] = IPv4Address("127.0.0.1")
     health_port: Annotated[int, Doc(ge=0, le=65535, description="their port; 0: none")] = 9479
     socket: Annotated[str, Doc(description="where the running daemon answers `weft show` (--socket, WEFT_SOCKET)")] = (
         "/run/weft/route-manager.sock"
     )
-    log_level: Annotated[str, Doc(description="debug, info, warning or error")] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Doc(description="debug, info, warning or error")
+    ] = "info"
     version: Annotated[bool, Doc(description="say the version and end")] = False
     help: Annotated[bool, Doc(description="say all this and end")] = False
+
+
+FLAGS = GoFlags(
+    RouteManagerSettings,
+    PREFIX,
+    "weft route-manager",
+    "-etcd-endpoint=http://10.0.1.2:2379",
+    frozenset({"allowed", "aws-route-table"}),
+)
+MAX_DELETE = re.compile(r"all|\d+%?")
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[RouteManagerSettings, list[str]]:
+    """The settings that hold, and what is to be said of them. Raises SettingsError that names the flag, its value and
+    what would be right."""
+    given = FLAGS.given(arguments, {name: text for name, text in environment.items() if text.strip()})
+    settings = RouteManagerSettings(**{name.replace("-", "_"): _value(name, said) for name, said in given.items()})
+    _check(settings)
+    return settings, _remarks(settings, given)
+
+
+def _value(name: str, given: Given) -> Any:
+    """Of a flag that holds one value, the last that was given wins, as in Go."""
+    hint = FLAGS.hints[name]
+    kind, default = get_args(hint)[0], FLAGS.defaults[name]
+    text = ",".join(given.texts) if isinstance(default, tuple) else given.texts[-1]
+    try:
+        if isinstance(default, bool):
+            return switch(text)
+        if name == "etcd-prefix":
+            return clean(text)
+        return convert(text, IPAddress | None if kind is IPAddress else kind, hint)
+    except (ValueError, TypeError, msgspec.ValidationError) as error:
+        shown = "(not shown)" if name == "etcd-password" else repr(text)
+        raise SettingsError(f"{given.origin} = {shown}: {plain(str(error))}{nearest(text, hint)}") from error
+
+
+def _check(settings: RouteManagerSettings) -> None:
+    for name in ("etcd_prefix", "registrar_prefix", "agent_prefix"):
+        prefix = getattr(settings, name)
+        if prefix and not prefix.startswith("/"):
+            raise SettingsError(f"-{name.replace('_', '-')} = {prefix!r} must begin with a slash: /coreos.com/network")
+    if bool(settings.etcd_certfile) != bool(settings.etcd_keyfile):
+        raise SettingsError("-etcd-certfile and -etcd-keyfile belong together; one of them is missing")
+    if settings.sync_interval < 1:
+        raise SettingsError(f"-sync-interval = {settings.sync_interval:g}: seconds, at least 1; 30 is the default")
+    if not MAX_DELETE.fullmatch(settings.max_delete):
+        raise SettingsError(f"-max-delete = {settings.max_delete!r}: a number of routes, a part like 25%, or all")
+    if settings.max_delete.endswith("%") and int(settings.max_delete[:-1]) > 100:
+        raise SettingsError(f"-max-delete = {settings.max_delete!r} is more than there are; all lets every route go")
+    if settings.delete_all_routes and settings.once:
+        raise SettingsError("-delete-all-routes and -once were both given: one empties the table, one fills it")
+    if not Path(settings.socket).is_absolute():
+        raise SettingsError(f"-socket = {settings.socket!r} must be an absolute path")
+
+
+def _remarks(settings: RouteManagerSettings, given: Mapping[str, Given]) -> list[str]:
+    """Flags of one provider have no meaning for another."""
+    others = {"google", "aws"} - {settings.backend}
+    lost = [said.origin for name, said in given.items() if name.partition("-")[0] in others]
+    return [f"{', '.join(sorted(lost))}: no meaning with -backend={settings.backend}"] if lost else []
