@@ -7,7 +7,8 @@
     │   └── NetlinkDecodeError   ... a message of the kernel's
     ├── TargetError          a target could not be read or written
     │   ├── KernelError      ... the kernel answered with an errno
-    │   └── FirewallError    ... iptables answered with an error
+    │   ├── FirewallError    ... iptables answered with an error
+    │   └── ProviderBusy     ... a cloud's API can't answer this now
     ├── EngineError          a container engine can't be asked
     ├── DiscoveryError       the discovery can't run (no interface, address in use)
     ├── StoreError           a store (etcd) answered with an error, or in a way that makes no sense
@@ -67,6 +68,16 @@ class KernelError(TargetError):
 
 class FirewallError(TargetError):
     """iptables, iptables-save or iptables-restore ended with an error."""
+
+
+class ProviderBusy(TargetError):
+    """A cloud's API can't answer this now: it is overloaded, or we ask too often (`throttled`: the limit is on all our
+    calls). `after`: seconds that it asked us to wait; None: it didn't say. Asking again later will do."""
+
+    def __init__(self, message: str, after: float | None = None, throttled: bool = False) -> None:
+        self.after = after
+        self.throttled = throttled
+        super().__init__(message)
 
 
 class EngineError(WeftError):

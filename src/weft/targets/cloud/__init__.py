@@ -58,7 +58,7 @@ class RouteTables(Protocol):
 
     @property
     def calls(self) -> Mapping[tuple[str, str], int]:
-        """Calls of the provider's API so far, by (method, outcome): ("routes.insert", "ok"), (…, "429"). For /metrics."""
+        """Calls of the provider's API so far, by (method, outcome): ("routes.insert", "ok"), (…, "429"): /metrics."""
         ...
 
     async def read(self) -> Contents:
