@@ -1,4 +1,5 @@
-"""What the verbs share whose settings are environment variables: the help page, and the list of what holds."""
+"""What the verbs of the drop-in daemons share, whose settings are environment variables or flags as in Go: the help
+page, and the list of what holds."""
 
 from __future__ import annotations
 
@@ -31,6 +32,20 @@ def with_variables(rows: Callable[[], Rows], kind: type[C]) -> type[C]:
                 formatter.write_dl(listed)
 
     return Page
+
+
+def go_flags(page: Callable[[], str]) -> type[click.Command]:
+    """A command that takes all of its words as they are (`settings/go_flags.py` reads them); `page`: its help text."""
+
+    class Words(click.Command):
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            ctx.args = list(args)
+            return []
+
+        def get_help(self, ctx: click.Context) -> str:
+            return page()
+
+    return Words
 
 
 def daemon_flags(

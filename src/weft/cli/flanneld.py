@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from weft import __version__
+from weft.cli.environment import go_flags
 from weft.settings.flanneld import FLAGS, load
 
 HEAD = """Usage: weft flanneld [-flag=value ...]
@@ -20,18 +21,12 @@ One dash or two. Every flag is also read from the environment: FLANNELD_ETCD_END
 """
 
 
-class GoFlags(click.Command):
-    """Takes all of its words as they are."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.args = list(args)
-        return []
-
-    def get_help(self, ctx: click.Context) -> str:
-        return page()
+def page() -> str:
+    """The help text: every flag, its default and what it is."""
+    return FLAGS.page(HEAD)
 
 
-@click.command(cls=GoFlags)
+@click.command(cls=go_flags(page))
 @click.pass_context
 def flanneld(ctx: click.Context) -> Any:
     """Run flannel's daemon."""
@@ -45,8 +40,3 @@ def flanneld(ctx: click.Context) -> Any:
     from weft.daemons.flanneld import run
 
     return asyncio.run(run(settings))
-
-
-def page() -> str:
-    """The help text: every flag, its default and what it is."""
-    return FLAGS.page(HEAD)

@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "registrar": ("weft.cli.registrar:registrar", "Register Docker networks in etcd and route to the others'."),
     "discovery": ("weft.cli.discovery:discovery", "Find the other stacks, for weft router (docker-router)."),
     "router": ("weft.cli.router:router", "Route to the other stacks: discovery.json and routing.yaml to the kernel."),
+    "route-manager": ("weft.cli.route_manager:route_manager", "Keep a cloud's route table as flannel's leases demand."),
     "docker-opts": ("weft.cli.docker_opts:docker_opts", "Turn flannel's subnet.env into options for dockerd."),
     "plan": ("weft.cli.agent:plan", "Print what the agent would change now, as ip, bridge and iptables lines."),
     "show": ("weft.cli.show:show", "Show peers, networks, routes, status or events of the running agent."),

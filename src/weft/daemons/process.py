@@ -47,11 +47,26 @@ def _return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def log_to_stderr(level: str) -> None:
-    """One line per event; the time is left to journald where it reads us."""
+class GoLines(logging.Formatter):
+    """`2014/10/13 07:17:40 reconciler done`, as Go's package log writes them; what is wrong says so before it."""
+
+    def __init__(self, under_journald: bool) -> None:
+        super().__init__("%(message)s" if under_journald else "%(asctime)s %(message)s", "%Y/%m/%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        if record.levelno != logging.INFO:
+            record.message = f"{record.levelname.lower()}: {record.message}"
+        return super().formatMessage(record)
+
+
+def log_to_stderr(level: str, as_go: bool = False) -> None:
+    """One line per event; the time is left to journald where it reads us. `as_go`: in the form of a program written in
+    Go that weft takes the place of."""
     under_journald = "JOURNAL_STREAM" in os.environ
     form = "%(levelname)s %(message)s" if under_journald else "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=level.upper(), format=form)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(GoLines(under_journald) if as_go else logging.Formatter(form))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
