@@ -47,7 +47,7 @@ class Rig:
         """What `weft diagnose` prints on the first host."""
         command = self.here.command(sys.executable, "-m", "weft.cli.main", "diagnose", *options)
         environment = {**os.environ, **self.environment}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         wanted = (0, 1) if code is None else (code,)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode in wanted, done.stderr or done.stdout

@@ -69,7 +69,7 @@ class Host:
 
     def __enter__(self) -> Host:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(120)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -54,7 +54,7 @@ class Site:
     def weft(self, *words: str, **variables: str) -> tuple[int, str]:
         """Exit code and output of a verb on host a."""
         done = subprocess.run(
-            self.a.command(*WEFT, *words), env=self.environment | variables, capture_output=True, text=True, timeout=60
+            self.a.command(*WEFT, *words), env=self.environment | variables, capture_output=True, text=True, timeout=120
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout + done.stderr
@@ -209,7 +209,7 @@ def test_boot_waits_for_what_is_not_there_yet_and_says_for_what(site: Site, tmp_
         told("STATUS=waiting for flannel's device flannel.1: does flannel run?")
         site.a.ip("link set late name flannel.1")
         told("READY=1")
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert site.a.run("cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"
     assert "net/ipv4/ip_forward was 0 and is 1 now" in said

@@ -97,7 +97,7 @@ class Rig:
         }
         try:
             yield
-            said = {target: process.communicate(timeout=30)[0] for target, process in running.items()}
+            said = {target: process.communicate(timeout=120)[0] for target, process in running.items()}
         finally:
             for process in running.values():
                 process.kill()

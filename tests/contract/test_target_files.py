@@ -229,7 +229,7 @@ async def test_whoever_touches_a_file_wakes_the_loop(tmp_path: Path) -> None:
             await target.read()
             await _quiet(woken)
             touch()
-            await asyncio.wait_for(woken.wait(), 5)
+            await asyncio.wait_for(woken.wait(), 60)
             reading = await target.read()
             assert reading.touched == frozenset({wanted.key})
             (now,) = [*reading.objects.values(), None][:1]

@@ -55,7 +55,7 @@ def held_by_flock(lock: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        process.communicate("end\n", timeout=10)
+        process.communicate("end\n", timeout=120)
 
 
 async def test_it_is_written_under_the_lock(target: FileTarget, path: Path, lock: Path) -> None:
@@ -236,7 +236,7 @@ def on_a_disk(folder: Path, options: str, script: str) -> list[tuple[str | None,
     """Run a script on a tmpfs of its own; for each `write(size)`: the answer, the names in the folder, the size."""
     mount = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o {options} tmpfs "$0" && exec "$@"', str(folder)]
     done = subprocess.run(
-        [*mount, sys.executable, "-c", ON_A_DISK, str(folder), script], capture_output=True, text=True, timeout=60
+        [*mount, sys.executable, "-c", ON_A_DISK, str(folder), script], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return [(answer, names, size) for answer, names, size in json.loads(done.stdout)]

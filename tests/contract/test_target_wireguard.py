@@ -273,14 +273,14 @@ async def test_changes_of_the_device_wake_the_loop(host: Host) -> None:
     for command in commands:
         woken.clear()
         host.ns.ip(command)
-        await asyncio.wait_for(woken.wait(), 5)
+        await asyncio.wait_for(woken.wait(), 60)
         reading = await target.read()
         assert reading.touched == frozenset({device.key}), command
         await done(target, [change(reading.objects[device.key], device)])
         assert await held(target) == by_key(device, peer(2)), command
     woken.clear()
     host.ns.ip(f"link del {WG}")
-    await asyncio.wait_for(woken.wait(), 5)
+    await asyncio.wait_for(woken.wait(), 60)
     assert (await target.read()).touched == frozenset({device.key, peer(2).key})
 
 
@@ -307,7 +307,7 @@ async def test_a_killed_process_is_mended(host: Host) -> None:
     (pid,) = host.processes()
     woken.clear()
     os.kill(pid, signal.SIGKILL)
-    await asyncio.wait_for(woken.wait(), 5)
+    await asyncio.wait_for(woken.wait(), 60)
     reading = await target.read()
     assert reading.objects == {}
     await done(target, add(host.device(), peer(2)))

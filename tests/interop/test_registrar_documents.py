@@ -360,7 +360,7 @@ def test_the_old_scripts_name_and_the_image_start_the_registrar_with_these_words
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "RUN_AS_ROOT": "true"}
     for start, expected in ((script, f"weft registrar {words}"), (entry, f"weft registrar {words or '--daemon'}")):
         line = [str(start), *words.split()]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.stdout.strip() == expected.strip(), done.stderr
 
 

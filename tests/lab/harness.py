@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from tests.support.eventually import patience
 from weft.lab import matrix, removal, state
 from weft.lab.lab import Lab
 
@@ -73,12 +74,13 @@ def failing(lab: Lab, count: int = 2) -> list[str]:
     return [f"{tally.pair.source} → {tally.pair.target} {tally.pair.address}" for tally in tallies if not tally.ok]
 
 
-def settle(lab: Lab, patience: float = 30.0) -> None:
-    """Wait until every pair answers."""
-    assert do(matrix.settle(lab, patience)) is not None, f"no full connectivity within {patience} s: {failing(lab)}"
+def settle(lab: Lab, within: float = 30.0) -> None:
+    """Wait until every pair answers; AssertionError after patience(`within`)."""
+    seconds = patience(within)
+    assert do(matrix.settle(lab, seconds)) is not None, f"no full connectivity within {seconds} s: {failing(lab)}"
 
 
-def on(lab: Lab, where: str, command: str | Sequence[str], check: bool = True, timeout: float = 60.0) -> str:
+def on(lab: Lab, where: str, command: str | Sequence[str], check: bool = True, timeout: float = 120.0) -> str:
     """Run a command (a text is split at spaces) in `host` or `host/container`; its stdout."""
     words = command.split() if isinstance(command, str) else list(command)
     name, _, container = where.partition("/")

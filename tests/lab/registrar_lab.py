@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.lab.harness import bridge_json, do, ip_json, on
-from tests.support.eventually import until
+from tests.support.eventually import patience, until
 from weft.backends.tunnel import REGISTRAR_METRICS
 from weft.lab import services
 from weft.lab.lab import Lab
@@ -145,11 +145,11 @@ def amiss(lab: Lab, relayed: Relayed = nobody) -> dict[object, object]:
 
 
 def never_more(amiss: Callable[[], object], timeout: float) -> None:
-    """Wait until nothing is `amiss`; AssertionError names what is, after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    """Wait until nothing is `amiss`; AssertionError names what is, after patience(`timeout`)."""
+    deadline = time.monotonic() + patience(timeout)
     pause = threading.Event()
     while found := amiss():
-        assert time.monotonic() < deadline, f"after {timeout} s: {found}"
+        assert time.monotonic() < deadline, f"after {patience(timeout)} s: {found}"
         pause.wait(0.1)
 
 

@@ -59,7 +59,7 @@ def test_a_restart_under_traffic_loses_no_packet(lab: Lab, host: str, ending: st
         do(services.start(lab.host(host), "agent"))
         until(lambda: ask(lab, host, "status")["health"] == "ok", "the new agent to be done")
         assert flood.poll() is None, "the restart must happen under the ping"
-        told = flood.communicate(timeout=30)[0]
+        told = flood.communicate(timeout=120)[0]
     assert "4000 packets transmitted, 4000 received, 0% packet loss" in told
     assert ip_json(lab, host, f"link show {DEVICE}")[0]["ifindex"] == device["ifindex"], "the device is the same one"
 
@@ -83,7 +83,7 @@ def test_cleanup_refuses_while_the_agent_runs(lab: Lab) -> None:
     host = lab.host("a")
     whole = do(repair.snapshot(host))
     command = host.inside(["weft", "cleanup"])
-    done = subprocess.run(command, env=host.environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=host.environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "agent" in done.stderr
     assert "Traceback" not in done.stderr

@@ -56,7 +56,7 @@ class HostHere:
             yield
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(120)
 
     def health(self) -> dict[str, Any]:
         try:
@@ -71,7 +71,7 @@ class HostHere:
 
     def diagnose(self) -> tuple[int, str]:
         command = self.ns.command(sys.executable, "-m", "weft.cli.main", "diagnose")
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
         assert not done.stderr, done.stderr
         return done.returncode, done.stdout
 

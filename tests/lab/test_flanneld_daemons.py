@@ -170,7 +170,7 @@ def test_a_second_daemon_on_the_same_prefix_and_host_is_refused(lab: Lab) -> Non
     host = lab.host("a")
     assert host.host.flanneld is not None
     command = host.inside(services.weft("flanneld", *host.host.flanneld.flags, "-socket=/run/weft/other.sock"))
-    done = subprocess.run(command, env=host.environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=host.environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert f"a weft flanneld{PREFIX} is running in this network namespace already" in done.stderr
     assert status(lab, "a")["health"] == "ok"
@@ -183,7 +183,7 @@ def test_cleanup_refuses_while_one_of_two_daemons_runs(lab: Lab) -> None:
     host, before = lab.host("a"), everything(lab, "a")
     do(services.stop(host, "flanneld"))
     done = subprocess.run(
-        host.inside(["weft", "cleanup"]), env=host.environment, capture_output=True, text=True, timeout=30, check=False
+        host.inside(["weft", "cleanup"]), env=host.environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert "a weft flanneld/second is running in this network namespace; stop it first" in done.stderr

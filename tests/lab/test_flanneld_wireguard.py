@@ -107,7 +107,7 @@ def test_a_killed_wireguard_go_comes_back_with_its_peers_and_routes(lab: Lab) ->
     running = processes(lab, "a")
     on(lab, "a", ["kill", "-9", *running])
     until(lambda: len(set(processes(lab, "a")) - set(running)) == len(running), "as many new ones", timeout=5)
-    settle(lab, patience=5)
+    settle(lab, 5)
     assert devices(lab, "a") == ["flannel-wg", "flannel-wg-v6"]
     assert failing(lab) == []
     until(lambda: status(lab, "a")["health"] == "ok", "nothing to be left undone")

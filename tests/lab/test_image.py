@@ -50,7 +50,7 @@ class Bench:
     def docker(self, *words: str, check: bool = True) -> str:
         """`docker WORDS`: both of its outputs."""
         command = ["docker", "--host", self.engine.url, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
         return done.stdout + done.stderr
 
@@ -198,7 +198,7 @@ def other_registrar(ns: Namespace, environment: dict[str, str], log: Path) -> It
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def test_the_registrar_does_its_work_from_it(bench: Bench, tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def stack_b(ns: Namespace, folder: Path) -> Iterator[None]:
         for process in processes:
             process.terminate()
         for process in processes:
-            process.wait(20)
+            process.wait(120)
 
 
 def no_route(bench: Bench, subnet: str) -> bool:

@@ -39,7 +39,7 @@ def lab() -> Iterator[Lab]:
 def weft_lab(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """`weft lab …` as a user runs it."""
     command = [sys.executable, "-m", "weft.cli.main", "lab", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 def test_hosts_reach_each_other_over_the_segment(lab: Lab) -> None:
@@ -179,7 +179,7 @@ def test_an_interrupt_undoes_what_up_has_done(tmp_path: Path) -> None:
     try:
         until(lambda: netns.path(wiring.namespace(name, "h9")).exists(), "the namespaces")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         assert leftovers(name) == []
     finally:
         finish(process, name)
@@ -193,7 +193,7 @@ def test_down_removes_what_a_killed_up_left(tmp_path: Path) -> None:
     try:
         until(lambda: netns.path(wiring.namespace(name, "h9")).exists(), "the namespaces")
         process.kill()
-        process.wait(30)
+        process.wait(120)
         assert leftovers(name)
         assert name in weft_lab("list").stdout
         done = weft_lab("down", name)
@@ -210,7 +210,7 @@ def test_down_ends_processes_that_nobody_knows_of() -> None:
         until(lambda: netns.is_in(stray.pid, lab.host("a").namespace), "the stray to enter")
         (state.folder(lab.name) / "state.json").unlink()
         do(removal.remove(lab.name))
-        assert stray.wait(5) == -signal.SIGKILL
+        assert stray.wait(120) == -signal.SIGKILL
         assert leftovers(lab.name) == []
 
 

@@ -60,12 +60,12 @@ class Here:
             yield
         finally:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(120)
 
     def weft(self, *words: str, **variables: str) -> tuple[int, str]:
         """Exit code and output of another verb."""
         line, environment = self.ns.command(*WEFT, *words), self.environment | variables
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout + done.stderr
 

@@ -101,7 +101,7 @@ def test_a_command_in_a_container_does_not_get_the_key_and_one_in_its_host_does(
 def environment_of(lab: Lab, where: str) -> str:
     """What a command finds set that `weft lab exec` runs."""
     line = [sys.executable, "-m", "weft.cli.main", "lab", "exec", "--lab", lab.name, where, "--", "env"]
-    return subprocess.run(line, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 def test_the_error_of_a_failed_command_does_not_print_its_environment() -> None:

@@ -78,7 +78,7 @@ def test_a_virtual_address_and_a_spare_default_route_move_nothing(uplinks: Lab) 
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as pings:
         on(uplinks, "a", "ip address add 192.168.77.5/32 dev eth0")
         on(uplinks, "a", "ip route add default via 192.168.78.1 dev eth1 metric 500")
-        told = pings.communicate(timeout=30)[0]
+        told = pings.communicate(timeout=120)[0]
     assert "200 received, 0% packet loss" in told
     cycles = status(uplinks, "a")["cycles"]
     on(uplinks, "a", "ip address add 192.168.77.6/32 dev eth0")
@@ -96,7 +96,7 @@ def test_a_second_agent_in_one_namespace_is_refused(uplinks: Lab) -> None:
     environment = host.environment | services.agent_environment(host)
     environment |= {"WEFT_NODE": "other", "WEFT_VNI": "4097", "WEFT_SOCKET": str(host.folder / "other.sock")}
     command = host.inside([sys.executable, "-m", "weft.cli.main", "agent"])
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "is running in this network namespace already" in done.stderr
     assert "Traceback" not in done.stderr

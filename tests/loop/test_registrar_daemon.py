@@ -79,6 +79,6 @@ async def test_work_that_fails_by_a_fault_is_begun_anew(
 
     going = asyncio.ensure_future(registrar._going_on("ladder", work))
     with caplog.at_level(logging.ERROR, "weft"):
-        await asyncio.wait_for(again.wait(), 5)
+        await asyncio.wait_for(again.wait(), 60)
     going.cancel()
     assert "ladder: a fault in weft itself" in caplog.text

@@ -145,7 +145,7 @@ async def test_a_source_wakes_the_loop_and_a_broken_one_is_asked_again() -> None
 async def test_tampering_is_repaired_without_waiting_for_the_timer() -> None:
     rig = Rig(host=HOST, engine=HOME, peers=known(B))
     async with rig.running():
-        await asyncio.wait_for(rig.loop.ready.wait(), 5)
+        await asyncio.wait_for(rig.loop.ready.wait(), 60)
         key = next(k for k in rig.loop.reconciler.plan.wanted if k[0] == "route")
         rig.kernel.tamper_delete(key)
         account = rig.loop.reconciler.account

@@ -124,7 +124,7 @@ class Bind:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(how)
-            self._process.wait(20)
+            self._process.wait(120)
             self._process = None
 
     def pause(self) -> None:

@@ -68,7 +68,7 @@ class DockerEngine:
     def docker(self, arguments: str, stdin: bytes | None = None, check: bool = True) -> str:
         """`docker ARGUMENTS` (split at spaces) on this engine; its stdout without the last line end."""
         command = ["docker", "--host", self.url, *arguments.split()]
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"docker {arguments} ended with {done.returncode}: {done.stderr.decode()}")
         return done.stdout.decode().rstrip("\n")

@@ -112,7 +112,7 @@ class Member:
             return
         self._process.send_signal(signal.SIGCONT)
         self._process.send_signal(how)
-        self._process.wait(20)
+        self._process.wait(120)
         self._process = None
 
     def kill(self) -> None:

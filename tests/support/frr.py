@@ -70,6 +70,6 @@ def bfdd(ns: Namespace, peer: str, *settings: str) -> Iterator[Bfdd]:
             yield made
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(10)
+            process.wait(120)
     finally:
         shutil.rmtree(folder)

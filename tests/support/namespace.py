@@ -44,7 +44,7 @@ class Namespace:
         """The same command, run inside. `nsenter`, since `ip netns exec` hides the cgroup mounts."""
         return ["nsenter", f"--net={self.path}", *command]
 
-    def run(self, *command: str, stdin: str | None = None, check: bool = True, timeout: float = 30.0) -> str:
+    def run(self, *command: str, stdin: str | None = None, check: bool = True, timeout: float = 120.0) -> str:
         """Run a command inside and return its stdout; AssertionError with its stderr if it fails and `check` is set."""
         return run(self.command(*command), stdin=stdin, check=check, timeout=timeout)
 
@@ -75,7 +75,7 @@ class Namespace:
                 _setns(home.fileno())
 
 
-def run(command: Sequence[str], stdin: str | None = None, check: bool = True, timeout: float = 30.0) -> str:
+def run(command: Sequence[str], stdin: str | None = None, check: bool = True, timeout: float = 120.0) -> str:
     """Run a command and return its stdout; AssertionError with its stderr if it fails and `check` is set."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     if check and done.returncode != 0:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
+from tests.support.eventually import patience
 from weft.model import Known
 
 T = TypeVar("T")
@@ -21,15 +22,15 @@ class Sets(Generic[T]):
         self._more = asyncio.Event()
 
     async def wait(self, fits: Callable[[Known[T]], bool], what: str, timeout: float = 10.0) -> Known[T]:
-        """The latest set, as soon as it fits; AssertionError after `timeout` seconds."""
+        """The latest set, as soon as it fits; AssertionError after patience(`timeout`)."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience(timeout)):
                 while not (self.seen and fits(self.seen[-1])):
                     assert not self.ended, f"the source ended before {what}; last set: {self.seen[-1:]}"
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
-            raise AssertionError(f"waited {timeout} s for {what}; last set: {self.seen[-1:]}") from None
+            raise AssertionError(f"waited {patience(timeout)} s for {what}; last set: {self.seen[-1:]}") from None
         return self.seen[-1]
 
     async def _read(self, source: AsyncIterator[Known[T]]) -> None:

@@ -162,7 +162,7 @@ def test_docker_routers_routing_yaml_says_all_that_the_two_must_know() -> None:
 def test_docker_routers_units_run_as_users_of_their_own_that_share_a_group(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     conf = DEPLOY / "systemd" / "weft-docker-router.conf"
-    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", str(conf)], check=True, capture_output=True, timeout=60)
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", str(conf)], check=True, capture_output=True, timeout=120)
     groups = {line.split(":")[0]: line.split(":")[3] for line in (tmp_path / "etc" / "group").read_text().splitlines()}
     units = {name: (DEPLOY / "systemd" / f"weft-{name}.service").read_text() for name in ("discovery", "router")}
     for name, unit in units.items():
@@ -191,11 +191,11 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for unit in UNITS:
         (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/weft/bin/weft", "/bin/true"))
     command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit.name) for unit in UNITS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if str(tmp_path) in line or "flannel-" in line]
     assert (done.returncode, ours) == (0, [])
     (tmp_path / "bad.service").write_text("[Service]\nType=oneshot\nExecStart=weft\nNoSuchThing=1\n")
-    bad = subprocess.run([*command[:3], str(tmp_path / "bad.service")], capture_output=True, timeout=60, check=False)
+    bad = subprocess.run([*command[:3], str(tmp_path / "bad.service")], capture_output=True, timeout=120, check=False)
     assert b"NoSuchThing" in bad.stderr, "it does look"
 
 
@@ -206,7 +206,7 @@ def test_enabling_both_services_as_the_old_readme_says_is_no_error(tmp_path: Pat
     for unit in UNITS:
         shutil.copy(unit, folder)
     command = ["systemctl", f"--root={tmp_path}", "enable", "flannel-boot.service", "flannel-recovery.service"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     wanted = {link.name for link in (folder / "multi-user.target.wants").iterdir()}
     assert wanted == {"flannel-boot.service"}, "a recovery is for when a person asks for it"

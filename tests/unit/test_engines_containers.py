@@ -54,7 +54,7 @@ async def watching(path: Path, name: str = "flannel", resync: float = 60.0) -> A
         yield seen
     finally:
         await source.close()
-        await asyncio.wait_for(reading, 5)
+        await asyncio.wait_for(reading, 60)
 
 
 def is_(state: str) -> Callable[[Container], bool]:

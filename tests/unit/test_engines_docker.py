@@ -256,7 +256,7 @@ async def test_close_ends_the_source_also_in_the_middle_of_a_wait(engine: Docker
         task = asyncio.create_task(collect())
         await soon(lambda: seen and fake.listening == 1, "the first set and the event stream")
         await engine.close()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
         await soon(lambda: fake.listening == 0, "the event stream to be given up")
     assert [names(k) for k in seen] == [["bridge"]]
 

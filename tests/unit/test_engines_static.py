@@ -34,7 +34,7 @@ async def test_ends_when_closed() -> None:
     await anext(sets)
     await engine.close()
     with pytest.raises(StopAsyncIteration):
-        await asyncio.wait_for(anext(sets), 5)
+        await asyncio.wait_for(anext(sets), 60)
 
 
 def test_the_table_makes_what_the_settings_name() -> None:

@@ -59,7 +59,7 @@ def test_a_second_one_is_told_whose_it_is(tmp_path: Path) -> None:
             "2023-11-14T22:13:20Z); end that first, or give this one a DATA_DIR of its own"
         )
     finally:
-        process.communicate(timeout=10)
+        process.communicate(timeout=120)
     with FolderClaim(tmp_path, ["stack-a"]):
         pass
 
@@ -67,7 +67,7 @@ def test_a_second_one_is_told_whose_it_is(tmp_path: Path) -> None:
 def test_who_was_killed_blocks_nobody(tmp_path: Path) -> None:
     process = other(tmp_path)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=120)
     assert "stack-b" in (tmp_path / "lock.json").read_text()
     with FolderClaim(tmp_path, ["stack-a"]) as claim:
         assert json.loads(claim.path.read_text())["stack_ids"] == ["stack-a"], "and nothing of the longer one is left"
@@ -85,7 +85,7 @@ def test_what_it_says_may_be_anything(tmp_path: Path) -> None:
             with pytest.raises(WeftError, match=words), FolderClaim(tmp_path, []):
                 pass
     finally:
-        process.communicate(timeout=10)
+        process.communicate(timeout=120)
 
 
 def test_many_in_turn(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ while done < 200:
         pass
 """
     processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(120) for process in processes] == [0, 0]
 
 
 def test_a_folder_that_can_not_be_had(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ except Exception as error:
 def test_who_holds_it_does_not_keep_the_disk_from_becoming_read_only(tmp_path: Path) -> None:
     shell = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", shell, str(tmp_path), sys.executable, "-c", READ_ONLY, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[0] == "['lock.json']", done.stderr
     assert "Read-only file system" in done.stdout
 
@@ -179,5 +179,5 @@ with FolderClaim(Path(sys.argv[1]), ["stack-a"]) as claim:
 def test_on_a_full_disk_it_holds_all_the_same(tmp_path: Path) -> None:
     shell = 'mount -t tmpfs -o size=16k tmpfs "$0" && { cat /dev/zero >"$0/filler" 2>/dev/null; exec "$@"; }'
     command = ["unshare", "--mount", "sh", "-c", shell, str(tmp_path), sys.executable, "-c", FULL, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == f"{tmp_path}/lock.json can't be written: No space left on device\n", done.stderr

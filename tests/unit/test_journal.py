@@ -144,14 +144,14 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.M
 
     def hang(descriptor: int, data: bytes) -> int:
         hung.set()
-        released.wait(20)
+        released.wait(120)
         return write(descriptor, data)
 
     monkeypatch.setattr("weft.agent.journal.os.write", hang)
     monkeypatch.setattr(journal, "LONGEST_QUEUE", 10)
     log = Journal(tmp_path, scribe)
     log.note("repair", "0", "added", "")
-    assert hung.wait(10)
+    assert hung.wait(120)
     for number in range(1, 50):
         log.note("repair", str(number), "added", "")  # returns at once, or the test's time is up
     scribe.close(0.01)
