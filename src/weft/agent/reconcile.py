@@ -28,6 +28,9 @@ from weft.targets import Reading, Target
 log = logging.getLogger("weft")
 
 EVENTS_KEPT = 500
+URGENCY = {"change": 0, "add": 1, "remove": 2}
+LEFT = Failure("it waits for its turn")
+IDLE = Failure("it waits until its target takes changes")
 
 V = TypeVar("V")
 
@@ -81,6 +84,8 @@ class Reconciler:
         self.account = Account()
         self.plan = Plan()
         self.moments = Moments()
+        self.left: tuple[Op, ...] = ()
+        """Of the last cycle, what was to be done and wasn't tried: its target did not take it (`Reading.takes`)."""
         self._synced = False
         self._settled: set[Key] = set()
         self._whole = False
@@ -137,11 +142,12 @@ class Reconciler:
         possible = [op for op in changes.ops if self._target_of[type(op.object)].name not in self._unread]
         self._waiting = {op.object.key for op in (*changes.ops, *changes.held)} - {op.object.key for op in possible}
         planned_at = self.clock.now()
-        answers = await self._apply([op for op in possible if self._due(op)])
+        answers = await self._apply(self._take([op for op in possible if self._due(op)]))
         self.moments = Moments(self._started, self._read_at, planned_at, self.clock.now())
         self._settle(changes, answers, view.synced)
         repaired = self._repaired(answers, as_before) if self.account.cycles else ()
         report = replace(self._account(changes, dict(self._reads), answers), repaired=repaired)
+        self._put_off()
         self.account.cycles += 1
         self.account.last = report
         return report
@@ -211,6 +217,32 @@ class Reconciler:
             self._settled.update(key for key in self.plan.wanted if key not in open_ and key not in changes.conflicts)
         self._settled.update(op.object.key for op, failure in answers if failure is None)
 
+    def _take(self, due: list[Op]) -> list[Op]:
+        """What the targets want of it in this cycle, changes before additions before removals; the rest is `left`."""
+        room = {name: reading.takes for name, reading in self._readings.items() if reading.takes is not None}
+        taken = set(range(len(due)))
+        for number in sorted(taken, key=lambda n: URGENCY[due[n].action]) if room else ():
+            name = self._target_of[type(due[number].object)].name
+            if name in room and not room[name]:
+                taken.remove(number)
+            elif name in room:
+                room[name] -= 1
+        self.left = tuple(op for number, op in enumerate(due) if number not in taken)
+        self._waiting |= {op.object.key for op in self.left if self._idle(op)}
+        return [op for number, op in enumerate(due) if number in taken]
+
+    def _idle(self, op: Op) -> bool:
+        return self._readings[self._target_of[type(op.object)].name].takes == 0
+
+    def _put_off(self) -> None:
+        """What is left is due in the next cycle; of a target that takes nothing for now, its failures are history."""
+        for op in self.left:
+            before = self.account.statuses.get(op.object.key)
+            idle = self._idle(op)
+            if before is None or (idle and before.state != "pending"):
+                why = IDLE if idle else LEFT
+                self.account.statuses[op.object.key] = Status("pending", self.clock.wall(), message=why.message)
+
     async def _apply(self, ops: list[Op]) -> list[tuple[Op, Failure | None]]:
         answers: list[tuple[Op, Failure | None]] = []
         for target, run in groupby(ops, key=lambda op: self._target_of[type(op.object)]):
@@ -224,12 +256,16 @@ class Reconciler:
                 log.exception("%s: a fault in weft itself; please report it", target.name)
                 answers.extend((op, Failure(f"a fault in weft itself: {error!r}")) for op in batch)
                 self._doubtful = True
+            except BaseException:  # cut off: nobody accounts for what was done
+                self._doubtful = True
+                raise
         return answers
 
     def _repaired(self, answers: list[tuple[Op, Failure | None]], before: _AsBefore) -> tuple[Op, ...]:
         """What was put right that had been right, by the plan as it was; also if that took several attempts."""
         repaired: list[Op] = []
-        for op, failure in answers:
+        outcomes = [*answers, *((op, LEFT) for op in self.left)]
+        for op, failure in outcomes:
             key = op.object.key
             known = key in self._repairing if key in before.statuses else key not in before.waiting
             was_right = known and before.plan.wanted.get(key) == self.plan.wanted.get(key)
@@ -239,7 +275,7 @@ class Reconciler:
                 self._repairing.add(key)
             else:
                 self._repairing.discard(key)
-        self._repairing &= before.statuses | {op.object.key for op, _ in answers}
+        self._repairing &= before.statuses | {op.object.key for op, _ in outcomes}
         return tuple(repaired)
 
     def _account(

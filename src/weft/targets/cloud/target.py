@@ -1,0 +1,204 @@
+"""The Target that any `RouteTables` is for the loop. Made by `daemons/route_manager.py`, read and written by the loop.
+
+A cloud tells nobody when a route changes, and counts calls. So the target holds a mirror of the last reading that its
+own successes keep up, and reads anew only now and then. It speaks with the provider only while this manager leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from weft.errors import TargetError
+from weft.objects import Failure, Key, Object, Op
+from weft.objects.cloud import CloudRoute
+from weft.targets import Reading
+from weft.targets.cloud import Contents, RouteTables
+
+V = TypeVar("V")
+
+TAKES = 50
+NOT_LEADING = "another manager leads; this one writes nothing"
+DRY = "dry run: nothing is written"
+SOON = 1.0
+"""Seconds, for each call that a reading takes, between two readings while something is in doubt."""
+FENCE = 0.1
+"""Seconds after which a batch that is under way notices that this manager leads no longer."""
+
+
+def always() -> bool:
+    """This manager leads."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class CloudOptions:
+    """`sync_interval`: seconds between readings, for each call that one takes. `dry_run`: reads, and writes nothing.
+    `takes`: ops that are written in one cycle; what is more waits for the next, so that what comes meanwhile doesn't
+    wait for all of it. `lead`: whether this manager may speak with the provider now; asked before and during each
+    batch, so it must answer at once. Whoever changes its answer wakes the loop."""
+
+    sync_interval: float = 30.0
+    dry_run: bool = False
+    takes: int = TAKES
+    lead: Callable[[], bool] = always
+
+
+class CloudTarget:
+    """`tables` as a Target. Times are the event loop's."""
+
+    def __init__(self, tables: RouteTables, options: CloudOptions | None = None) -> None:
+        self.tables = tables
+        self.options = options if options is not None else CloudOptions()
+        self.readings = 0
+        """How many real ones were tried."""
+        self._routes: dict[Key, CloudRoute] = {}
+        self._contents: Contents | None = None
+        self._asked_at: float | None = None
+        self._cost = 1
+        self._doubtful = False
+        self._led = False
+        self._broken: str | None = None
+        self._wake: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tables.name
+
+    @property
+    def kinds(self) -> tuple[type[Object], ...]:
+        return (CloudRoute,)
+
+    @property
+    def contents(self) -> Contents | None:
+        """What the tables hold, as far as this manager knows; `routes` is live: its own successes are in it. None: it
+        doesn't lead, or has not read them since it does."""
+        return self._contents
+
+    async def read(self, full: bool = False) -> Reading:
+        """The mirror; a real reading if one is due, or if something is in doubt. `full` alone is no reason for one:
+        calls are counted. Raises TargetError: the tables can't be read. While this manager doesn't lead, and in a dry
+        run, it takes no ops."""
+        if not self.options.lead():
+            return self._rest()
+        if not self._led:
+            self._led, self._asked_at, self._broken = True, None, None
+        now = asyncio.get_running_loop().time()
+        touched: frozenset[Key] | None = frozenset()
+        if now >= self._due_at():
+            touched = await self._read(now)
+        elif self._broken is not None:
+            raise TargetError(self._broken)
+        self._start_timer()
+        return self._mirror(touched, 0 if self.options.dry_run or self._doubtful else self.options.takes)
+
+    async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+        """Carry out ops; the mirror follows what the provider said is done. Whatever else comes of it (failures, a
+        batch cut off because it was cancelled or because this manager leads no longer) is in doubt until the next
+        reading, which is a real one and comes soon."""
+        if self.options.dry_run:
+            return [Failure(DRY)] * len(ops)
+        if not (self._led and self.options.lead()):
+            return [Failure(NOT_LEADING)] * len(ops)
+        self._doubtful = True
+        answers = await self._fenced(ops)
+        if len(answers) != len(ops):
+            raise TargetError(f"{self.name} gave {len(answers)} answers to {len(ops)} changes; please report it")
+        self._doubtful = any(answers)
+        for op, failure in zip(ops, answers, strict=True):
+            if failure is None:
+                self._note(op)
+        self._start_timer()
+        return answers
+
+    def lines(self, ops: Sequence[Op]) -> list[str]:
+        return self.tables.lines(ops)
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when a real reading is due."""
+        self._wake = wake
+
+    def close(self) -> None:
+        """Wake nobody any more. `tables` are their owner's to close."""
+        self._wake = None
+        self._stop_timer()
+
+    async def _read(self, now: float) -> frozenset[Key] | None:
+        """A real reading. The keys that are not as the mirror had them; None: there was none."""
+        self._asked_at = now
+        self._doubtful = True
+        self.readings += 1
+        try:
+            found = await self.tables.read()
+        except TargetError as error:
+            self._broken = str(error)
+            raise
+        self._broken = None
+        self._doubtful = False
+        self._cost = max(found.calls, 1)
+        before, known = self._contents, dict(self._routes)
+        self._routes.clear()
+        self._routes.update(found.routes)
+        self._contents = Contents(self._routes, found.foreign, found.problems, found.calls)
+        if before is None:
+            return None
+        return frozenset(_differing(known, self._routes) | _differing(before.foreign, found.foreign))
+
+    def _rest(self) -> Reading:
+        """Another manager leads: whatever was known here is its to change."""
+        self._stop_timer()
+        was_known, self._contents, self._led = self._contents is not None, None, False
+        self._routes.clear()
+        return self._mirror(None if was_known else frozenset(), takes=0)
+
+    def _mirror(self, touched: frozenset[Key] | None, takes: int) -> Reading:
+        foreign = self._contents.foreign if self._contents is not None else {}
+        return Reading(self._routes, foreign, touched, takes)
+
+    def _note(self, op: Op) -> None:
+        thing = op.object
+        if op.action == "remove":
+            self._routes.pop(thing.key, None)
+        elif isinstance(thing, CloudRoute):
+            self._routes[thing.key] = thing
+
+    async def _fenced(self, ops: Sequence[Op]) -> list[Failure | None]:
+        """The batch; it is cut off once this manager leads no longer."""
+        work = asyncio.ensure_future(self.tables.apply(ops))
+        try:
+            while not work.done():
+                await asyncio.wait({work}, timeout=FENCE)
+                if not work.done() and not self.options.lead():
+                    break
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+        return [Failure(NOT_LEADING)] * len(ops) if work.cancelled() else work.result()
+
+    def _due_at(self) -> float:
+        """When the next real reading is."""
+        if self._asked_at is None:
+            return 0.0
+        return self._asked_at + self._cost * (SOON if self._doubtful else self.options.sync_interval)
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_at(self._due_at(), self._call_wake)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _call_wake(self) -> None:
+        self._timer = None
+        if self._wake is not None:
+            self._wake()
+
+
+def _differing(before: Mapping[Key, V], after: Mapping[Key, V]) -> set[Key]:
+    return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
