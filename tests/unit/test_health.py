@@ -37,6 +37,7 @@ WELL = Vitals(
     etcd=Etcd(True, NOW - 1000, True),
     overlay=Overlay("flannel.1", beside=True, present=True, leased=True),
     planned=True,
+    registered=True,
     peers=frozenset({"babka", "pita"}),
     reaches=(reach("babka"), reach("pita")),
     container=Container("flannel", "running", started=NOW - 500),
@@ -64,6 +65,14 @@ def test_before_the_first_plan_it_is_starting() -> None:
     health = judge(replace(WELL, planned=False, waiting=("engine", "etcd")))
     assert health == Health("starting", "waiting for engine, etcd", ())
     assert judge(replace(WELL, planned=False)).message == "waiting for the first plan"
+
+
+def test_while_etcd_does_not_have_this_hosts_networks_nothing_is_well_yet() -> None:
+    """Who waits for `healthy` may rely on what other hosts read."""
+    unregistered = replace(WELL, registered=False)
+    assert judge(unregistered) == Health("starting", "waiting for etcd to have this host's registrations", ())
+    away = replace(unregistered, etcd=Etcd(False, NOW - 5, True, "timed out"))
+    assert judge(away).status == "degraded", "what is wrong is told as such"
 
 
 def test_warnings_while_starting_stay_warnings() -> None:

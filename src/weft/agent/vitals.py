@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,10 +20,12 @@ from weft.objects import Route
 
 @dataclass(slots=True)
 class Pulse:
-    """`interval`: seconds (INTERVAL). `wall`: seconds since 1970. `container`: flannel's, None if none is watched."""
+    """`interval`: seconds (INTERVAL). `settled`: the first plan was carried out, and etcd has had what this host tells.
+    `wall`: seconds since 1970. `container`: flannel's, None if none is watched."""
 
     loop: Loop[RegistrarWorld]
     interval: float
+    settled: asyncio.Event
     wall: Callable[[], float] = time.time
     started: float = field(default_factory=time.time)
     container: Container | None = None
@@ -72,6 +75,7 @@ class Pulse:
             etcd=self.etcd,
             overlay=self.overlay(),
             planned=self.loop.ready.is_set(),
+            registered=self.settled.is_set(),
             waiting=tuple(world.waiting()),
             problems=tuple(p for p in world.problems() if p.subject != "etcd"),
             conflicts=world.conflicts(),

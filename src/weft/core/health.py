@@ -3,7 +3,8 @@ health_status.json, `web/health.py` answers it, `weft diagnose` prints it.
 
 Pure: what is known comes as one frozen value (`Vitals`), the clock is in it. The status follows from the issues alone:
 
-    starting    nothing was planned yet, and nothing is critical
+    starting    nothing was planned yet and nothing is critical, or nothing is wrong and etcd doesn't have this host's
+                networks yet: no other host could reach them
     critical    etcd never answered for 3 × INTERVAL; flannel's device is missing; no other host is reachable
     degraded    anything else that is wrong
     healthy     nothing is
@@ -136,7 +137,7 @@ def flow(before: Flow | None, counters: Counters) -> Flow:
 class Vitals:
     """Everything that the verdict depends on. `now`: seconds since 1970; `interval`: seconds (INTERVAL).
 
-    `planned`: a plan was carried out. `waiting`: sources that have not spoken. `problems`: of the sources and of
+    `planned`: a plan was carried out. `registered`: etcd has had, once in this run, what this host tells. `waiting`: sources that have not spoken. `problems`: of the sources and of
     judging claims; `conflicts`: claims refused (two hosts, one subnet; an overlap with the underlay); `courses`: what
     the topology could not do, by node. `peers`: the other hosts' ids; `relayed`: those of them that are reached through
     another one. `reaches`: the probed paths. `container` None: none is watched. `flow`: of the tunnel device."""
@@ -146,6 +147,7 @@ class Vitals:
     etcd: Etcd
     overlay: Overlay
     planned: bool = False
+    registered: bool = False
     waiting: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     conflicts: tuple[Problem, ...] = ()
@@ -163,7 +165,7 @@ def judge(vitals: Vitals) -> Health:
     issues = sorted(set(_issues(vitals)), key=lambda i: (i.severity != "critical", i.type, i.message))
     if any(i.severity == "critical" for i in issues):
         status: Status = "critical"
-    elif not vitals.planned:
+    elif not vitals.planned or (not issues and not vitals.registered):
         status = "starting"
     else:
         status = "degraded" if issues else "healthy"
@@ -310,7 +312,8 @@ def _message(status: Status, issues: Sequence[Issue], vitals: Vitals) -> str:
         more = f" (and {len(issues) - 1} more)" if len(issues) > 1 else ""
         return f"{issues[0].message}{more}"
     if status == "starting":
-        return f"waiting for {', '.join(vitals.waiting) or 'the first plan'}"
+        unsaid = "etcd to have this host's registrations" if vitals.planned else "the first plan"
+        return f"waiting for {', '.join(vitals.waiting) or unsaid}"
     up = sum(reach.state == "up" for reach in _tunnels(vitals).values())
     relayed = len(vitals.relayed & vitals.peers)
     said = f"{len(vitals.peers)} other host{'' if len(vitals.peers) == 1 else 's'}"

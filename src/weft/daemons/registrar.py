@@ -90,9 +90,9 @@ class Registrar:
         self.chronicle = Chronicle(self.journal)
         every = min(settings.interval, settings.monitoring_interval)
         self.health = HealthFile(HealthFileOptions(Path(settings.run_dir), name, every), self.scribe, self.journal)
-        self.pulse = Pulse(self.loop, settings.interval)
         self.settled = asyncio.Event()
         """A plan was carried out, and etcd has what this host wants to have there."""
+        self.pulse = Pulse(self.loop, settings.interval, self.settled)
         means = Means(settings.docker_host, settings.flannel_container_name, settings.restart_flannel)
         healer = Healer(means, Attempts(Path(settings.run_dir) / FILE))
         ladder = LadderOptions(settings.cycle_interface, means.words)
@@ -158,9 +158,9 @@ class Registrar:
         self.chronicle.courses(self.world.chart.courses)
         self.chronicle.work(self.loop.reconciler)
         self._come_again(view)
-        self.health.wake()
         if self.loop.ready.is_set() and self.world.is_registered():
             self.settled.set()
+        self.health.wake()
 
     def _is_pending(self) -> bool:
         """What another has, and kernel settings that a container may not write, stay so: nothing waits for them."""
