@@ -1,5 +1,6 @@
 #!/bin/sh
-# Starts weft in its container, as a user of its own with NET_ADMIN alone; `weft discovery` with nothing at all.
+# Starts weft in its container, as a user of its own with NET_ADMIN alone; `weft discovery` and `weft route-manager` with
+# nothing at all.
 #
 #   docker-entrypoint.sh registrar --daemon     a verb of weft's, or one of the old script's options
 #   docker-entrypoint.sh sh                     any other program, with the same rights
@@ -33,6 +34,9 @@ true_word() {
     case "$1" in 1 | [Tt]rue | TRUE | [Yy]es | YES | [Oo]n | ON) return 0 ;; esac
     return 1
 }
+
+# Whether that verb needs no right at all on its host.
+rightless() { [ "$VERB" = discovery ] || [ "$VERB" = route-manager ]; }
 
 # health_status.json is what the registrar says of itself; docker-router's two answer GET /health, the other daemons on
 # their sockets.
@@ -91,7 +95,7 @@ make_user() {
     getent passwd "$USER_ID" >/dev/null || echo "weft:x:$USER_ID:$USER_ID:weft:/run/weft:/usr/sbin/nologin" >>/etc/passwd
     groups=$USER_ID
     path=${SOCKET#unix://}
-    if [ "$path" = "$SOCKET" ] || [ "$VERB" = discovery ] || [ "$VERB" = router ]; then
+    if [ "$path" = "$SOCKET" ] || rightless || [ "$VERB" = router ]; then
         : # reached over the network; or not at all, and not to be reached either
     elif [ -S "$path" ]; then
         gid=$(stat -c %g "$path")
@@ -108,6 +112,7 @@ make_user() {
 places() {
     case "$VERB" in
         discovery) echo "$DATA_DIR" ;;
+        route-manager) echo /run/weft ;;
         router) echo "${RUN_DIR:-/run/docker-router}" /run/weft; [ ! -w "$DATA_DIR" ] || echo "$DATA_DIR" ;;
         flanneld) echo "${RUN_DIR:-/var/run/flannel-registrar}" /run/weft /run/flannel ;; # subnet.env
         *) echo "${RUN_DIR:-/var/run/flannel-registrar}" /run/weft ;;
@@ -120,7 +125,7 @@ give() {
             say "$path can't be given to user $USER_ID: is it mounted read-only?"
         fi
     done
-    [ "$VERB" != discovery ] || return 0
+    ! rightless || return 0
     # What iptables of the legacy kind needs, where this host uses it: its lock, its list of tables, a raw socket.
     if [ -n "$(cat /proc/net/ip_tables_names 2>/dev/null)" ]; then
         say "this host's firewall rules are of iptables' legacy kind, which only root can read: set RUN_AS_ROOT=true." \
@@ -133,13 +138,13 @@ as_weft() {
     if ! has CapEff $SETGID || ! has CapEff $SETUID; then
         say "the user can't be changed without SETUID and SETGID; staying root, with no other capability than this" \
             "container's, and no right to others' files. Better: leave cap_drop out (all but NET_ADMIN is given up here)," \
-            "for discovery with user: \"$USER_ID:$USER_ID\""
+            "for discovery and route-manager with user: \"$USER_ID:$USER_ID\""
         exec "$@"
     fi
     groups=$(make_user)
     give
     caps=-all
-    [ "$VERB" = discovery ] || ! has CapBnd $NET_ADMIN || caps=$caps,+net_admin
+    rightless || ! has CapBnd $NET_ADMIN || caps=$caps,+net_admin
     case " $* " in # what pings
         *" diagnose "* | *" --diagnose "* | *" leases "*) ! has CapBnd $NET_RAW || caps=$caps,+net_raw ;;
     esac
@@ -161,7 +166,7 @@ esac
 VERB=$1
 command -v "$1" >/dev/null || set -- /opt/weft/bin/weft "$@"
 
-if [ "$VERB" = discovery ]; then
+if rightless; then
     [ "$(id -u)" -eq 0 ] || exec "$@"
 elif ! has CapBnd $NET_ADMIN; then
     say "this container may not change routes: give it NET_ADMIN (cap_add: [NET_ADMIN]) and network_mode: host." \

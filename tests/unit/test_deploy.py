@@ -15,7 +15,7 @@ import yaml
 
 from weft import settings
 from weft.cli.main import VERBS, weft
-from weft.settings import discovery, flanneld, registrar, router
+from weft.settings import discovery, flanneld, registrar, route_manager, router
 from weft.wire.routing import decode_routing
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,8 @@ DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 COMPOSE = sorted((DEPLOY / "compose").glob("*.yml"))
 SECURE, SIMPLE = DEPLOY / "compose" / "docker-router.yml", DEPLOY / "compose" / "docker-router-simple.yml"
-SINGLE = [path for path in COMPOSE if path not in (SECURE, SIMPLE)]
+MANAGER = DEPLOY / "compose" / "route-manager.yml"
+SINGLE = [path for path in COMPOSE if path not in (SECURE, SIMPLE, MANAGER)]
 GIVEN = re.compile(r"\$\{(\w+):-([^}]*)\}")
 OLD_README = """
 ETCD_ENDPOINT=http://192.168.4.88:2379
@@ -156,6 +157,25 @@ def test_docker_routers_routing_yaml_says_all_that_the_two_must_know() -> None:
         assert "${ROUTING_CONFIG:-./routing.yaml}:/etc/docker-router/routing.yaml:ro" in path.read_text()
     subnet = yaml.safe_load(SECURE.read_text())["networks"]["internal"]["ipam"]["config"][0]["subnet"]
     assert GIVEN.sub(r"\2", subnet) == str(stack.networks[0].subnets[0])
+
+
+def test_the_route_manager_needs_no_right_at_all_on_its_host() -> None:
+    found = service(MANAGER)
+    assert (found["cap_drop"], found.get("cap_add"), found["user"]) == (["ALL"], None, "7600:7600")
+    assert (found["read_only"], found["security_opt"]) == (True, ["no-new-privileges:true"])
+    assert "privileged" not in found
+    assert "volumes" not in found
+    given = environment(MANAGER)
+    assert given.keys() <= {route_manager.FLAGS.variable(flag) for flag in route_manager.FLAGS.defaults}
+    loaded, remarks = route_manager.load((), given)
+    assert (loaded.backend, loaded.etcd_endpoint, remarks) == ("google", "http://127.0.0.1:2379", [])
+    loaded, remarks = route_manager.load(
+        (), environment(MANAGER, {"ROUTE_MANAGER_BACKEND": "aws", "ROUTE_MANAGER_AWS_ROUTE_TABLE": "rtb-1"})
+    )
+    assert (loaded.backend, loaded.aws_route_table, remarks) == ("aws", ("rtb-1",), [])
+    unit = (DEPLOY / "systemd" / "weft-route-manager.service").read_text()
+    for line in ("DynamicUser=yes", "CapabilityBoundingSet=", "NoNewPrivileges=yes", "ProtectSystem=strict"):
+        assert f"\n{line}\n" in unit
 
 
 @pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="needs systemd: run scripts/setup as root")
