@@ -138,9 +138,10 @@ class Vitals:
     """Everything that the verdict depends on. `now`: seconds since 1970; `interval`: seconds (INTERVAL).
 
     `planned`: a plan was carried out. `registered`: etcd has had, once in this run, what this host tells. `waiting`:
-    sources that have not spoken. `problems`: of the sources and of judging claims; `conflicts`: claims refused (two hosts, one subnet; an overlap with the underlay); `courses`: what
-    the topology could not do, by node. `peers`: the other hosts' ids; `relayed`: those of them that are reached through
-    another one. `reaches`: the probed paths. `container` None: none is watched. `flow`: of the tunnel device."""
+    sources that have not spoken. `problems`: of the sources and of judging claims; `conflicts`: claims refused (two
+    hosts, one subnet; an overlap with the underlay); `courses`: what the topology could not do, by node. `peers`: the
+    other hosts' ids; `relayed`: those of them that are reached through another one. `reaches`: the probed paths.
+    `container` None: none is watched. `flow`: of the tunnel device."""
 
     now: float
     interval: float
