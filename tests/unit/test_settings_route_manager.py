@@ -69,8 +69,6 @@ def test_flags_of_another_provider_are_remarked_on() -> None:
         (["-google-next-hop=i"], "one of ip, instance (did you mean ip?)"),
         (["-google-priority=70000"], "-google-priority = '70000'"),
         (["-allowed=10.0.0.1/8"], "did you mean 10.0.0.0/8?"),
-        (["-max-delete=x"], "a number of routes, a part like 25%, or all"),
-        (["-max-delete=120%"], "all lets every route go"),
         (["-requests-per-second=0"], "-requests-per-second = '0'"),
         (["-health-port=70000"], "-health-port = '70000'"),
         (["-health-ip=x"], "-health-ip = 'x'"),

@@ -91,6 +91,8 @@ class Loop(Generic[K]):
         self.reconciler = reconciler
         self.interval = interval
         self.view: View | None = None
+        self.aloud = True
+        """What was done is a line in the log; False: its daemon has lines of its own for that."""
         self.ready = asyncio.Event()
         self._after_cycle = after_cycle
         self._for_files = for_files
@@ -259,7 +261,7 @@ class Loop(Generic[K]):
         self.wake()
 
     def _tell(self, report: Report) -> None:
-        if report.done:
+        if report.done and self.aloud:
             news = self.view is None or self.view.profile.plane or any(op.action != "change" for op in report.done)
             log.log(logging.INFO if news else logging.DEBUG, "%s", report.sentence())
         for key, message in list(report.failed.items())[:LOGGED_FAILURES]:

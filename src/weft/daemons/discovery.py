@@ -26,9 +26,9 @@ from weft.agent.routing_file import RoutingFile
 from weft.agent.stacks import common_vni, identity_of, static_peers
 from weft.core.identity import Self
 from weft.daemons import telemetry
-from weft.daemons.docker_router import serve_health
 from weft.daemons.privileges import drop, forbid_dumps
 from weft.daemons.process import run_until_signalled, spare_the_collector
+from weft.daemons.serving import serve_health
 from weft.discovery import DISCOVERIES, Discovery, Place
 from weft.discovery.options import NO_KEY_WARNING, OPEN
 from weft.errors import DiscoveryError

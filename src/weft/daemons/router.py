@@ -26,9 +26,9 @@ from weft.backends.tunnel import device_of
 from weft.core.stacks import Options
 from weft.daemons import telemetry
 from weft.daemons.confinement import confine, legacy_rules
-from weft.daemons.docker_router import serve_health
 from weft.daemons.privileges import drop
 from weft.daemons.process import run_until_signalled, spare_the_collector
+from weft.daemons.serving import serve_health
 from weft.daemons.vnis import ROLE, Vnis, claim_name
 from weft.discovery.file import DiscoveryFile
 from weft.errors import WeftError

@@ -6,7 +6,6 @@ as in Go (`go_flags.py`). The fields of `RouteManagerSettings` are the one table
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -72,6 +71,9 @@ class RouteManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Doc(description="most routes that go within ten minutes: a number, a part like 25% (at least 3), or all"),
     ] = "25%"
     leader_election: Annotated[bool, Doc(description="of several managers of one table, one writes at a time")] = True
+    election_name: Annotated[
+        str, Doc(description="managers of one table share it; another for a second table; default: the backend's name")
+    ] = ""
     adopt: Annotated[
         bool, Doc(description="take over routes that bear our names without our mark: flannel-route-manager's")
     ] = False
@@ -115,7 +117,6 @@ FLAGS = GoFlags(
     "-etcd-endpoint=http://10.0.1.2:2379",
     frozenset({"allowed", "aws-route-table"}),
 )
-MAX_DELETE = re.compile(r"all|\d+%?")
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[RouteManagerSettings, list[str]]:
@@ -152,10 +153,6 @@ def _check(settings: RouteManagerSettings) -> None:
         raise SettingsError("-etcd-certfile and -etcd-keyfile belong together; one of them is missing")
     if settings.sync_interval < 1:
         raise SettingsError(f"-sync-interval = {settings.sync_interval:g}: seconds, at least 1; 30 is the default")
-    if not MAX_DELETE.fullmatch(settings.max_delete):
-        raise SettingsError(f"-max-delete = {settings.max_delete!r}: a number of routes, a part like 25%, or all")
-    if settings.max_delete.endswith("%") and int(settings.max_delete[:-1]) > 100:
-        raise SettingsError(f"-max-delete = {settings.max_delete!r} is more than there are; all lets every route go")
     if settings.delete_all_routes and settings.once:
         raise SettingsError("-delete-all-routes and -once were both given: one empties the table, one fills it")
     if not Path(settings.socket).is_absolute():

@@ -116,3 +116,6 @@ BACKENDS: Mapping[str, Callable[[RouteManagerSettings], RouteTables]] = {
     "memory": _memory,
     "stdout": _stdout,
 }
+
+LOCAL = frozenset({"memory", "stdout"})
+"""Of those, the ones whose table is in this process: nobody else writes it."""

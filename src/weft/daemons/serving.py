@@ -1,4 +1,6 @@
-"""What `weft discovery` and `weft router` do alike at their start: answer GET /health. Called by both."""
+"""What several daemons do alike at their start: answer GET /health and /metrics. Called by `weft discovery`,
+`weft router` and `weft route-manager`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from weft.web.health import HealthServer
 from weft.web.pages import Pages
 
 
-async def serve_health(closing: AsyncExitStack, place: tuple[IPAddress, int], pages: Pages, loop: Loop[Any]) -> None:
+async def serve_health(
+    closing: AsyncExitStack, place: tuple[IPAddress, int], pages: Pages, loop: Loop[Any], setting: str = "HEALTH_PORT"
+) -> None:
     """Answer there until `closing` is left; port 0: don't. A port that is taken is a problem and no reason to end: a
-    host may have several stacks."""
+    host may have several stacks. `setting`: which one names the port."""
     address, port = place
     if not port:
         return
@@ -26,6 +30,6 @@ async def serve_health(closing: AsyncExitStack, place: tuple[IPAddress, int], pa
     try:
         await server.start()
     except WeftError as error:
-        loop.world.report("health", f"{error}; set HEALTH_PORT to a free one, or to 0")
+        loop.world.report("health", f"{error}; set {setting} to a free one, or to 0")
     else:
         closing.push_async_callback(server.stop)
