@@ -30,7 +30,6 @@ log = logging.getLogger("weft")
 EVENTS_KEPT = 500
 URGENCY = {"change": 0, "add": 1, "remove": 2}
 LEFT = Failure("it waits for its turn")
-IDLE = Failure("it waits until its target takes changes")
 
 V = TypeVar("V")
 
@@ -124,6 +123,8 @@ class Reconciler:
                 continue
             self._reads[key] = None
             self._unread.discard(target.name)
+            if reading.resting:
+                self._shelve(target)
             self._readings[target.name] = reading
             if reading.touched is None or full:
                 self._doubtful = True
@@ -235,13 +236,18 @@ class Reconciler:
         return self._readings[self._target_of[type(op.object)].name].takes == 0
 
     def _put_off(self) -> None:
-        """What is left is due in the next cycle; of a target that takes nothing for now, its failures are history."""
+        """What is left is due in the next cycle."""
         for op in self.left:
-            before = self.account.statuses.get(op.object.key)
-            idle = self._idle(op)
-            if before is None or (idle and before.state != "pending"):
-                why = IDLE if idle else LEFT
-                self.account.statuses[op.object.key] = Status("pending", self.clock.wall(), message=why.message)
+            why = self._readings[self._target_of[type(op.object)].name].resting or LEFT.message
+            self.account.statuses.setdefault(op.object.key, Status("pending", self.clock.wall(), message=why))
+
+    def _shelve(self, target: Target) -> None:
+        """It rests: nobody tries again what failed there."""
+        for key in [key for key, status in self.account.statuses.items() if status.state != "pending"]:
+            want = self.plan.wanted.get(key)
+            thing = want.object if want is not None else self._held(key)
+            if isinstance(thing, target.kinds):
+                del self.account.statuses[key]
 
     async def _apply(self, ops: list[Op]) -> list[tuple[Op, Failure | None]]:
         answers: list[tuple[Op, Failure | None]] = []

@@ -48,7 +48,7 @@ class CallFaults:
         """Which calls (`insert flannel-…`) were made to fail, and how."""
         self._numbers: dict[int, Fault] = {}
         self._next: list[Fault] = []
-        self._chance: Callable[[], Fault | None] | None = None
+        self._chance: Callable[[str], Fault | None] | None = None
 
     def next(self, fault: Fault, count: int = 1) -> None:
         """The next `count` calls fail."""
@@ -58,8 +58,8 @@ class CallFaults:
         """The calls of these numbers fail."""
         self._numbers.update(dict.fromkeys(numbers, fault))
 
-    def by_chance(self, chance: Callable[[], Fault | None] | None) -> None:
-        """Whether a call fails, and how, is asked of `chance`; None: of nobody any more."""
+    def by_chance(self, chance: Callable[[str], Fault | None] | None) -> None:
+        """Whether a call (`insert flannel-…`) fails, and how, is asked of `chance`; None: of nobody any more."""
         self._chance = chance
 
     @property
@@ -74,7 +74,7 @@ class CallFaults:
         if fault is None and self._next:
             fault = self._next.pop(0)
         if fault is None and self._chance is not None:
-            fault = self._chance()
+            fault = self._chance(call)
         if fault is not None:
             self.met.append((call, fault))
         return fault

@@ -93,7 +93,7 @@ class CloudTarget:
         elif self._broken is not None:
             raise TargetError(self._broken)
         self._start_timer()
-        return self._mirror(touched, 0 if self.options.dry_run or self._doubtful else self.options.takes)
+        return self._mirror(touched)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
         """Carry out ops; the mirror follows what the provider said is done. Whatever else comes of it (failures, a
@@ -151,12 +151,13 @@ class CloudTarget:
         """Another manager leads: whatever was known here is its to change."""
         self._stop_timer()
         was_known, self._contents, self._led = self._contents is not None, None, False
-        self._routes.clear()
-        return self._mirror(None if was_known else frozenset(), takes=0)
+        self._routes = {}
+        return Reading(self._routes, {}, None if was_known else frozenset(), 0, NOT_LEADING)
 
-    def _mirror(self, touched: frozenset[Key] | None, takes: int) -> Reading:
+    def _mirror(self, touched: frozenset[Key] | None) -> Reading:
         foreign = self._contents.foreign if self._contents is not None else {}
-        return Reading(self._routes, foreign, touched, takes)
+        takes = 0 if self.options.dry_run or self._doubtful else self.options.takes
+        return Reading(self._routes, foreign, touched, takes, DRY if self.options.dry_run else "")
 
     def _note(self, op: Op) -> None:
         thing = op.object
