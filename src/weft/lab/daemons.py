@@ -1,5 +1,5 @@
 """What a topology file says of a host's daemons (`daemon`, `agent`, `flanneld`, `registrar`; `discovery` and `router`
-are `stacks`'s) and of etcd. Pure; for `schema`."""
+are `stacks`'s, `route-manager` is `cloud`'s) and of etcd. Pure; for `schema`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Literal, cast
 
 from weft import settings
 from weft.errors import SettingsError, TopologyError
-from weft.lab import fields, stacks
-from weft.lab.topology import Bind, ContainerNetwork, DockerRouter, Etcd, Flanneld, Port
+from weft.lab import cloud, fields, stacks
+from weft.lab.topology import Bind, Compute, ContainerNetwork, DockerRouter, Etcd, Flanneld, Port
 from weft.model import IPAddress
 from weft.settings import flanneld, registrar
 
-DaemonKind = Literal["agent", "flanneld", "registrar", "discovery", "router", "none"]
-OPTIONS: tuple[DaemonKind, ...] = ("agent", "flanneld", "registrar", "discovery", "router")
+DaemonKind = Literal["agent", "flanneld", "registrar", "discovery", "router", "route-manager", "none"]
+OPTIONS: tuple[DaemonKind, ...] = ("agent", "flanneld", "registrar", "discovery", "router", "route-manager")
 KINDS: tuple[DaemonKind, ...] = (*OPTIONS, "none")
 ARTICLES = {
     "agent": "an agent",
@@ -24,10 +24,12 @@ ARTICLES = {
     "registrar": "a registrar",
     "discovery": "a discovery",
     "router": "a router",
+    "route-manager": "a route-manager",
 }
 TOGETHER: tuple[frozenset[DaemonKind], ...] = (
     frozenset(("flanneld", "registrar")),
     frozenset(("discovery", "router")),
+    frozenset(("flanneld", "route-manager")),
 )
 """The daemons that run side by side on a host."""
 KEYS = ("daemon", *OPTIONS)
@@ -49,15 +51,22 @@ class Daemons:
     flanneld: Flanneld | None = None
     registrar: tuple[tuple[str, str], ...] | None = None
     stacks: DockerRouter | None = None
+    route_manager: tuple[tuple[str, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Who may be asked in the lab: its etcd, its name server, and the addresses of the hosts that gossip."""
+    """Who may be asked in the lab: its etcd, its name server, its cloud, and the addresses of the hosts that gossip."""
 
     cluster: Cluster
     bind: Bind | None
+    compute: Compute | None
     seeds: tuple[IPAddress, ...]
+
+    @property
+    def etcd(self) -> str:
+        """Its endpoints, "" for none."""
+        return ",".join(url(address, CLIENTS) for _, address in self.cluster)
 
 
 def servers(
@@ -67,7 +76,7 @@ def servers(
     telling = (name for name, raw in hosts.items() if "discovery" in _kinds(raw, top, f"hosts.{name}"))
     gossiping = [name for name in telling if stacks.gossips(hosts[name], top, f"hosts.{name}")]
     seeds = tuple(ports[name][0].addresses[0].ip for name in gossiping)
-    return Servers(cluster(hosts, ports), stacks.bind(hosts, ports), seeds)
+    return Servers(cluster(hosts, ports), stacks.bind(hosts, ports), cloud.compute(hosts, ports), seeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +95,11 @@ def read(raw: Mapping[str, object], top: Mapping[str, object], where: str, serve
         if other not in kinds and isinstance(raw.get(other), Mapping):
             found = " and ".join(sorted(kinds))
             raise TopologyError(f"{where}.{other}: this host's daemon is {found!r}; keep one of the two")
-    routing = frozenset(kinds) & frozenset(stacks.KINDS)
+    routing = kinds & frozenset(stacks.KINDS)
     if raw.get("routing") is not None and not routing:
         raise TopologyError(f"{where}.routing: it is for `daemon: [discovery, router]`, and this host runs neither")
+
+    asked = cloud.Asked(servers.etcd, servers.compute)
 
     def said(kind: DaemonKind) -> tuple[object, object, str]:
         return raw.get(kind), top.get(kind), f"{where}.{kind}"
@@ -98,12 +109,12 @@ def read(raw: Mapping[str, object], top: Mapping[str, object], where: str, serve
         _flanneld(*said("flanneld"), cluster) if "flanneld" in kinds else None,
         _registrar(*said("registrar"), cluster) if "registrar" in kinds else None,
         stacks.read(raw, top, where, routing, _around(servers, place)) if routing else None,
+        cloud.route_manager(*said("route-manager"), asked) if "route-manager" in kinds else None,
     )
 
 
 def _around(servers: Servers, place: Place) -> stacks.Around:
-    etcd = ",".join(url(address, CLIENTS) for _, address in servers.cluster)
-    return stacks.Around(place.number, place.networks, etcd, servers.bind, servers.seeds)
+    return stacks.Around(place.number, place.networks, servers.etcd, servers.bind, servers.seeds)
 
 
 def _kinds(raw: Mapping[str, object], top: Mapping[str, object], where: str) -> frozenset[DaemonKind]:

@@ -93,6 +93,10 @@ class LabHost:
         return self.folder / "router" / "router.sock"
 
     @property
+    def manager_socket(self) -> Path:
+        return self.folder / "route-manager" / "route-manager.sock"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a person's command in this host finds set: ours without weft's and Docker's variables, and its own."""
         return self._settled({k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "DOCKER_"))})
@@ -112,11 +116,13 @@ class LabHost:
 
     @property
     def _socket(self) -> str:
-        """Where `weft show` is answered; of two daemons by the registrar or the router."""
+        """Where `weft show` is answered; of two daemons by the registrar, the router or the route-manager."""
         if self.host.registrar is not None:
             return str(self.registrar_socket)
         if self.host.stacks is not None:
             return str(self.router_socket)
+        if self.host.route_manager is not None:
+            return str(self.manager_socket)
         return self.host.flanneld.socket if self.host.flanneld else str(self.agent_socket)
 
     def init(self) -> Mark:

@@ -33,7 +33,7 @@ from weft.lab.topology import Container, ContainerNetwork, Host, ServiceName, To
 
 STARTING = 8 * (os.cpu_count() or 1)
 """How many services start side by side. More of them take no less time all together, and longer each."""
-ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "registrar", "agent", "discovery", "router")
+ORDER: tuple[ServiceName, ...] = ("flanneld", "docker", "registrar", "agent", "discovery", "router", "route-manager")
 TITLES = {"docker": "Docker Engine"}
 Progress = Callable[[str], None]
 """Is told, in a few words, what happens now."""
@@ -210,6 +210,9 @@ async def _boot(host: LabHost, progress: Progress) -> None:
     if host.host.bind is not None:
         progress(f"{host.name}: name server")
         await services.start(host, "bind")
+    if host.host.compute is not None:
+        progress(f"{host.name}: the cloud's API")
+        await services.start(host, "compute")
 
 
 async def _furnish(host: LabHost, progress: Progress, turns: asyncio.Semaphore) -> None:

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import cast
 
 from weft.errors import TopologyError
-from weft.lab import daemons, fields, underlay
+from weft.lab import cloud, daemons, fields, underlay
 from weft.lab.topology import Container, ContainerNetwork, EngineKind, Host, Port, Router, Segment, Topology, nth
 from weft.model import IPInterface, IPNetwork
 
@@ -21,7 +21,7 @@ FIRST_ROUTER, FIRST_HOST = 1, 11
 """Where automatic numbering starts in a segment: routers at .1, hosts at .11."""
 TOP = ("name", "segments", "hosts", "routers", "tunnels", "engine", *daemons.KEYS)
 HOST = (
-    *("segments", "engine", "networks", "etcd", "bind", "forward", "routes", "firewall", "routing"),
+    *("segments", "engine", "networks", "etcd", "bind", "compute", "forward", "routes", "firewall", "routing"),
     *daemons.KEYS,
 )
 NETWORK = ("subnet", "subnets", "labels", "internal", "containers", "bridge", "serve")
@@ -55,7 +55,8 @@ def read(document: object, name: str) -> Topology:
         raise TopologyError(f"routers.{twice}: a host has that name already")
     wanted = {name: _membership(name, "routers", raw, segments) for name, raw in routers.items()}
     wanted |= {name: _membership(name, "hosts", raw, segments) for name, raw in hosts.items()}
-    ports = _ports(segments, wanted, frozenset(routers))
+    ports = cloud.enclosed(_ports(segments, wanted, frozenset(routers)), hosts)
+    segments |= {port.segment.name: port.segment for plugs in ports.values() for port in plugs}
     defaults = Defaults(top, daemons.servers(top, hosts, ports))
     made = [_host(n, name, hosts[name], defaults, ports[name]) for n, name in enumerate(hosts, start=1)]
     topology = Topology(
@@ -188,6 +189,7 @@ def _host(number: int, name: str, raw: Mapping[str, object], defaults: Defaults,
     servers = defaults.servers
     daemon = daemons.read(raw, defaults.top, where, servers, daemons.Place(number, networks))
     etcd = daemons.etcd(name, raw, servers.cluster)
+    compute = servers.compute if servers.compute and servers.compute.host == name else None
     host = Host(
         name,
         ports,
@@ -199,9 +201,11 @@ def _host(number: int, name: str, raw: Mapping[str, object], defaults: Defaults,
         daemon.registrar,
         underlay.routes(raw.get("routes"), f"{where}.routes", ports),
         underlay.firewall(raw.get("firewall"), f"{where}.firewall"),
-        fields.flag(raw.get("forward", False), f"{where}.forward"),
+        fields.flag(raw.get("forward", compute is not None), f"{where}.forward"),
         bind=servers.bind if servers.bind and servers.bind.host == name else None,
         stacks=daemon.stacks,
+        compute=compute,
+        route_manager=daemon.route_manager,
     )
     _check_networks(host, where)
     _check_leased(host, where)

@@ -1,4 +1,4 @@
-"""What runs in a lab's host: etcd, a name server, a Docker Engine, weft's daemons; how each is started and ended.
+"""What runs in a lab's host: servers, a Docker Engine, weft's daemons; how each is started and ended.
 
 `lab.Lab` calls this at `up`; `weft lab kill`, `stop`, `start` and `restart` call it later.
 """
@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from weft.errors import LabError
-from weft.lab import bind, docker_router, etcd, leases, state
+from weft.lab import bind, docker_router, etcd, leases, state, vpc
 from weft.lab.host import LabHost
-from weft.lab.topology import Flanneld, ServiceName
+from weft.lab.topology import SERVERS, Flanneld, ServiceName
 
 
 async def start(host: LabHost, service: ServiceName) -> None:
@@ -26,9 +26,9 @@ async def start(host: LabHost, service: ServiceName) -> None:
 def _instead(host: LabHost, service: ServiceName) -> str:
     if service == "docker":
         return f"`engine: {host.host.engine}`: there is no Docker Engine"
-    if service in ("etcd", "bind"):
+    if service in SERVERS:
         return f"no `{service}` in its lab's file: there is none"
-    there = [one for one in host.host.services if one not in ("etcd", "bind", "docker")]
+    there = [one for one in host.host.services if one not in (*SERVERS, "docker")]
     other = f"[{', '.join(there)}]" if len(there) > 1 else there[0] if there else "none"
     said = "`agent: false`" if (service, other) == ("agent", "none") else f"`daemon: {other}`"
     return f"{said} in its lab's file: there is no {service}"
@@ -66,6 +66,15 @@ async def _start_bind(host: LabHost) -> None:
     assert host.host.bind is not None
     await host.start("bind", bind.command(host, host.host.bind), host.service_environment)
     await bind.answers(host, host.host.bind)
+
+
+# -- a cloud --------------------------------------------------------------------------------------------------------
+
+
+async def _start_compute(host: LabHost) -> None:
+    assert host.host.compute is not None
+    await host.start("compute", vpc.command(host, host.host.compute), host.service_environment)
+    await vpc.answers(host, host.host.compute)
 
 
 # -- Docker Engine --------------------------------------------------------------------------------------------------
@@ -150,6 +159,13 @@ async def _start_router(host: LabHost) -> None:
     await host.ready("router", host.router_socket)
 
 
+async def _start_manager(host: LabHost) -> None:
+    vpc.prepare(host)
+    environment = host.service_environment | vpc.environment(host) | {"HOME": "/"}
+    await host.start("route-manager", vpc.confined(weft("route-manager")), environment)
+    await host.ready("route-manager", host.manager_socket)
+
+
 async def _start_flanneld(host: LabHost) -> None:
     assert host.host.flanneld is not None
     environment = flanneld_environment(host, host.host.flanneld)
@@ -200,16 +216,20 @@ def daemon_environment(host: LabHost) -> dict[str, str]:
     if host.host.stacks is not None:
         told = [docker_router.environment(host, kind) for kind in docker_router.PAIR if host.host.runs(kind)]
         return {key: text for environment in told for key, text in environment.items() if key != "DNS_KEY"}
+    if host.host.route_manager is not None:
+        return vpc.environment(host)
     return registrar_environment(host) if host.host.registrar is not None else agent_environment(host)
 
 
 STARTS: dict[ServiceName, Callable[[LabHost], Awaitable[None]]] = {
     "etcd": _start_etcd,
     "bind": _start_bind,
+    "compute": _start_compute,
     "docker": _start_docker,
     "flanneld": _start_flanneld,
     "registrar": _start_registrar,
     "agent": _start_agent,
     "discovery": _start_discovery,
     "router": _start_router,
+    "route-manager": _start_manager,
 }

@@ -10,33 +10,43 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_interface, ip_network
 from typing import Literal
 
+from weft.lab.compute.table import Table
 from weft.model import IPAddress, IPInterface, IPNetwork
 
 EngineKind = Literal["docker", "none"]
-ServiceName = Literal["etcd", "bind", "docker", "flanneld", "registrar", "agent", "discovery", "router"]
+ServiceName = Literal[
+    "etcd", "bind", "compute", "docker", "flanneld", "registrar", "agent", "discovery", "router", "route-manager"
+]
+SERVERS: tuple[ServiceName, ...] = ("etcd", "bind", "compute")
+"""What the lab's hosts may ask; the rest is a host's own."""
 SERVICES: tuple[ServiceName, ...] = (
-    "etcd",
-    "bind",
+    *SERVERS,
     "docker",
     "flanneld",
     "registrar",
     "agent",
     "discovery",
     "router",
+    "route-manager",
 )
 """What can run in a host, the daemons last."""
 
+COMPUTE = 8080
+"""TCP port of a cloud's API in a lab; a real one has a name and a certificate in its place."""
 EVERYWHERE: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 """Destination of a default route, by IP version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An Ethernet that hosts and routers are plugged into: a bridge in the lab's fabric namespace. `mtu` in octets."""
+    """An Ethernet that hosts and routers are plugged into: a bridge in the lab's fabric namespace. `mtu` in octets.
+
+    `gateways`: addresses of the one member that all others send everything to, if the segment is a cloud's network."""
 
     name: str
     subnets: tuple[IPNetwork, ...]
     mtu: int
+    gateways: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,12 @@ class Port:
     def address(self, version: int) -> IPAddress | None:
         """The address of IP version 4 or 6, or None."""
         return next((a.ip for a in self.addresses if a.version == version), None)
+
+    @property
+    def gateways(self) -> tuple[IPAddress, ...]:
+        """Whom this member sends everything to, where its segment is a cloud's network."""
+        own = {address.ip for address in self.addresses}
+        return () if own & {*self.segment.gateways} else self.segment.gateways
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +152,28 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """A cloud's API and its metadata server on a host that is the router of its network, too, and forwards by the
+    API's routes. `network`: that network's name; `delay`: seconds that an operation takes."""
+
+    host: str
+    address: IPAddress
+    network: str
+    delay: float
+    table: Table
+
+    @property
+    def endpoint(self) -> str:
+        """Where it answers: `http://10.240.0.1:8080`."""
+        return f"http://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """The same without a scheme."""
+        return f"{self.address if self.address.version == 4 else f'[{self.address}]'}:{COMPUTE}"
+
+
+@dataclass(frozen=True, slots=True)
 class DockerRouter:
     """A host's `weft discovery` and `weft router`: variables of each, None where it doesn't run. `number`: the host's,
     from 1 on. `routing`: the text of its routing.yaml, "" for none. `stacks`: VNI and subnets of each of its stacks.
@@ -180,8 +218,8 @@ class Tunnel:
 @dataclass(frozen=True, slots=True)
 class Host:
     """A machine of the lab. `agent`: settings of its `weft agent` (name as in the settings file, value as text), or
-    None: it runs none. `flanneld`, `etcd`, `bind`, `stacks` (docker-router's daemons): None where it runs none.
-    `registrar`: variables of its `weft registrar`, or None. `routes`: over those that follow from the routers.
+    None: it runs none. `flanneld`, `etcd`, `bind`, `compute`, `stacks` (docker-router's daemons): None where it runs
+    none. `registrar`, `route_manager`: variables of theirs, or None. `routes`: over those that follow from the routers.
     `firewall`: commands of iptables. `forwards`: from the beginning, not only when a daemon makes it."""
 
     name: str
@@ -198,6 +236,8 @@ class Host:
     tunnels: tuple[Tunnel, ...] = ()
     bind: Bind | None = None
     stacks: DockerRouter | None = None
+    compute: Compute | None = None
+    route_manager: tuple[tuple[str, str], ...] | None = None
 
     def runs(self, service: ServiceName) -> bool:
         """Whether this service is part of the host."""
@@ -205,7 +245,7 @@ class Host:
             return self.engine == "docker"
         if service in ("discovery", "router"):
             return self.stacks is not None and getattr(self.stacks, service) is not None
-        return getattr(self, service) is not None
+        return getattr(self, service.replace("-", "_")) is not None
 
     @property
     def services(self) -> tuple[ServiceName, ...]:
@@ -269,7 +309,7 @@ class Topology:
 
         A host without a router gets its default route straight out of its first interface, since real machines have
         one and programs look for it."""
-        hops = [*far_segments(member, self.routers)]
+        hops = [*to_gateways(member), *far_segments(member, self.routers)]
         if not isinstance(member, Host):
             return tuple(hops)
         hops += default_routes(member, self.routers)
@@ -288,6 +328,16 @@ def nth(subnet: IPNetwork, index: int) -> IPInterface:
         raise IndexError(f"{subnet} has no host number {index}")
     address = subnet[index]
     return ip_interface(f"{address}/{subnet.prefixlen}")
+
+
+def to_gateways(member: Host | Router) -> Iterator[Hop]:
+    """On a cloud's network a member is alone with its gateway: the way to that, and by it to all others there."""
+    for port in member.ports:
+        for gateway in port.gateways:
+            yield Hop(ip_network(gateway), port.interface, None)
+            for subnet in port.segment.subnets:
+                if subnet.version == gateway.version:
+                    yield Hop(subnet, port.interface, gateway)
 
 
 def far_segments(member: Host | Router, routers: Sequence[Router]) -> Iterator[Hop]:
@@ -309,12 +359,15 @@ def far_segments(member: Host | Router, routers: Sequence[Router]) -> Iterator[H
 
 
 def default_routes(host: Host, routers: Sequence[Router]) -> Iterator[Hop]:
-    """One default route per IP version that the host's first interface has an address of."""
-    if not host.ports:
+    """One default route per IP version that the host's first interface has an address of. A cloud's own network leads
+    nowhere else."""
+    if not host.ports or host.compute is not None:
         return
     first = host.ports[0]
     router = next(iter(_on(first.segment, routers)), None)
     entry = _entries(host, first.segment, router) if router else {}
+    for gateway in first.gateways:
+        entry.setdefault(gateway.version, Hop(EVERYWHERE[gateway.version], first.interface, gateway))
     for version in sorted({address.version for address in first.addresses}):
         hop = entry.get(version)
         yield Hop(EVERYWHERE[version], first.interface, hop.via if hop else None)

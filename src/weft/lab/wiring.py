@@ -124,6 +124,10 @@ _QUIET = (
 _FORWARDS = (("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1"))
 _FORWARDS_NOT = (("net/ipv4/ip_forward", "0"), ("net/ipv6/conf/all/forwarding", "0"))
 """A new namespace copies the machine's IPv4 settings; a lab's host starts as a fresh machine does."""
+_CLOUD = tuple(
+    (f"net/ipv4/conf/{which}/{name}", "0") for which in ("all", "default") for name in ("send_redirects", "rp_filter")
+)
+"""A cloud's network knows no shorter way between two of its machines, and no wrong one."""
 
 
 def _bridges(topology: Topology) -> Iterator[str]:
@@ -152,7 +156,8 @@ def _member(topology: Topology, member: Host | Router, crowds: Mapping[str, Sequ
         via = f"via {hop.via} " if hop.via else ""
         lines.append(f"route add {hop.dst} {via}dev {hop.interface}")
     forwards = _FORWARDS if isinstance(member, Router) or member.forwards else _FORWARDS_NOT
-    return Batch(namespace(topology.name, member.name), tuple(lines), (*_QUIET, *forwards))
+    cloud = _CLOUD if isinstance(member, Host) and member.compute else ()
+    return Batch(namespace(topology.name, member.name), tuple(lines), (*_QUIET, *forwards, *cloud))
 
 
 def plug(topology: Topology, member: Host | Router, port: Port, mac: str = "") -> Iterator[str]:

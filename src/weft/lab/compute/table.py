@@ -13,13 +13,19 @@ routes:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
 
 from weft.errors import LabError
 from weft.model import IPAddress, IPNetwork
+
+if TYPE_CHECKING:
+    Address = IPAddress
+else:
+    Address = Any  # msgspec reads no union of two classes that it doesn't know
 
 COMPUTE_SCOPE = "https://www.googleapis.com/auth/compute"
 READ_SCOPE = "https://www.googleapis.com/auth/compute.readonly"
@@ -59,11 +65,14 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
     zone: str = "us-central1-a"
     network: str = "default"
-    addresses: tuple[IPAddress, ...] = ()
+    addresses: tuple[Address, ...] = ()
     aliases: tuple[str, ...] = ()
     can_ip_forward: bool = True
     status: str = "RUNNING"
     tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "addresses", tuple(ip_address(str(one)) for one in self.addresses))
 
 
 class GivenRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
