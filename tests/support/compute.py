@@ -3,10 +3,9 @@ discovery document.
 
     with compute(small(3)) as gce:
         gce.url                            # http://127.0.0.1:40001, for -google-endpoint
-        gce.environment                    # GCE_METADATA_HOST, …: put this into os.environ first
+        gce.be_home(monkeypatch)           # google.auth asks here; gce.environment for other processes
         gce.faults.fail("routes.insert", 503, times=2)
         gce.history.gaps(ip_network("10.244.1.0/24"), start)
-        gce.at("2014") …
 
 It runs on a thread of its own. What a test does with `gce` takes effect at once. When it ends, every request and every
 answer since the start is checked; a violation fails the test.
@@ -19,6 +18,9 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import pytest
+from google.auth.compute_engine import _metadata
 
 from tests.support.discovery_document import violations
 from weft.lab.compute.access import Access
@@ -50,13 +52,22 @@ class Gce:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For os.environ, before google.auth is used: nothing goes anywhere else."""
+        """For the environment of a process of its own: nothing goes anywhere else."""
         return {
             "GCE_METADATA_HOST": self.address,
             "GCE_METADATA_IP": self.address,
             "GCE_METADATA_ROOT": self.address,
             "NO_GCE_CHECK": "false",
         }
+
+    def be_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """This process is on an instance of this cloud: google.auth, even if it was imported before (it reads
+        GCE_METADATA_HOST but once), asks here and nowhere else."""
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+        monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", self.address)
+        monkeypatch.setattr(_metadata, "_NO_GCE_CHECK", False)
 
     @property
     def compute(self) -> Compute:

@@ -19,12 +19,17 @@ PREFIX = "/compute/v1/"
 NUMBERS = {"int32": 2**31, "uint32": 2**32, "int64": 2**63, "uint64": 2**64}
 
 
-@functools.cache
-def document() -> dict[str, Any]:
-    """compute.v1.json."""
+def shipped() -> dict[str, Any]:
+    """compute.v1.json, to do with as one likes (Google's client writes into the one that it is given)."""
     found = resources.files("googleapiclient.discovery_cache.documents").joinpath("compute.v1.json")
     loaded: dict[str, Any] = json.loads(found.read_text())
     return loaded
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    """The one that calls are held against: to be read only."""
+    return shipped()
 
 
 @functools.cache

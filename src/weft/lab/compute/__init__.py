@@ -9,7 +9,7 @@
     history     every state of the route table and every call, with times
     faults      what is to go wrong next, and how often it did
     filters     the language of `filter=`, masks that of `fields=`, paging the pages
-    access      tokens, scopes, permissions, rate limit
+    access      tokens, scopes, permissions, rate limit; oauth, the keys of the service account
     api, metadata, control, server    HTTP
 
 It is a fake that ships: it speaks as Google does as far as a route manager can tell, which Google's own client and the

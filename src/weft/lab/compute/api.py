@@ -27,7 +27,7 @@ from weft.lab.compute.resources import ROOT, Json, Operation, Route
 
 PREFIX = "/compute/v1/"
 COMMON = {"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "$.xgafv", "access_token", "oauth_token"}
-LISTING = {"filter", "maxResults", "orderBy", "pageToken", "returnPartialSuccess"}
+LISTING = {"filter", "maxResults", "orderBy", "pageToken"}
 _PROJECT = r"projects/(?P<project>[^/]+)"
 OPERATION = frozenset(one.encode_name for one in msgspec.structs.fields(Operation)) | {
     "zone",
@@ -100,12 +100,10 @@ class Request:
 
 
 class Api:
-    """`bodies`: whether the history keeps what was sent both ways; `unreachable`: zones that aggregated lists can't
-    ask just now."""
+    """`bodies`: whether the history keeps what was sent both ways."""
 
     def __init__(self, compute: Compute, access: Access, pages: Paging, bodies: bool = False) -> None:
         self.compute, self.access, self.pages, self.bodies = compute, access, pages, bodies
-        self.unreachable: set[str] = set()
         self._answers: dict[str, Callable[[Request], Json]] = {
             "routes.insert": self._insert,
             "routes.list": self._routes,
@@ -239,21 +237,25 @@ class Api:
 
     def _aggregated(self, asked: Request) -> Json:
         """Zone by zone; a zone without any, or that can't be asked, has a warning instead."""
-        found = [one for one in self.compute.instances() if str(one["zone"]).rsplit("/", 1)[-1] not in self.unreachable]
+        found = [
+            one
+            for one in self.compute.instances()
+            if str(one["zone"]).rsplit("/", 1)[-1] not in self.compute.unreachable
+        ]
         items, token = paging.page(_by_name(found), asked.query, INSTANCE, self.pages)
         scopes: dict[str, Json] = {}
         for zone in self.compute.table.zones:
             here = [one for one in items if str(one["zone"]).endswith(f"/{zone}")]
             if here:
                 scopes[f"zones/{zone}"] = {"instances": here}
-            elif zone in self.unreachable:
+            elif zone in self.compute.unreachable:
                 scopes[f"zones/{zone}"] = _warned("UNREACHABLE", zone, f"The zone '{zone}' is unreachable.")
             else:
                 text = f"There are no results for scope 'zones/{zone}' on this page."
                 scopes[f"zones/{zone}"] = _warned("NO_RESULTS_ON_PAGE", zone, text)
         answer = self._head("instanceAggregatedList", "aggregated/instances")
-        if self.unreachable:
-            answer["unreachables"] = [f"zones/{zone}" for zone in sorted(self.unreachable)]
+        if self.compute.unreachable:
+            answer["unreachables"] = [f"zones/{zone}" for zone in sorted(self.compute.unreachable)]
         return answer | {"items": scopes} | ({"nextPageToken": token} if token else {})
 
     def _list(self, kind: str, path: str, documents: list[Json], asked: Request, fields: frozenset[str]) -> Json:

@@ -11,7 +11,9 @@ Mounted by `server`; for `weft lab`, and for tests of a server that is another p
     DELETE /lab/routes/NAME
     PUT    /lab/instances                   an instance (table.Instance)
     DELETE /lab/instances/NAME
+    PUT    /lab/unreachable                 zones that aggregated lists can't ask: ["us-central1-b"]
     POST   /lab/tokens/revoke
+    GET    /lab/key                         a key file of the service account
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from aiohttp import web
 from weft.lab.compute.access import Access
 from weft.lab.compute.engine import Compute
 from weft.lab.compute.faults import Fault
+from weft.lab.compute.oauth import Keys
 from weft.lab.compute.refusal import Refusal
 from weft.lab.compute.table import GivenRoute, Instance
 
@@ -34,8 +37,8 @@ T = TypeVar("T")
 class Control:
     """Handlers of aiohttp, by path in `routes`."""
 
-    def __init__(self, compute: Compute, access: Access) -> None:
-        self.compute, self.access = compute, access
+    def __init__(self, compute: Compute, access: Access, keys: Keys) -> None:
+        self.compute, self.access, self.keys = compute, access, keys
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -50,7 +53,9 @@ class Control:
             web.delete("/lab/routes/{name}", self.drop_route),
             web.put("/lab/instances", self.put_instance),
             web.delete("/lab/instances/{name}", self.drop_instance),
+            web.put("/lab/unreachable", self.cut_off),
             web.post("/lab/tokens/revoke", self.revoke),
+            web.get("/lab/key", self.key),
         ]
 
     async def about(self, _: web.Request) -> web.Response:
@@ -113,6 +118,13 @@ class Control:
     async def drop_instance(self, request: web.Request) -> web.Response:
         self.compute.drop_instance(request.match_info["name"])
         return _answer({})
+
+    async def cut_off(self, request: web.Request) -> web.Response:
+        self.compute.unreachable = set(_decode(await request.read(), list[str]))
+        return _answer(sorted(self.compute.unreachable))
+
+    async def key(self, request: web.Request) -> web.Response:
+        return _answer(self.keys.file(str(request.url.origin())))
 
     async def revoke(self, _: web.Request) -> web.Response:
         return _answer({"revoked": self.access.revoke()})

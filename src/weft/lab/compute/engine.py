@@ -57,6 +57,8 @@ class Compute:
         self.quota_as: QuotaAs = quota_as
         self.faults = Faults(random.Random(seed))
         self.history = History(self.advance)
+        self.unreachable: set[str] = set()
+        """Zones that aggregated lists can't ask just now."""
         self._table = table
         self._clock = clock
         self._chance = random.Random(seed + 1)

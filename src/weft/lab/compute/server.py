@@ -19,6 +19,7 @@ from weft.lab.compute.faults import Faults
 from weft.lab.compute.history import History
 from weft.lab.compute.metadata import PREFIX as METADATA
 from weft.lab.compute.metadata import Metadata
+from weft.lab.compute.oauth import Keys
 from weft.lab.compute.operations import DEFAULT_TIMING, Timing
 from weft.lab.compute.paging import WHOLE, Paging
 from weft.lab.compute.table import Table
@@ -53,6 +54,7 @@ class Cloud:
             options.rate,
             options.open,
         )
+        self.keys = Keys(self.compute, self.access)
         self.api = Api(self.compute, self.access, options.paging, options.bodies)
 
     @property
@@ -68,7 +70,8 @@ class Cloud:
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=LARGEST)
-        application.add_routes(Control(self.compute, self.access).routes())
+        application.add_routes(Control(self.compute, self.access, self.keys).routes())
+        application.router.add_post("/token", self.keys.handle)
         metadata = Metadata(self.compute, self.access)
         application.router.add_route("*", PREFIX + "{rest:.*}", self.api.handle)
         application.router.add_route("*", METADATA + "{rest:.*}", metadata.handle)
