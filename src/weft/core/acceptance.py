@@ -34,6 +34,7 @@ LEAST_MTU = 576 + max(OVERHEAD.values())
 class Policy:
     """What claims are judged by. Equal policies give equal verdicts, so verdicts are kept while it stays the same.
 
+    `underlay`: the family that tunnels run over, 0 where there are none (a cloud's routes): either will do.
     `networks`: all of this host's own, the private ones too. `no_ipv6`: why none can be routed here, "" if it can.
     `macless`: a node that tells no MAC can be reached all the same, by flooding."""
 
@@ -184,7 +185,7 @@ def _judge(claim: Node, policy: Policy) -> Verdict:
 def _unreachable(claim: Node, policy: Policy) -> str:
     """Why no tunnel can lead to this node, or ""."""
     me = policy.me
-    endpoint = claim.endpoint(policy.underlay)
+    endpoint = claim.endpoint(policy.underlay) if policy.underlay else next(iter(claim.endpoints), None)
     if claim.vni != me.vni:
         return f"its VNI is {claim.vni}, this host's is {me.vni}"
     if claim.backend != me.backend:

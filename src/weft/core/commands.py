@@ -26,6 +26,7 @@ from weft.objects import (
     Route,
     Sysctl,
 )
+from weft.objects.cloud import CloudRoute
 from weft.objects.outside import File, Hook
 from weft.objects.wireguard import WireguardDevice, WireguardPeer
 
@@ -65,13 +66,13 @@ def text(thing: Object) -> str:
         return f"chain {thing.table} {thing.name} (IPv{thing.family}, {len(thing.rules)} rules)"
     if isinstance(thing, Jump):
         return f"jump {thing.table} {thing.parent} → {thing.chain} (IPv{thing.family})"
-    if isinstance(thing, WireguardDevice | WireguardPeer | Hook | File):
+    if isinstance(thing, WireguardDevice | WireguardPeer | Hook | File | CloudRoute):
         return _other(thing)
     _, group, what = _parts(thing)
     return f"{group.split()[-1]} {what}"
 
 
-def _other(thing: WireguardDevice | WireguardPeer | Hook | File) -> str:
+def _other(thing: WireguardDevice | WireguardPeer | Hook | File | CloudRoute) -> str:
     """What no `ip` word is known for. No key that is a secret is in it."""
     if isinstance(thing, WireguardDevice):
         return f"link {thing.name} type wireguard port {thing.listen_port} mtu {thing.mtu} key {thing.public_key}"
@@ -79,6 +80,9 @@ def _other(thing: WireguardDevice | WireguardPeer | Hook | File) -> str:
         return f"wireguard peer {thing.public_key} dev {thing.dev} endpoint {endpoint_text(thing)}"
     if isinstance(thing, Hook):
         return f"hook {' '.join(str(subnet) for subnet in (thing.subnet, thing.subnet6) if subnet is not None)}"
+    if isinstance(thing, CloudRoute):
+        via = thing.via if thing.via is not None else "an instance that is not known"
+        return f"cloud route {thing.dst} via {via} in table {thing.table}" + f" ({thing.flaw})" * bool(thing.flaw)
     return f"file {thing.path}"
 
 

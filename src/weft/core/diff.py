@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from weft.core.plan import Wanted
 from weft.objects import Key, Object, Op, Route, Sysctl, Why
+from weft.objects.cloud import CloudRoute
 
 UNWANTED = Why("kernel", "this host", "nothing asks for it any more")
 
@@ -114,6 +115,8 @@ def _conflict(key: Key, wanted: Mapping[Key, Wanted], foreign: Mapping[Key, str]
 
 def _moves(have: Object, want: Object) -> bool:
     """Whether a change would lead a route to another peer."""
+    if isinstance(have, CloudRoute) and isinstance(want, CloudRoute):
+        return have.via not in (None, want.via)  # what leads nowhere is nobody's
     return isinstance(have, Route) and _gateway(have) != _gateway(want)
 
 

@@ -1,8 +1,8 @@
 """Why is (or isn't) there a way to an address? Pure; called by `web/api.py` for `weft explain`.
 
 The answer follows the packet: the route, its next hop (or its group, and each of its next hops), the neighbour behind
-that, the FDB entry behind its MAC; each object with who asked for it. Where there is no way, it says what is known
-instead: a refused claim, or nothing.
+that, the FDB entry behind its MAC; each object with who asked for it. In a cloud it is one route in each table. Where
+there is no way, it says what is known instead: a refused claim, or nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from weft.core.commands import text
 from weft.core.plan import SEVERAL, Plan, Wanted, part_of
 from weft.model import IPAddress, IPNetwork, Node, View
 from weft.objects import ZERO_MAC, Key, Neighbour, NextHop, NextHopGroup, Object, Route
+from weft.objects.cloud import CloudRoute
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def explain(
     there = [node for node in claims if any(e in target for e in node.endpoints)]
     behind = [n.id for n in claims for w in n.networks for s in w.subnets if _holds(s, target)]
     said = [decided[name] for name in dict.fromkeys((*(n.id for n in there), *behind)) if name in decided]
-    way = list(_way(target, plan))
+    way = [*_way(target, plan), *_in_tables(target, plan)]
     if way:
         return True, [*way, *said]
     refused = list(_refusals(target, view, claims))
@@ -69,7 +70,8 @@ def explain(
     others = [Line(f"{asked} is in {what}") for what in _of_another_daemon(target, view)]
     if refused or endpoints or others:
         return bool(endpoints or others), [*endpoints, *others, *said, *refused]
-    subnets = sorted(str(w.object.dst) for w in plan.wanted.values() if isinstance(w.object, Route))
+    routed = {str(w.object.dst) for w in plan.wanted.values() if isinstance(w.object, Route | CloudRoute)}
+    subnets = sorted(routed)
     shown = ", ".join(subnets[:8]) + (f" and {len(subnets) - 8} more" if len(subnets) > 8 else "")
     return False, [Line(f"no node announces a network that holds {asked}; routed to: {shown or 'nothing'}")]
 
@@ -78,9 +80,10 @@ def _node(node: Node, view: View, plan: Plan) -> tuple[bool, list[Line]]:
     names = (node.id, *(part_of(node.id, device_of(beside)) for beside in view.beside))
     parts = [plan.parts[name] for name in names if name in plan.parts]
     problems = [Line(p.message) for p in view.problems if p.subject == node.id]
-    if not parts:
-        return False, problems or [Line(f"node {node.id} is known, but not routed to")]
     wanted = {key: want for part in parts for key, want in part.wanted.items()}
+    wanted |= {route.key: want for route, want in _cloud_routes(plan) if want.why.peer == node.id}
+    if not parts and not wanted:
+        return False, problems or [Line(f"node {node.id} is known, but not routed to")]
     for name in plan.parts:
         if name.startswith(SEVERAL):
             wanted |= {key: want for key, want in _of_end(node, plan, name).items() if key not in wanted}
@@ -120,6 +123,21 @@ def _way(target: IPNetwork, plan: Plan) -> Iterator[Line]:
         yield _line(one)
         yield from _behind_hop(one, plan)
     yield from _behind_hop(hop, plan)
+
+
+def _cloud_routes(plan: Plan) -> Iterator[tuple[CloudRoute, Wanted]]:
+    for want in plan.wanted.values():
+        if isinstance(want.object, CloudRoute):
+            yield want.object, want
+
+
+def _in_tables(target: IPNetwork, plan: Plan) -> Iterator[Line]:
+    """In each of a cloud's tables, the most specific planned route that holds the target."""
+    best: dict[str, CloudRoute] = {}
+    for route, _ in _cloud_routes(plan):
+        if _holds(route.dst, target):
+            best[route.table] = max(best.get(route.table, route), route, key=lambda one: one.dst.prefixlen)
+    yield from (_line(plan.wanted[route.key]) for route in best.values())
 
 
 def _behind_hop(hop: Wanted, plan: Plan) -> Iterator[Line]:

@@ -20,6 +20,7 @@ from weft.core.ruleset import shared_label
 from weft.core.slots import Slots
 from weft.model import DETECTION, Host, IPNetwork, Multipath, Node, View
 from weft.objects import FOUND_METRIC, Key, Object, Route, Sysctl, Why
+from weft.objects.cloud import CloudRoute
 from weft.objects.outside import File
 
 RELAYS = "registrar"
@@ -126,7 +127,7 @@ def _remade(part: Part, wanted: Mapping[Key, Wanted]) -> Part:
 def _own_part(view: View, devices: tuple[str, ...], before: Part | None) -> Part:
     """`devices`: of all overlays, this one's among them."""
     here: tuple[object, ...] = (view.me, view.networks, view.host, view.profile, view.files)
-    here = (*here, view.routes, view.apart, view.diverted, devices)
+    here = (*here, view.routes, view.apart, view.diverted, view.table_routes, devices)
     return before if before is not None and before.made_from == here else _part(here, _here(view, devices))
 
 
@@ -169,12 +170,14 @@ def _part(made_from: tuple[object, ...], asked: Iterable[tuple[Object, Why]]) ->
 
 
 def _here(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:
-    """Forwarding, this host's end of the overlay, routes beside those to nodes, the firewall, files for other
-    programs; files alone for a daemon that keeps nothing else."""
+    """Forwarding, this host's end of the overlay, routes beside those to nodes, the firewall; files for other programs
+    and a cloud's routes, which alone are the business of a daemon that keeps nothing of the kernel's."""
     if view.profile.plane:
         yield from _kernels(view, devices)
     for file in view.files:
         yield File(file.path, file.text, file.mode), Why("settings", view.me.id, "other programs read it")
+    for one in view.table_routes:
+        yield CloudRoute(one.table, one.dst, one.via), Why(one.source, one.peer, one.rule)
 
 
 def _kernels(view: View, devices: tuple[str, ...]) -> Iterator[tuple[Object, Why]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ from weft.core.diff import Changes
 from weft.core.explain import explain
 from weft.model import IPAddress, Network, Node, Reach, mac_text
 from weft.objects import Address, Fdb, Key, Link, Neighbour, NextHop, NextHopGroup, Object, Route
+from weft.objects.cloud import CloudRoute
 
 
 class PeerRow(msgspec.Struct):
@@ -81,7 +82,7 @@ class NetworkRow(msgspec.Struct):
 
 class RouteRow(msgspec.Struct):
     """One route that weft wants here. `state`: done, pending, error, conflict. `via`: the gateways, sorted; several
-    share its flows, none is a route to the device itself."""
+    share its flows, none is a route to the device itself. `device`: of a cloud's route, the table that it is in."""
 
     destination: str
     node: str
@@ -174,12 +175,18 @@ class Voice(Protocol):
         ...
 
 
-class Api:
-    """Answers from one running loop and the discovery that it hears."""
+def _never() -> bool:
+    return False
 
-    def __init__(self, loop: Loop[Any], voice: Voice) -> None:
+
+class Api:
+    """Answers from one running loop and the discovery that it hears. `standing_by`: nothing is planned, and that is as
+    it should be: another daemon writes."""
+
+    def __init__(self, loop: Loop[Any], voice: Voice, standing_by: Callable[[], bool] = _never) -> None:
         self._loop = loop
         self._voice = voice
+        self._standing_by = standing_by
         self._started = time.monotonic()
 
     def peers(self) -> list[PeerRow]:
@@ -207,7 +214,7 @@ class Api:
         """Every route that is wanted here, sorted by destination."""
         rows = []
         for key, want in self._loop.reconciler.plan.wanted.items():
-            if isinstance(want.object, Route):
+            if isinstance(want.object, Route | CloudRoute):
                 status = self._status(key)
                 rows.append(
                     RouteRow(
@@ -218,14 +225,14 @@ class Api:
                         status.state,
                         status.message,
                         list(map(str, self._gateways(want.object))),
-                        want.object.dev,
+                        want.object.dev if isinstance(want.object, Route) else want.object.table,
                     )
                 )
         return sorted(rows, key=lambda row: row.destination)
 
-    def _gateways(self, route: Route) -> list[IPAddress]:
+    def _gateways(self, route: Route | CloudRoute) -> list[IPAddress]:
         """Those of the next-hop objects that are wanted for it."""
-        if not route.nexthop:
+        if isinstance(route, CloudRoute) or not route.nexthop:
             return [route.via] if route.via is not None else []
         wanted = self._loop.reconciler.plan.wanted
         ids = [route.nexthop]
@@ -247,15 +254,16 @@ class Api:
         not_done = [self._row(key, status) for key, status in account.statuses.items()]
         counts = Counter(type(thing).__name__.lower() for thing in loop.reconciler.actual())
         node = loop.view.me if loop.view is not None else None
+        planned = node is not None or self._standing_by()
         return AgentStatus(
-            health="ok" if not problems and not not_done and loop.view is not None else "degraded",
+            health="ok" if not problems and not not_done and planned else "degraded",
             node=loop.world.name,
             version=__version__,
             device=loop.world.device,
             endpoints=[str(e) for e in node.endpoints] if node is not None else [],
             uptime=time.monotonic() - self._started,
             peers=len({n.id for view in (loop.view, *loop.view.beside) for n in view.nodes}) if loop.view else 0,
-            routes=counts["route"],
+            routes=counts["route"] + counts["cloudroute"],
             objects=dict(sorted(counts.items())),
             datagrams={name: count for name, count in sorted(self._voice.counters().items()) if count},
             cycles=account.cycles,
