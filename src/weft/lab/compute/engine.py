@@ -29,6 +29,7 @@ from weft.lab.compute.resources import (
     Operation,
     OperationError,
     Route,
+    Warn,
     instance_json,
     network_json,
     network_link,
@@ -68,6 +69,8 @@ class Compute:
         self._works: dict[str, Work] = {}
         self._by_request: dict[str, Work] = {}
         self._busy: dict[str, Work] = {}
+        self._static = 0
+        self._hops: dict[tuple[str, str], tuple[Warn, ...]] = {}
         self._numbers = itertools.count(1)
         self._due: list[tuple[float, int, bool, Work]] = []
         for route in _given(table):
@@ -212,6 +215,7 @@ class Compute:
         with self._lock:
             self.advance()
             self._table = table
+            self._hops.clear()
 
     def put_instance(self, instance: Instance) -> None:
         """An instance appears, or is another from now on."""
@@ -266,11 +270,14 @@ class Compute:
     def _put(self, at: float, route: Route, operation: str) -> Route:
         before = self._routes.get(route.name)
         self._routes[route.name] = route
+        self._static += _is_static(route) - _is_static(before)
         self.history.changes.append(Change(at, route.name, before, route, operation))
         return route
 
     def _remove(self, at: float, name: str, operation: str) -> None:
-        self.history.changes.append(Change(at, name, self._routes.pop(name), None, operation))
+        route = self._routes.pop(name)
+        self._static -= _is_static(route)
+        self.history.changes.append(Change(at, name, route, None, operation))
 
     def _repeated(self, request_id: str) -> Work | None:
         return self._by_request.get(request_id) if request_id else None
@@ -284,7 +291,7 @@ class Compute:
 
     def _used(self) -> int:
         """Routes that somebody made; those of subnetworks and peerings are not counted."""
-        return sum(one.route_type == "STATIC" for one in self._routes.values())
+        return self._static
 
     def _find(self, name: str) -> Route:
         found = self._routes.get(name) or next((one for one in self._routes.values() if one.id == name), None)
@@ -302,7 +309,10 @@ class Compute:
         return found
 
     def _warned(self, route: Route) -> Route:
-        found = checks.warnings(self._table, route)
+        hop = route.network, route.next_hop
+        found = self._hops.get(hop)
+        if found is None:
+            found = self._hops[hop] = checks.warnings(self._table, route)
         return msgspec.structs.replace(route, warnings=found) if found else route
 
     def _stamped(self, route: Route, at: float) -> Route:
@@ -312,6 +322,10 @@ class Compute:
             creation_timestamp=self.stamp(at),
             self_link=ROOT + route_path(self._table, route.name),
         )
+
+
+def _is_static(route: Route | None) -> bool:
+    return route is not None and route.route_type == "STATIC"
 
 
 def _given(table: Table) -> list[Route]:

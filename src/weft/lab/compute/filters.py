@@ -41,9 +41,17 @@ def parse(text: str, fields: Collection[str]) -> Test:
     if not text.strip():
         return lambda _: True
     try:
-        return _legacy(text, fields) if re.search(r"[\w.]+\s+(?:eq|ne)\s", text) else _Aip(text, fields).parse()
+        test = _legacy(text, fields) if re.search(r"[\w.]+\s+(?:eq|ne)\s", text) else _Aip(text, fields).parse()
     except (ValueError, re.error):
         raise _no(text) from None
+
+    def asked(document: Json) -> bool:
+        try:
+            return test(document)
+        except ValueError:  # a number is compared with what is none
+            raise _no(text) from None
+
+    return asked
 
 
 def _no(text: str) -> Refusal:

@@ -6,13 +6,14 @@ All times are seconds of the engine's clock (time.monotonic, unless it was given
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 import msgspec
 
-from weft.lab.compute.resources import Route, path_of
+from weft.lab.compute.resources import Route
 from weft.model import IPNetwork
 
 
@@ -75,10 +76,12 @@ class History:
         now = self.up_to()
         end = now if end is None else end
 
+        text = str(dst)
+
         def counts(route: Route) -> bool:
-            if path_of(route.network).rsplit("/", 1)[-1] != network or not fits(route):
+            if not (covers(route, dst) if covering else route.dest_range == text):
                 return False
-            return covers(route, dst) if covering else route.dest_range == str(dst)
+            return route.network.endswith(f"/{network}") and fits(route)
 
         moments = [moment for moment in self._counted(counts, start) if moment[0] < end]
         found: list[Gap] = []
@@ -141,9 +144,12 @@ class History:
             yield start, bool(there)
 
 
+_network = functools.lru_cache(4096)(ip_network)
+
+
 def covers(route: Route, dst: IPNetwork) -> bool:
     """Whether all of `dst` is in the route's destination (a default route covers nothing: it leads elsewhere)."""
-    wide = ip_network(route.dest_range)
+    wide = _network(route.dest_range)
     if wide.version != dst.version or not wide.prefixlen:
         return False
     return dst.subnet_of(wide)  # type: ignore[arg-type]

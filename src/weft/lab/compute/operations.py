@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -53,17 +53,25 @@ class Work:
     error: OperationError | None = None
     done_anyway: bool = False
     warnings: tuple[Warn, ...] = ()
+    name: str = field(init=False)
+    _final: Operation | None = None
 
-    @property
-    def name(self) -> str:
-        return f"operation-{1_000_000_000_000 + self.number}-{int(number_of(self.verb, str(self.number))):016x}"
+    def __post_init__(self) -> None:
+        self.name = f"operation-{1_000_000_000_000 + self.number}-{int(number_of(self.verb, str(self.number))):016x}"
 
     @property
     def takes_effect(self) -> float:
         return self.starts if self.verb == "delete" else self.ends
 
     def document(self, table: Table, now: float, stamp: Callable[[float], str]) -> Operation:
-        """As the API shows it at `now`; `stamp` makes a date of a time."""
+        """As the API shows it at `now`; `stamp` makes a date of a time. Once done, it changes no more."""
+        if self._final is not None:
+            return self._final
+        found = self._made(table, now, stamp)
+        self._final = found if now >= self.ends else None
+        return found
+
+    def _made(self, table: Table, now: float, stamp: Callable[[float], str]) -> Operation:
         status = "DONE" if now >= self.ends else "RUNNING" if now >= self.starts else "PENDING"
         path = f"projects/{table.project}/global/operations/{self.name}"
         span = self.ends - self.starts
