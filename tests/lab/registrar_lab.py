@@ -139,9 +139,17 @@ def astray(lab: Lab, relayed: Relayed = nobody) -> dict[object, object]:
 
 
 def amiss(lab: Lab, relayed: Relayed = nobody) -> dict[object, object]:
-    """Who is `astray`, and hosts that are not healthy."""
+    """Who is `astray`, hosts that are not healthy, and what is not yet in their kernels."""
     ill = {host: said for host in registrars(lab) if (said := health(lab, host)).get("status") != "healthy"}
-    return astray(lab, relayed) | ill
+    return astray(lab, relayed) | ill | undone(lab)
+
+
+def undone(lab: Lab) -> dict[object, object]:
+    """Host → objects that are not as planned (health says nothing of what the next attempt mends), and sources that
+    have not spoken since the registrar began (health_status.json is its predecessor's for a while)."""
+    told = {host: show(lab, host) for host in registrars(lab)}
+    rows = {host: said.get("not_done", []) + said.get("waiting_for", ["it"]) for host, said in told.items()}
+    return {(host, "not done"): row for host, row in rows.items() if row}
 
 
 def never_more(amiss: Callable[[], object], timeout: float) -> None:
