@@ -157,11 +157,11 @@ class Pings:
 
 
 @contextlib.contextmanager
-def pinged(lab: Lab, where: str, target: str) -> Iterator[Pings]:
-    """A ping around what is done inside, as fast as the kernel's clock ticks: it begins when the first one was
-    answered, and goes on for some more at the end."""
+def pinged(lab: Lab, where: str, target: str, period: str = "0.005") -> Iterator[Pings]:
+    """A ping around what is done inside, each `period` seconds: it begins when the first one was answered, and goes on
+    for some more at the end."""
     with tempfile.NamedTemporaryFile() as told:
-        words = [*inside(lab, where), "ping", "-n", "-O", "-i", "0.005", target]
+        words = [*inside(lab, where), "ping", "-n", "-O", "-i", period, target]
         found = Pings()
         with subprocess.Popen(words, stdout=told) as process:
 

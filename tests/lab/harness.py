@@ -22,6 +22,9 @@ from weft.lab import matrix, removal, state
 from weft.lab.lab import Lab
 
 T = TypeVar("T")
+AT_ONCE = 10.0
+"""Seconds in which something is done that is done because it was heard of, on whatever machine: the next look comes
+after 30 s or more. How fast it is on an idle one, the benchmarks tell."""
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PREFIX = "t"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.harness import EXAMPLES, do, example, failing, ip_json, lab_up, on, settle, unique
+from tests.lab.harness import AT_ONCE, EXAMPLES, do, example, failing, ip_json, lab_up, on, settle, unique
 from tests.support.eventually import until
 from tests.support.needs import needs_docker
 from weft.lab import netns, repair, services, state
@@ -54,7 +54,7 @@ def test_a_private_network_is_told_to_nobody(lab: Lab) -> None:
 
 @pytest.mark.parametrize("fault", repair.FAULTS, ids=lambda fault: re.sub(r"^(an?|the) ", "", fault.name))
 def test_what_somebody_deletes_is_back(lab: Lab, fault: repair.Fault) -> None:
-    assert 0 < do(repair.mended(lab.host("a"), fault)) < 2000
+    assert 0 < do(repair.mended(lab.host("a"), fault)) < 1000 * AT_ONCE
 
 
 def test_a_new_network_is_routed_to_by_the_others_and_a_removed_one_no_more(lab: Lab) -> None:
@@ -63,8 +63,9 @@ def test_a_new_network_is_routed_to_by_the_others_and_a_removed_one_no_more(lab:
     seen = do(repair.spread(lab, lab.host("a"), shiny))
     try:
         assert set(seen.routed) == {"b", "c"}
-        assert max(seen.routed.values()) < 2000
-        assert " 0% packet loss" in on(lab, "c/shop1", "ping -c1 -W2 10.1.77.2")
+        assert max(seen.routed.values()) < 1000 * AT_ONCE
+        answered = lambda: " 0% packet loss" in on(lab, "c/shop1", "ping -c1 -W2 10.1.77.2", check=False)  # noqa: E731
+        until(answered, "the new container to answer")
     finally:
         on(lab, "a", "docker rm -f shiny1")
         on(lab, "a", "docker network rm shiny")
@@ -110,11 +111,11 @@ def test_dockers_own_rules_gone_and_back_leave_ours_in_front(lab: Lab) -> None:
     assert failing(lab) == []
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(500)
 def test_the_demonstration_runs_and_leaves_nothing() -> None:
     name = unique("demo")
     command = [sys.executable, "-m", "weft.lab.demo", str(EXAMPLES / "three-hosts.yaml"), "--name", name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(f"{fault.name} deleted" in done.stdout for fault in repair.FAULTS)
     assert "host c routes to it" in done.stdout

@@ -85,8 +85,9 @@ def test_each_stack_reaches_those_of_its_own_mode(lab: Lab) -> None:
     assert failing(lab) == []
     for name in ("e1", "d1", "g1"):
         others = [one for one in ALL if one[0] == name[0] and one != name]
+        active = {f"stack-{one}": "active" for one in others}
+        until(lambda name=name, active=active: peers(lab, name) == active, "all of its mode")  # type: ignore[misc]
         assert routes(lab, name) == {subnet(one): frozenset({overlay(one)}) for one in others}
-        assert peers(lab, name) == {f"stack-{one}": "active" for one in others}
 
 
 def test_the_documented_keys_are_in_etcd(lab: Lab) -> None:
@@ -145,7 +146,7 @@ def test_gossip_heals_after_a_partition(lab: Lab) -> None:
         on(lab, here, f"iptables -t raw -I PREROUTING -s {endpoint(lab, there)} -j DROP")
     for here, there in walls:
         forgotten(lab, [here], subnet(there))
-    assert all(routed(lab, one[:1], subnet(one[1])) for one in halves)
+    until(lambda: all(routed(lab, one[:1], subnet(one[1])) for one in halves), "each half to have each other")
     for here, there in walls:
         on(lab, here, f"iptables -t raw -D PREROUTING -s {endpoint(lab, there)} -j DROP")
     settle(lab)

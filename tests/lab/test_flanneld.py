@@ -25,7 +25,7 @@ from tests.lab.cells import (
     well,
     whole,
 )
-from tests.lab.harness import do, lab_up, on, settle
+from tests.lab.harness import AT_ONCE, do, lab_up, on, settle
 from tests.support.etcd import needs_etcd
 from tests.support.eventually import until
 from tests.support.needs import needs_root
@@ -99,11 +99,11 @@ HANDS = {
 
 
 @pytest.mark.parametrize("fault", repair.FAULTS, ids=lambda fault: re.sub(r"^(an?|the) ", "", fault.name))
-def test_what_somebody_deletes_is_back_in_milliseconds(lab: Lab, fault: repair.Fault) -> None:
+def test_what_somebody_deletes_is_back_at_once(lab: Lab, fault: repair.Fault) -> None:
     lease = lease_of(lab, "a")
     took = do(repair.mended(lab.host("a"), fault))
     print(f"{fault.name}: {took:.1f} ms")
-    assert 0 < took < 1000
+    assert 0 < took < 1000 * AT_ONCE
     assert lease_of(lab, "a") == lease
 
 
@@ -117,7 +117,7 @@ def test_what_somebody_does_is_undone(lab: Lab, hand: str) -> None:
         until(lambda: whole(lab, "a") == before, "everything to be as before")
         took = time.monotonic() - began
     print(f"{hand}: {took * 1000:.0f} ms")
-    assert took < 1
+    assert took < AT_ONCE
     assert lease_of(lab, "a") == lease, "the others go on with the MAC that they know"
     assert told.lines if hand in NETLINK else not told.lines
 
@@ -149,16 +149,21 @@ def test_what_a_former_run_made_for_a_lease_that_is_gone_goes_at_the_start_and_n
     assert whole(lab, "a") == both
     with changes(lab, "a") as told, pinging(lab, "a", "b") as ping:
         do(services.start(lab.host("a"), "flanneld"))
-        until(lambda: not routed(lab, "a", gone), "the route to go")
+        until(lambda: not [line for line in whole(lab, "a") if is_of_the_gone(line)], "all of it to go")
         until(lambda: well(lab), "the daemon to be done")
     assert ping.lost() == []
     assert len(told.deleted()) == 4, "route, next hop, neighbour, FDB entry"
-    assert all("10.5.201.0" in line or "02:00:00:00:00:01" in line for line in told.lines)
+    assert all(is_of_the_gone(line) for line in told.lines)
     assert routed(lab, "a", subnet)
     with changes(lab, "a") as told:
         etcdctl(lab, "del", key)
         until(lambda: whole(lab, "a") == before, "nothing to be left of either")
     assert len(told.deleted()) == 4
+
+
+def is_of_the_gone(line: str) -> bool:
+    """Of strange(1)."""
+    return "10.5.201.0" in line or "02:00:00:00:00:01" in line
 
 
 # -- etcd in other people's hands --------------------------------------------------------------------------------------
@@ -182,7 +187,7 @@ def test_a_lease_that_is_taken_by_force_is_told_and_not_fought_for(lab: Lab) -> 
         taken = leases(lab)[key]
         assert taken.items() >= theirs.items()
         etcdctl(lab, "del", key)
-        until(lambda: well(lab), "the lease to be taken back")
+        until(lambda: key in leases(lab) and well(lab), "the lease to be taken back")
     assert lease_of(lab, "a") == (key, mine | {"revision": lease_of(lab, "a")[1]["revision"]})
     assert lab.host("a").running("flanneld") == running
     assert not [line for line in told.lines if strange_subnet.removesuffix("/24") not in line and "00:03" not in line]
@@ -206,7 +211,7 @@ def test_a_lease_that_is_deleted_is_taken_again_with_the_same_subnet(lab: Lab, h
         took = time.monotonic() - began
         until(lambda: whole(lab, "a") == before, "everything to be as before")
     print(f"{how} deleted, taken again: {took * 1000:.0f} ms")
-    assert took < 2
+    assert took < AT_ONCE
     assert lease_of(lab, "a")[1] | {"revision": 0} == mine | {"revision": 0}
     assert lease_of(lab, "a")[0] == key
     assert hangs_on(lab, key) != "0"

@@ -15,7 +15,7 @@ import pytest
 from tests.lab.cells import DEVICE, PREFIX, cells, changes, etcdctl, inside, log_of, pinging, status, well, whole
 from tests.lab.harness import bridge_json, do, ip_json, lab_up, on, settle
 from tests.support.etcd import needs_etcd
-from tests.support.eventually import until
+from tests.support.eventually import patience, until
 from tests.support.needs import needs_root
 from weft.lab import repair, services
 from weft.lab.lab import Lab
@@ -251,7 +251,7 @@ def others(lab: Lab) -> list[str]:
 def test_a_second_daemon_with_a_public_address_that_is_taken_says_so_and_stops(
     lab: Lab, double: subprocess.Popen[str]
 ) -> None:
-    said = double.communicate(timeout=PATIENCE)[1]
+    said = double.communicate(timeout=patience(PATIENCE))[1]
     assert double.returncode == 1
     assert re.search(r"ERROR another daemon with the public address 192\.168\.77\.13 .* on c .* lives: this one", said)
     assert "Traceback" not in said

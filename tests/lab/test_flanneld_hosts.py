@@ -160,6 +160,7 @@ def test_flannels_device_and_lease_are_taken_over_without_losing_a_packet(flanne
         until(lambda: status(flannels, "a")["health"] == "ok", "the first cycles to be over")
         far = subnet(flannels, "b")
         until(lambda: len(ip_json(flannels, "a", f"route show {far}")) == 1, "one route instead of two")
+        until(lambda: left_over(flannels) == (1, 1, 1), f"what was of nobody to go: {left_over(flannels)}")
     print(out, back)
     assert (out.lost, back.lost) == (0, 0)
     assert min(out.sent, back.sent) > 30
@@ -173,6 +174,12 @@ def test_flannels_device_and_lease_are_taken_over_without_losing_a_packet(flanne
     assert [e["dst"] for e in bridge_json(flannels, "a", "fdb show dev flannel.1")] == ["10.0.1.12"]
     assert [n["dst"] for n in ip_json(flannels, "a", "neigh show dev flannel.1 nud permanent")] == [far[:-3]]
     assert ":FLANNEL-FWD" in on(flannels, "a", "iptables-save"), "another program's chain"
+
+
+def left_over(lab: Lab) -> tuple[int, int, int]:
+    """How many routes, forwarding entries and neighbours host a's device has."""
+    shown = ip_json(lab, "a", "route show dev flannel.1"), bridge_json(lab, "a", "fdb show dev flannel.1")
+    return len(shown[0]), len(shown[1]), len(ip_json(lab, "a", "neigh show dev flannel.1 nud permanent"))
 
 
 def test_flannels_host_gw_routes_are_taken_over_without_losing_a_packet(lab: Lab) -> None:

@@ -137,4 +137,4 @@ def test_ipv6_alone(lab: Lab) -> None:
         lambda: [link["ifname"] for link in ip_json(found, "a", "link show type vxlan")] == ["flannel-v6.1"],
         "IPv4's device of the former config to go",
     )
-    assert status(found, "a")["health"] == "ok"
+    until(lambda: status(found, "a")["health"] == "ok", "it to be well")

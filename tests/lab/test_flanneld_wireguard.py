@@ -22,7 +22,7 @@ from tests.lab.flannel_lab import (
     reconfigure,
     status,
 )
-from tests.lab.harness import do, example, failing, ip_json, lab_up, on, settle
+from tests.lab.harness import AT_ONCE, do, example, failing, ip_json, lab_up, on, settle
 from tests.support.etcd import needs_etcd
 from tests.support.eventually import until
 from tests.support.needs import needs_wireguard
@@ -123,7 +123,7 @@ def test_one_device_for_both_versions_where_the_mode_says_so(lab: Lab, mode: str
     told = peers(found, "a", "flannel-wg")[theirs["BackendData"]["PublicKey"]]
     assert (told[0], told[1]) == ("(none)", endpoint)
     assert len(told[2].split(",")) == 2
-    assert "WEFT-flannel-wg-v6" not in on(found, "a", "ip6tables-save")
+    until(lambda: "WEFT-flannel-wg-v6" not in on(found, "a", "ip6tables-save"), "its chains to go")
 
 
 def test_who_has_a_session_with_a_device_that_is_gone_is_told_of_the_new_one_at_once(lab: Lab) -> None:
@@ -136,7 +136,7 @@ def test_who_has_a_session_with_a_device_that_is_gone_is_told_of_the_new_one_at_
         until(lambda: processes(found, "a") and not set(running) & set(processes(found, "a")), "a new process")
         until(lambda: answers(found, "c/c1", address(found, "a/a1")), "an answer to c")
     print(pings)
-    assert 0 < pings.lost < 100, "about a second's"
+    assert 0 < pings.lost * 0.005 < AT_ONCE
 
 
 def test_another_backend_leaves_nothing_of_wireguards(lab: Lab) -> None:
@@ -144,7 +144,8 @@ def test_another_backend_leaves_nothing_of_wireguards(lab: Lab) -> None:
     settle(found)
     until(lambda: devices(found, "a") == ["flannel.1"], "WireGuard's device to go")
     until(lambda: not processes(found, "a"), "wireguard-go to end")
-    assert "flannel-wg" not in on(found, "a", "iptables-save") + on(found, "a", "ip6tables-save")
+    saved = ("iptables-save", "ip6tables-save")
+    until(lambda: "flannel-wg" not in "".join(on(found, "a", tool) for tool in saved), "its chains to go")
 
 
 def test_a_host_without_wireguard_says_what_to_install(lab: Lab, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.lab.flannel_lab import address, answers, counting, pinged
-from tests.lab.harness import do, failing, ip_json, lab_up, settle
+from tests.lab.harness import AT_ONCE, do, failing, ip_json, lab_up, settle
 from tests.lab.registrar_lab import amiss, between, keys, networks, never_more, routed, routes, service, show
 from tests.lab.test_plain_lab import weft_lab
 from tests.support.etcd import needs_etcd
@@ -76,7 +76,7 @@ def test_hosts_reach_containers_too(lab: Lab) -> None:
     "fault", [one for one in repair.FAULTS if one.name != "a next-hop object"], ids=lambda f: f.name
 )
 def test_what_is_deleted_comes_back(lab: Lab, fault: repair.Fault) -> None:
-    assert do(repair.mended(lab.host("a"), fault)) < 5000
+    assert do(repair.mended(lab.host("a"), fault)) < 1000 * AT_ONCE
     settle(lab, 10)
 
 
@@ -90,7 +90,7 @@ def test_a_direct_path_that_dies_turns_to_a_relay_and_back(lab: Lab) -> None:
         with counting(lab, "c", "forward", f"ip daddr {target} icmp type echo-request") as counters:
             assert answers(lab, "a/web1", target)
             assert counters.read()[0] >= 1
-    assert pings.lost * 0.005 < 3, f"{pings.lost} of {pings.sent} pings at 200 Hz"
+    assert pings.lost * 0.005 < AT_ONCE, f"{pings.lost} of {pings.sent} pings at 200 Hz"
     with pinged(lab, "a/web1", target) as pings:
         never_more(lambda: amiss(lab), 60)
     assert pings.lost == 0
