@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import groupby
 
 import pytest
 
-from tests.lab.harness import do, ip_json, lab_up, settle
+from tests.lab.harness import AT_ONCE, do, ip_json, lab_up, settle
 from tests.support.eventually import until
 from tests.support.needs import needs_root
 from weft.lab import repair, services
@@ -27,8 +27,8 @@ from weft.lab.lab import Lab
 
 pytestmark = needs_root
 
-HOLD = 2.0
-TIMEOUT = 6.0
+HOLD = 4.0
+TIMEOUT = 8.0
 TWO_HOSTS = {
     "engine": "none",
     "agent": {"announce_interval": 0.5, "goodbye_hold": HOLD, "peer_timeout": TIMEOUT},
@@ -38,8 +38,12 @@ SUBNET = "10.2.1.0/24"
 TARGET = "10.2.1.2"
 PACE = 0.01
 """Seconds between two pings: 100 Hz."""
-OUTAGE = 0.2
-"""Seconds without an answer that are no jitter."""
+OUTAGE = 20
+"""Pings without an answer, one after the other, that are no jitter: how often they went is no matter."""
+LONG = 2.0
+"""Seconds in which so many are sent, also by a busy machine."""
+Answers = dict[int, float]
+"""Sequence number → when its answer came, in seconds since 1970."""
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +63,10 @@ def lab(_module_lab: Lab) -> Lab:
 
 
 @contextmanager
-def pinging(lab: Lab) -> Iterator[list[float]]:
-    """Ping b's container from a's for the length of the `with`; at its end the list holds when answers came
-    (seconds since 1970)."""
+def pinging(lab: Lab) -> Iterator[Answers]:
+    """Ping b's container from a's for the length of the `with`; what is yielded holds the answers at its end."""
     line = do(lab.container_command(lab.host("a"), "web1", ["ping", "-D", "-n", "-i", str(PACE), TARGET]))
-    answers: list[float] = []
+    answers: Answers = {}
     with (
         subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True) as process,
         ThreadPoolExecutor(1) as reader,
@@ -73,13 +76,16 @@ def pinging(lab: Lab) -> Iterator[list[float]]:
             yield answers
         finally:
             os.killpg(process.pid, signal.SIGINT)  # nsenter, and the ping that is its child
-            told = told_later.result(timeout=10)[0]
-    answers += [float(moment) for moment in re.findall(r"^\[([\d.]+)\] \d+ bytes from", told, re.MULTILINE)]
+            told = told_later.result(timeout=120)[0]
+    found = re.findall(r"^\[([\d.]+)\] \d+ bytes from .* icmp_seq=(\d+)", told, re.MULTILINE)
+    answers |= {int(number): float(moment) for moment, number in found}
 
 
-def outages(answers: list[float]) -> list[tuple[float, float]]:
+def outages(answers: Answers) -> list[tuple[float, float]]:
     """From when to when nothing came back."""
-    return [(one, other) for one, other in pairwise(answers) if other - one > OUTAGE]
+    numbers = range(min(answers), max(answers))
+    runs = [list(run) for lost, run in groupby(numbers, lambda number: number not in answers) if lost]
+    return [(answers[run[0] - 1], answers[run[-1] + 1]) for run in runs if len(run) >= OUTAGE]
 
 
 def routed(lab: Lab) -> bool:
@@ -90,31 +96,31 @@ def test_who_says_goodbye_is_routed_to_for_goodbye_hold_and_again_when_back(lab:
     host = lab.host("b")
     whole = do(repair.snapshot(host))
     with pinging(lab) as answers:
-        do(services.stop(host, "agent"))
         stopped = time.time()
+        do(services.stop(host, "agent"))
         until(lambda: not routed(lab), "a to forget b", HOLD + TIMEOUT + 5)
         forgotten = time.time()
         assert do(repair.snapshot(host)) == whole, "b's own tunnels, routes and rules stay"
-        until(lambda: time.time() - forgotten > 2 * OUTAGE, "pings to be lost")
-        do(services.start(host, "agent"))
+        until(lambda: time.time() - forgotten > LONG, "pings to be lost")
         started = time.time()
+        do(services.start(host, "agent"))
         until(lambda: routed(lab), "a to route to b again")
         settle(lab)
         settled = time.time()
-        until(lambda: time.time() - settled > OUTAGE, "pings to be answered again")
-    assert HOLD - 0.5 < forgotten - stopped < HOLD + 1.5
+        until(lambda: time.time() - settled > 0.2, "pings to be answered again")
+    assert HOLD <= forgotten - stopped < TIMEOUT, "it was the goodbye that ended it, and no silence"
     ((lost, back),) = outages(answers)
-    assert HOLD - 0.5 < lost - stopped < forgotten - stopped + OUTAGE, "no packet is lost while the goodbye is held"
-    assert back - started < 2
+    assert lost - stopped > HOLD - 0.5, "no packet is lost while the goodbye is held"
+    assert back - started < AT_ONCE
 
 
 def test_a_stop_that_is_shorter_than_goodbye_hold_loses_nothing(lab: Lab) -> None:
     with pinging(lab) as answers:
         do(services.stop(lab.host("b"), "agent"))
         stopped = time.monotonic()
-        until(lambda: time.monotonic() - stopped > HOLD / 2, "half of the time")
+        until(lambda: time.monotonic() - stopped > 0.5, "a part of the time")
         do(services.start(lab.host("b"), "agent"))
-        until(lambda: time.monotonic() - stopped > 2 * HOLD, "the hold to be over", 2 * HOLD + 1)
+        until(lambda: time.monotonic() - stopped > HOLD + 1, "the hold to be over", HOLD + 2)
         assert routed(lab)
     assert outages(answers) == []
 
@@ -123,14 +129,14 @@ def test_who_dies_is_routed_to_for_peer_timeout(lab: Lab) -> None:
     host = lab.host("b")
     whole = do(repair.snapshot(host))
     with pinging(lab) as answers:
-        do(services.kill(host, "agent"))
         died = time.time()
+        do(services.kill(host, "agent"))
         until(lambda: not routed(lab), "a to forget b", 2 * TIMEOUT)
         forgotten = time.time()
         assert do(repair.snapshot(host)) == whole
-        until(lambda: time.time() - forgotten > 2 * OUTAGE, "pings to be lost")
+        until(lambda: time.time() - forgotten > LONG, "pings to be lost")
         do(services.start(host, "agent"))
         settle(lab)
-    assert TIMEOUT - 1.5 < forgotten - died < TIMEOUT + 1.5, "the last HELLO was up to 0.5 s before"
+    assert forgotten - died > TIMEOUT - 2, "the last HELLO was up to 0.5 s before, or somewhat more on a busy machine"
     ((lost, _),) = outages(answers)
-    assert lost - died > TIMEOUT - 1.5
+    assert lost - died > TIMEOUT - 2
