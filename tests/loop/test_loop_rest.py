@@ -11,6 +11,7 @@ from weft.agent.loop import LONGEST_REST, REST, Loop
 from weft.agent.reconcile import Reconciler
 from weft.agent.world import World
 from weft.core.identity import Identity
+from weft.errors import StoreUnreachable
 from weft.model import Profile
 from weft.targets import Reading
 from weft.targets.memory import KERNEL_KINDS, MemoryTarget
@@ -93,3 +94,28 @@ def test_a_repair_does_not_wait() -> None:
         assert [round(at - now, 1) for at in target.times[1:]] == [-0.1, 0.0], "and what waited went with it"
 
     virtually(scenario())
+
+
+def test_a_source_that_fails_for_long_is_asked_as_often_as_it_was_told() -> None:
+    """etcd's, each second at the latest: what it says after an outage is known soon."""
+
+    async def scenario() -> list[float]:
+        asked: list[float] = []
+
+        async def away() -> AsyncIterator[int]:
+            asked.append(asyncio.get_running_loop().time())
+            raise StoreUnreachable("nobody answers")
+            yield 0
+
+        loop = loop_of(Slow(0.0))
+        loop.follow("etcd", away, lambda _: None, last_restart=1.0)
+        running = asyncio.ensure_future(loop.run())
+        await asyncio.sleep(60)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return asked
+
+    asked = virtually(scenario())
+    pauses = [round(after - before, 1) for before, after in itertools.pairwise(asked)]
+    assert pauses[:4] == [0.2, 0.4, 0.8, 1.0]
+    assert set(pauses[4:]) == {1.0}
