@@ -95,6 +95,18 @@ def parse_config(text: bytes | str) -> Config:
     )
 
 
+def parse_networks(text: bytes | str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks that a config gives leases from, and nothing else of it: one that no `weft flanneld` can run with
+    (backend udp) tells them all the same. WireError if it is no config or a network can't be read."""
+    fields = read(text, WHERE)
+    found: list[IPv4Network | IPv6Network] = []
+    if fields.flag("EnableIPv4", True):
+        found.append(_network(fields, IPV4, IPv4Network))
+    if fields.flag("EnableIPv6", False):
+        found.append(_network(fields, IPV6, IPv6Network))
+    return tuple(found)
+
+
 def _pool4(fields: Fields) -> Pool4:
     network = _network(fields, IPV4, IPv4Network)
     length, first, last = _bounds(fields, IPV4, int(network.network_address), network.prefixlen)
