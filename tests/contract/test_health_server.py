@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
+from tests.support.ports import free_port
 from weft.core.health import Status
 from weft.errors import WeftError
 from weft.web.health import HealthPage, HealthServer, Pages
@@ -18,10 +18,7 @@ from weft.web.metrics import Readings, metrics_of
 @pytest.fixture
 def port() -> int:
     """A free one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found: int = probe.getsockname()[1]
-    return found
+    return free_port()
 
 
 @pytest.fixture

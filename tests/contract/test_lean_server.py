@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.eventually import soon
+from tests.support.eventually import patience, soon
+from tests.support.ports import free_port
 from weft.errors import WeftError
 from weft.web import lean
 from weft.web.api import AgentStatus, ExplainAnswer, ExplainLine, PlanAnswer
@@ -48,9 +49,7 @@ PAGES: dict[str, Page] = {"/echo": echo, "/slow": slow, "/broken": broken, "/lar
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     server = LeanServer(PAGES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
+    free = free_port()
     await server.listen("127.0.0.1", free)
     yield free
     await server.stop()
@@ -61,7 +60,7 @@ async def said(port: int, text: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(text)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             return await reader.read()
     finally:
         writer.close()
@@ -118,12 +117,12 @@ async def test_what_is_no_plain_get_is_refused_and_the_connection_closed(port: i
 async def test_who_says_nothing_is_cut_off_and_holds_up_nobody(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MOST + 5)]
     assert b"later" in await said(port, b"GET /slow HTTP/1.0\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         assert await quiet[0][0].read() == b"", "of too many, the one goes that was silent for longest"
     monkeypatch.setattr(lean, "PATIENCE", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /slow HT")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         assert await reader.read() == b""
     for _, each in (*quiet, (reader, writer)):
         each.close()
@@ -132,9 +131,7 @@ async def test_who_says_nothing_is_cut_off_and_holds_up_nobody(port: int, monkey
 async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lean, "PATIENCE", 0.1)
     server = LeanServer(PAGES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     await server.listen("127.0.0.1", port)
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
@@ -164,7 +161,7 @@ async def test_a_client_that_goes_while_it_is_refused_is_no_fault(caplog: pytest
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with listening:
         assert b"405" in await said(listening.sockets[0].getsockname()[1], b"POST /echo HTTP/1.1\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             await served.wait()
         await asyncio.sleep(0)
     assert not server._open
@@ -173,14 +170,12 @@ async def test_a_client_that_goes_while_it_is_refused_is_no_fault(caplog: pytest
 
 async def test_stopping_closes_what_is_open(port: int) -> None:
     server = LeanServer(PAGES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        other = probe.getsockname()[1]
+    other = free_port()
     await server.listen("127.0.0.1", other)
     reader, writer = await asyncio.open_connection("127.0.0.1", other)
     await soon(lambda: server._open, "the connection")
     await server.stop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patience(5)):
         assert await reader.read() == b""
     writer.close()
     with pytest.raises(OSError, match=r"refused|failed"):
@@ -300,7 +295,7 @@ def test_the_command_line_s_client_is_content(tmp_path: Path) -> None:
             await server.stop()
 
     def ask() -> bytes:
-        connection = http.client.HTTPConnection("agent", timeout=5)
+        connection = http.client.HTTPConnection("agent", timeout=60)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(str(path))
         connection.request("GET", "/v1/peers")

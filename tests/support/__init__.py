@@ -2,6 +2,7 @@
 
 eventually      until(condition), soon(condition): wait for a condition with a deadline, never for a time
 namespace       namespace(): a network namespace for the length of a `with`; veth(): a cable between two
+ports           free_port(), free_ports(count): ports that nobody takes before the test does
 docker_engine   docker_engine(ns): a real Docker Engine in a namespace, gone for certain at the end of the `with`
 bfd_link        Link(): two ends of a BFD session in virtual time
 frr             bfdd(ns, …): FRR's bfdd in a namespace, another program's word on BFD

@@ -18,7 +18,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import pytest
 
 from tests.support.eventually import until
 from tests.support.namespace import Namespace, run
+from tests.support.ports import free_port
 
 TOOLS = {tool: shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin") for tool in ("named", "dig", "nsupdate")}
 needs_bind = pytest.mark.skipif(not all(TOOLS.values()), reason="needs BIND (named, dig, nsupdate): run scripts/setup")
@@ -162,7 +162,7 @@ class Bind:
 def bind(address: str = "127.0.0.1", namespace: Namespace | None = None, **settings: object) -> Iterator[Bind]:
     """A named that answers, on a free port; ended, with its files, at the end. `settings`: other fields of `Bind`."""
     with tempfile.TemporaryDirectory(prefix="weft-bind-") as folder:
-        port = _free_port(namespace, address)
+        port = free_port(address, namespace)
         server = Bind(Path(folder), address, port, namespace=namespace, **settings)  # type: ignore[arg-type]
         server.write()
         try:
@@ -170,15 +170,3 @@ def bind(address: str = "127.0.0.1", namespace: Namespace | None = None, **setti
             yield server
         finally:
             server.stop()
-
-
-def _free_port(namespace: Namespace | None, address: str) -> int:
-    """A port that was free just now, of TCP and of UDP."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    while True:
-        with namespace.entered() if namespace else contextlib.nullcontext():
-            tcp, udp = socket.socket(family), socket.socket(family, socket.SOCK_DGRAM)
-        with tcp, udp, contextlib.suppress(OSError):
-            tcp.bind((address, 0))
-            udp.bind(tcp.getsockname()[:2])
-            return int(tcp.getsockname()[1])

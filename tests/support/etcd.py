@@ -28,6 +28,7 @@ import pytest
 
 from tests.support.eventually import until
 from tests.support.namespace import Namespace, run
+from tests.support.ports import free_ports
 
 TOOLS = {tool: shutil.which(tool) for tool in ("etcd", "etcdctl")}
 needs_etcd = pytest.mark.skipif(not all(TOOLS.values()), reason="needs etcd and etcdctl: run scripts/setup as root")
@@ -215,7 +216,7 @@ def cluster(
     """A cluster that answers; ended, with its data, at the end. `options`: more flags for every member. With `tls`,
     clients speak https, and etcdctl shows the client's certificate."""
     with tempfile.TemporaryDirectory(prefix="weft-etcd-") as root:
-        ports = iter(_free_ports(2 * count, namespace, address))
+        ports = iter(free_ports(2 * count, address, namespace))
         scheme = "https" if tls else "http"
         members = []
         for number in range(count):
@@ -271,14 +272,3 @@ def _is_stopped(thread: Path) -> bool:
 
 def _openssl(folder: Path, arguments: str) -> None:
     run(["sh", "-c", 'cd "$1" && shift && exec openssl "$@"', "sh", str(folder), *arguments.split()])
-
-
-def _free_ports(count: int, namespace: Namespace | None, address: str) -> list[int]:
-    """Ports that were free just now, each once."""
-    with contextlib.ExitStack() as stack:
-        sockets = []
-        with namespace.entered() if namespace else contextlib.nullcontext():
-            for _ in range(count):
-                sockets.append(stack.enter_context(socket.socket()))
-                sockets[-1].bind((address, 0))
-        return [one.getsockname()[1] for one in sockets]
