@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
@@ -11,63 +10,22 @@ from typing import Literal
 import google.auth.compute_engine._metadata as google_metadata
 import pytest
 
-from tests.support.compute import Gce, compute
+from tests.support.compute import Gce
+from tests.support.google import World, manager
 from weft.errors import ProviderBusy, TargetError
-from weft.lab.compute.operations import Timing
 from weft.lab.compute.paging import Paging
 from weft.lab.compute.table import GivenRoute, Instance, Network, ServiceAccount, Subnetwork, Table, small
 from weft.objects import Failure, Op, Why
 from weft.objects.cloud import CloudRoute, cloud_key
-from weft.settings.route_manager import RouteManagerSettings
-from weft.targets.cloud import google_operations, pace
-from weft.targets.cloud.google import GoogleRoutes
 
 WHY = Why("flannel", "host-2", "lease 10.244.1.0/24")
 MARK = "weft route-manager /coreos.com/network: "
-QUICK = Timing(pending=0.002, running=0.004)
 FIRST, SECOND = "10.128.0.2", "10.128.0.3"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever waits, waits less: nothing here is about how long."""
-    monkeypatch.setattr(pace, "FIRST_DELAY", 0.01)
-    monkeypatch.setattr(google_operations, "FIRST_PAUSE", 0.005)
-    monkeypatch.setattr(google_operations, "EACH", 0.002)
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     return World(monkeypatch, tmp_path)
-
-
-class World:
-    """Local clouds, and managers whose every look at their surroundings ends there."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-        self._monkeypatch = monkeypatch
-        monkeypatch.setenv("CLOUDSDK_CONFIG", str(home))
-        for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
-            monkeypatch.delenv(name, raising=False)
-
-    @contextmanager
-    def cloud(self, table: Table | None = None, **options: object) -> Iterator[Gce]:
-        with compute(table, **{"timing": QUICK, **options}) as gce:
-            for name, value in gce.environment.items():
-                self._monkeypatch.setenv(name, value)
-            # google-auth reads this variable when it is imported, which another test may have done.
-            self._monkeypatch.setattr(google_metadata, "_GCE_METADATA_HOST", gce.address)
-            yield gce
-
-
-@asynccontextmanager
-async def manager(gce: Gce, **flags: object) -> AsyncIterator[GoogleRoutes]:
-    settings = RouteManagerSettings(**{"google_endpoint": gce.url, "requests_per_second": 5000.0, **flags})  # type: ignore[arg-type]
-    tables = GoogleRoutes.of(settings)
-    try:
-        yield tables
-    finally:
-        await tables.close()
 
 
 def route(dst: str = "10.244.1.0/24", via: str = FIRST, network: str = "default") -> CloudRoute:
@@ -99,7 +57,7 @@ class TestReadingAndWriting:
     async def test_project_and_network_come_from_the_metadata_server(self, world: World) -> None:
         with world.cloud() as gce:
             async with manager(gce) as tables:
-                assert tables.tables == ()
+                assert not tables.tables
                 contents = await tables.read()
                 assert tables.tables == ("default",)
                 assert contents.routes == {}
@@ -205,16 +163,14 @@ class TestMakeBeforeBreak:
                 assert gce.history.called("routes.insert") == []
 
     @pytest.mark.parametrize(
-        ("more", "flaw"),
+        ("wrong", "flaw"),
         [
-            ({"priority": 900}, "priority 900, not 1000"),
-            ({"tags": ("web",)}, "only for instances with the tag web"),
+            (given("flannel-default-10-244-1-0-24", priority=900), "priority 900, not 1000"),
+            (given("flannel-default-10-244-1-0-24", tags=("web",)), "only for instances with the tag web"),
         ],
     )
-    async def test_what_is_not_as_we_make_it_is_replaced(
-        self, world: World, more: dict[str, object], flaw: str
-    ) -> None:
-        with world.cloud(small(routes=(given("flannel-default-10-244-1-0-24", **more),))) as gce:
+    async def test_what_is_not_as_we_make_it_is_replaced(self, world: World, wrong: GivenRoute, flaw: str) -> None:
+        with world.cloud(small(routes=(wrong,))) as gce:
             async with manager(gce) as tables:
                 [found] = (await tables.read()).routes.values()
                 assert found.flaw == flaw

@@ -25,6 +25,8 @@ LONGEST = 300.0
 """Seconds that an operation is followed. What comes of it later, the next reading shows."""
 LISTED_AT_ONCE = 40
 """Operations asked after in one list: their names are in the URL."""
+PAGES = 5
+"""Pages of one list; what isn't on them is asked after by its name."""
 LOOKED_FOR = 3
 """An operation that so many lists in a row don't have is asked after by its name."""
 
@@ -41,7 +43,7 @@ class _Errors(msgspec.Struct, frozen=True):
 class Operation(msgspec.Struct, frozen=True, rename="camel"):
     """As far as it is looked at. `target_id`: of the route that it made or deleted."""
 
-    name: str = ""
+    name: str
     status: str = ""
     target_id: str = ""
     operation_type: str = ""
@@ -54,6 +56,9 @@ class Operation(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def errors(self) -> list[OperationError]:
         return self.error.errors if self.error is not None else []
+
+
+_FIELDS = "items(name,status,targetId,operationType,error(errors(code,message))),nextPageToken,warning(code,message)"
 
 
 class _Operations(msgspec.Struct, frozen=True, rename="camel"):
@@ -152,9 +157,17 @@ class Operations:
                 await self._get(name)
 
     async def _list(self, names: list[str]) -> list[Operation]:
+        """The newest first, and no page more than it takes: a project remembers the operations of weeks."""
         path = f"projects/{self.project}/global/operations"
-        request = Request("globalOperations.list", "GET", path, {"filter": f"name eq {'|'.join(names)}"})
-        return [one async for page in self.api.pages(request, _Operations) for one in page.items]
+        params = {"filter": f"name eq {'|'.join(names)}", "orderBy": "creationTimestamp desc", "fields": _FIELDS}
+        found: list[Operation] = []
+        pages = 0
+        async for page in self.api.pages(Request("globalOperations.list", "GET", path, params), _Operations):
+            found.extend(page.items)
+            pages += 1
+            if len(found) >= len(names) or pages >= PAGES:
+                break
+        return found
 
     async def _get(self, name: str) -> None:
         try:

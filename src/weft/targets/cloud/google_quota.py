@@ -72,9 +72,9 @@ class Quota:
             self.room = replace(self.room, free=max(self.room.free - by, 0))
 
     def refused(self, reason: str) -> None:
-        """Google refused a route with this reason or code."""
-        if self.room is not None and reason in FULL:
-            self.room = replace(self.room, free=0)
+        """Google refused a route with this reason or code: if there is no room, it is known otherwise than by us."""
+        if reason in FULL:
+            self._read_at = None
 
     async def _read(self) -> None:
         now = asyncio.get_running_loop().time()
