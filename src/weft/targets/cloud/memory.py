@@ -62,6 +62,12 @@ class CallFaults:
         """Whether a call (`insert flannel-…`) fails, and how, is asked of `chance`; None: of nobody any more."""
         self._chance = chance
 
+    def clear(self) -> None:
+        """No more faults; the record of those that were met stays."""
+        self._numbers.clear()
+        self._next.clear()
+        self._chance = None
+
     @property
     def outstanding(self) -> int:
         """How many of the failures that were asked for by number have not been met yet."""
