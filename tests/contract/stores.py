@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Protocol
 
 from tests.support.etcd import Etcd
+from tests.support.eventually import patience
 from weft.errors import StoreForbidden, StoreUnreachable
 from weft.stores import Delete, Put, Snapshot, Store
 from weft.stores.etcd import EtcdOptions, EtcdStore
@@ -151,7 +152,7 @@ async def watching(store: Store, prefix: str = PREFIX) -> AsyncIterator[Sets]:
 
 async def seen(sets: Sets, condition: Callable[[Snapshot], bool]) -> Snapshot:
     """The first set for which the condition holds."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patience(20)):
         async for snapshot in sets:
             if condition(snapshot):
                 return snapshot
@@ -161,13 +162,13 @@ async def seen(sets: Sets, condition: Callable[[Snapshot], bool]) -> Snapshot:
 async def back(store: Store, key: str = "/a") -> None:
     """Returns when the store answers again; that must not take long."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + BACK
+    deadline = loop.time() + patience(BACK)
     while True:
         try:
             await store.get(key)
             return
         except StoreUnreachable:
-            assert loop.time() < deadline, f"it is back for {BACK} s and can't be asked"
+            assert loop.time() < deadline, f"it is back for {patience(BACK)} s and can't be asked"
             tick = loop.create_future()
             loop.call_later(0.02, tick.set_result, None)
             await tick

@@ -13,7 +13,7 @@ import pytest
 from tests.build import network
 from tests.support.bind import Bind, bind, needs_bind
 from tests.support.dns_hosts import INTERVAL, Stage, router
-from tests.support.eventually import soon
+from tests.support.eventually import patience, soon
 from weft.model import Known
 
 pytestmark = needs_bind
@@ -37,7 +37,7 @@ async def test_two_hosts_find_each_other_as_they_are(server: Bind) -> None:
         one, other = stage.host(a), stage.host(b)
         assert (await one.sees("b")).items == (b,)
         assert (await other.sees("a")).items == (a,)
-        assert one.dns.last_seen()["b"] == pytest.approx(time.time(), abs=3)
+        assert one.dns.last_seen()["b"] == pytest.approx(time.time(), abs=10)
 
 
 async def test_the_records_are_those_of_the_document(server: Bind) -> None:
@@ -66,11 +66,11 @@ async def test_who_comes_is_found_within_an_interval_and_a_second(server: Bind) 
         await first.sees("b", "c")
         await second.sees("a", "c")
         await third.sees("a", "b")
-        assert time.monotonic() - began <= INTERVAL + 1.0
+        assert time.monotonic() - began <= patience(INTERVAL + 1.0)
 
 
 async def test_what_is_new_goes_out_at_once(server: Bind) -> None:
-    async with Stage(server, interval=5.0) as stage:
+    async with Stage(server, interval=60.0) as stage:
         a = stage.host(router("a", 1))
         await soon(server.records, "records")
         changed = replace(router("a", 1, "172.30.0.0/16"), endpoints=(ip_address("192.0.2.11"),))
@@ -105,7 +105,7 @@ async def test_who_leaves_takes_out_its_own_records_alone(server: Bind) -> None:
 
 
 async def test_who_is_back_before_the_hold_is_over_was_never_away(server: Bind) -> None:
-    async with Stage(server, goodbye_hold=4.0) as stage:
+    async with Stage(server, goodbye_hold=60.0) as stage:
         a, b = stage.host(router("a", 1)), stage.host(router("b", 2))
         await b.sees("a")
         seen = len(b.known)

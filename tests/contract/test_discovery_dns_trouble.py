@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.bind import Bind, bind, needs_bind
 from tests.support.dns_hosts import TIMEOUT, DnsHost, Stage, router
-from tests.support.eventually import soon
+from tests.support.eventually import patience, soon
 from weft.discovery.dns_client import UDP_WAITS
 from weft.errors import SettingsError
 
@@ -35,6 +35,7 @@ async def two(stage: Stage) -> tuple[DnsHost, DnsHost]:
 async def test_a_server_that_is_gone_changes_nothing_and_is_told(server: Bind) -> None:
     async with Stage(server) as stage:
         a, _ = await two(stage)
+        before = len(a.known)
         server.stop()
         await a.sees("b", complete=False)
         await a.says("can't be looked up, and stay as they are", server.endpoint, "can't be registered")
@@ -44,7 +45,7 @@ async def test_a_server_that_is_gone_changes_nothing_and_is_told(server: Bind) -
         server.start()
         await a.sees("b")
         await soon(lambda: a.problems == "", "no problem any more")
-        assert all(known.items for known in a.known if known.complete and known is not a.known[1])
+        assert all(known.items for known in a.known[before:])
 
 
 async def test_a_server_that_says_nothing_changes_nothing(server: Bind, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ async def test_servfail_is_not_an_empty_answer(server: Bind) -> None:
 
 
 async def test_a_zone_that_was_lost_is_filled_again_and_nobody_was_away(server: Bind) -> None:
-    async with Stage(server) as stage:
+    async with Stage(server, peer_timeout=60.0) as stage:  # longer than the server is away
         a, b = await two(stage)
         before = len(a.known), len(b.known)
         server.stop()
@@ -94,7 +95,7 @@ async def test_who_crashed_is_gone_after_the_timeout_and_its_records_stay(server
         await b.crash()
         crashed = time.monotonic()
         await a.sees()
-        assert time.monotonic() - crashed < TIMEOUT + 1.0
+        assert time.monotonic() - crashed < patience(TIMEOUT + 1.0)
         await a.says("b (192.0.2.2) was last refreshed at", "by its own clock: it is gone, and its records stay")
         assert "b" not in a.dns.departed()
         assert not any(one.wrong for one in a.now.problems)
@@ -111,11 +112,11 @@ async def test_an_old_record_is_no_peer_and_the_set_is_complete_only_after_a_whi
         await old.crash()
         fresh = stage.host(router("c", 3))
         await soon(lambda: len([r for r in server.records() if r[1] == "SRV"]) == 2, "the other's records")
-        a = stage.host(router("a", 1))
-        await a.sees("c", complete=False)
-        await a.says("b (192.0.2.2)", "long ago", "not believed before it is refreshed")
         began = time.monotonic()
+        a = stage.host(router("a", 1))
+        await a.says("b (192.0.2.2)", "long ago", "not believed before it is refreshed")
         await a.sees("c", complete=True)
+        assert any(known.items and not known.complete for known in a.known)
         assert time.monotonic() - began > TIMEOUT / 2
         assert all("b" not in [one.id for one in known.items] for known in a.known)
         assert fresh.ids == ["a"]
@@ -194,12 +195,14 @@ async def test_a_key_may_be_bound_to_a_host_by_the_zones_policy() -> None:
 async def test_records_that_cant_be_read_are_told_and_lose_nothing(server: Bind) -> None:
     async with Stage(server) as stage:
         a, b = await two(stage)
+        seen = len(a.known)
         await b.crash()
         broken = f'update add b.{SERVICE} 60 TXT "id=b" "instance=x" "vni=-7"'
         server.update(f"update delete b.{SERVICE} TXT", broken)
         await a.says("the TXT record of b can't be read", "vni")
-        assert a.ids == ["b"]
         await soon(lambda: a.ids == [], "b to be silent", 5)
+        unread = [known for known in a.known[seen:] if "can't be read" in str(known.problems)]
+        assert [one.id for one in unread[0].items] == ["b"], "it stays for as long as it would without any record"
 
 
 def test_what_is_set_wrong_is_refused_at_the_start() -> None:

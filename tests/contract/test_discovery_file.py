@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.eventually import soon
+from tests.support.eventually import patience, soon
 from weft.discovery import file as discovery_file
 from weft.discovery.file import DiscoveryFile, read_regular
 from weft.errors import WireError
@@ -111,7 +111,7 @@ async def test_each_replacement_is_read(path: Path) -> None:
 
 
 async def test_it_is_read_at_once(path: Path) -> None:
-    """0.4 ms on an idle machine; this is a bound for one that runs other tests beside."""
+    """0.4 ms on an idle machine; on any, long before the timer."""
     replace(path, "a")
     async with reading(path) as reader:
         await reader.have("a")
@@ -121,7 +121,7 @@ async def test_it_is_read_at_once(path: Path) -> None:
             replace(path, f"peer-{number}")
             await reader.have(f"peer-{number}")
             took.append(reader.at - start)
-        assert statistics.quantiles(took, n=4)[0] < 0.005, took
+        assert statistics.median(took) < patience(0.05), took
 
 
 async def test_other_files_wake_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +368,7 @@ def test_a_lease_on_the_file_holds_nobody_up(path: Path) -> None:
         start = time.monotonic()
         with pytest.raises(BlockingIOError):
             read_regular(str(path), 1 << 20)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < patience(5), "the lease would be broken after 45 s"
         fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     signal.signal(signal.SIGIO, before)
 

@@ -131,7 +131,7 @@ def test_members_find_each_other_change_leave_and_die(inside: Inside) -> None:
             assert set(cluster.members[1].departed()) == {"host-3"}
             assert set(cluster.members[1].last_seen()) == {"host-2"}
             counters = cluster.members[1].counters()
-            assert counters["gossip.dead"] == 1
+            assert counters["gossip.dead"] >= 1, "on a machine that stands still, others may be taken for dead, too"
             assert counters["received.PING"] > 0
 
     inside(scenario())

@@ -19,7 +19,7 @@ from ipaddress import IPv4Network, ip_address
 
 import pytest
 
-from tests.support.eventually import until
+from tests.support.eventually import patience, until
 from tests.support.namespace import Namespace, namespace, veth
 from tests.support.needs import needs_root
 from weft.discovery import Discovery
@@ -104,7 +104,7 @@ class Host:
         """Goodbye, and wait until the loop has ended."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(patience(30))
         frame = sys._current_frames().get(self._thread.ident or 0)
         assert not self._thread.is_alive(), "it has not ended:\n" + "".join(traceback.format_stack(frame))
 
@@ -184,7 +184,7 @@ def ears_of(cable: Cable, at: str = "") -> Iterator[socket.socket]:
         ears.bind(("239.1.1.1", PORT))
         member = socket.inet_aton("239.1.1.1") + socket.inet_aton(at or f"192.0.2.{cable.number}")
         ears.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-        ears.settimeout(10)
+        ears.settimeout(patience(10))
     with ears:
         yield ears
 
@@ -203,22 +203,22 @@ def test_hosts_find_each_other_within_a_second(key: bytes | None) -> None:
         ]
         for number, host in enumerate(hosts, 1):
             others = [f"host-{other}" for other in (1, 2, 3) if other != number]
-            assert host.until_ids(*others) - hosts[-1].started < 1.0
+            assert host.until_ids(*others) - hosts[-1].started < patience(1.0)
             assert host.last.items[0].networks[0].subnets
             assert not host.last.complete
             assert not host.last.problems
             assert not any(name.startswith("refused.") for name in host.discovery.counters())
         seen = hosts[0].discovery.last_seen()
         assert set(seen) == {"host-2", "host-3"}
-        assert all(abs(at - time.time()) < 5 for at in seen.values())
+        assert all(abs(at - time.time()) < 20 for at in seen.values())
 
 
 def test_a_late_host_learns_of_the_others_within_a_second(pair: list[Cable]) -> None:
     with Host(pair[0], node(1)) as first:
         until(lambda: first.count("received.own"), "the first to hear itself")
         with Host(pair[1], node(2)) as second:
-            assert second.until_ids("host-1") - second.started < 1.0
-            assert first.until_ids("host-2") - second.started < 1.0
+            assert second.until_ids("host-1") - second.started < patience(1.0)
+            assert first.until_ids("host-2") - second.started < patience(1.0)
 
 
 def test_a_change_arrives_at_once_and_a_goodbye_after_its_hold(pair: list[Cable]) -> None:
@@ -228,10 +228,10 @@ def test_a_change_arrives_at_once_and_a_goodbye_after_its_hold(pair: list[Cable]
         changed = node(2, "10.2.0.0/16")
         begun = time.monotonic()
         second.announce(changed)
-        assert first.until(lambda known: known.items == (changed,), "the change") - begun < 0.5
+        assert first.until(lambda known: known.items == (changed,), "the change") - begun < patience(0.5)
         begun = time.monotonic()
         second.close()
-        assert 0.2 <= first.until_ids() - begun < 0.7
+        assert 0.2 <= first.until_ids() - begun < patience(0.7)
         assert second.count("sent.GOODBYE") == 2
 
 
@@ -250,9 +250,12 @@ def test_silence_ends_a_peer_and_the_set_gets_complete(pair: list[Cable]) -> Non
         with Host(pair[1], node(2), pair[1].settings(**short)) as second:
             first.until_ids("host-2")
             first.until(lambda known: known.complete, "a complete set")
+            heard = first.discovery.last_seen()["host-2"] - time.time() + time.monotonic()
             second.die()
             begun = time.monotonic()
-            assert 0.3 < first.until_ids() - begun < 3.0
+            gone = first.until_ids()
+            assert gone - heard > 0.7
+            assert gone - begun < patience(3.0)
         assert first.last.complete
 
 
@@ -263,7 +266,9 @@ def test_after_the_cable_was_out_they_find_each_other_again(pair: list[Cable]) -
         second.until_ids("host-1")
         begun = time.monotonic()
         pair[0].switch.ip("link set port1 down")
-        assert first.until(lambda known: "eth0 has no carrier" in str(known.problems), "the problem") - begun < 0.4
+        assert first.until(
+            lambda known: "eth0 has no carrier" in str(known.problems), "the problem"
+        ) - begun < patience(0.4)
         assert first.ids() == ["host-2"]
         second.announce(node(2, "10.2.0.0/16"))
         pair[0].switch.ip("link set port1 up")
@@ -293,7 +298,7 @@ def test_an_address_that_goes_and_comes_back(pair: list[Cable]) -> None:
         told = first.until(
             lambda known: "192.0.2.1 is not an address of this host" in str(known.problems), "the problem"
         )
-        assert told - begun < 0.4
+        assert told - begun < patience(0.4)
         pair[0].ns.ip("address add 192.0.2.1/24 dev eth0")
         first.until(lambda known: not known.problems, "its end")
         second.announce(node(2, "10.2.0.0/16"))
@@ -374,7 +379,7 @@ def test_one_who_only_listens_learns_of_the_others_and_they_do_not_learn_of_it(p
     with Host(pair[0], node(1)) as first:
         until(lambda: first.count("received.own"), "the first to hear itself")
         with Host(pair[1], None) as silent:
-            assert silent.until_ids("host-1") - silent.started < 1.0
+            assert silent.until_ids("host-1") - silent.started < patience(1.0)
         assert [name for name in silent.discovery.counters() if name.startswith("sent.")] == ["sent.QUERY"]
         assert first.ids() == []
         assert first.count("received.QUERY") >= 1
@@ -396,8 +401,8 @@ def test_ipv6(pair: list[Cable]) -> None:
         return Host(cable, node(cable.number, at=str(source)), settings)
 
     with host(pair[0]) as first, host(pair[1]) as second:
-        assert first.until_ids("host-2") - second.started < 1.0
-        assert second.until_ids("host-1") - second.started < 1.0
+        assert first.until_ids("host-2") - second.started < patience(1.0)
+        assert second.until_ids("host-1") - second.started < patience(1.0)
 
 
 def test_hosts_that_the_group_does_not_reach_are_told_directly(pair: list[Cable]) -> None:
@@ -454,7 +459,9 @@ def test_a_problem_of_the_announcement_itself_is_told_at_once(pair: list[Cable])
         until(lambda: first.count("received.own"), "the first to hear itself")
         begun = time.monotonic()
         first.announce(node(1, at="fd00::1"))
-        assert first.until(lambda known: "has no IPv4 endpoint" in str(known.problems), "the problem") - begun < 0.4
+        assert first.until(
+            lambda known: "has no IPv4 endpoint" in str(known.problems), "the problem"
+        ) - begun < patience(0.4)
 
 
 def test_close_ends_it_at_any_moment(pair: list[Cable]) -> None:
@@ -472,7 +479,7 @@ def test_close_ends_it_at_any_moment(pair: list[Cable]) -> None:
         following = asyncio.create_task(follow())
         for _ in range(turns):
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await discovery.close()
             await following
 
@@ -512,7 +519,7 @@ def test_a_recorded_datagram_sent_again_brings_nobody_back() -> None:
             first.until_ids()
             cables[2].ns.ip("address add 192.0.2.2/32 dev eth0")
             begun = time.monotonic()
-            while not first.refused(Refused.REPLAYED) and time.monotonic() < begun + 10:
+            while not first.refused(Refused.REPLAYED) and time.monotonic() < begun + patience(10):
                 send_from(cables[2], recorded, source="192.0.2.2")
                 ears.recv(65535)
             first.until(lambda known: "refused as a replay" in str(known.problems), "the problem")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.contract.stores import PREFIX, Sets, back, seen, watching
 from tests.support.etcd import Etcd, Member, cluster, needs_etcd
+from tests.support.eventually import patience
 from tests.support.namespace import namespace
 from tests.support.needs import needs_root
 from weft.errors import StoreError, StoreUnreachable
@@ -144,7 +145,7 @@ async def test_a_dead_member_costs_a_reader_and_a_writer_little(three: Etcd) -> 
         # the two that are left may have to elect a leader first (300 ms here): a write says so, a read asks on
         await back(store)
         assert await store.commit([Put("/a", b"2")]) is not None
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < patience(2.0)
         assert asked(three, store) is not member
 
 
@@ -159,8 +160,8 @@ async def test_a_member_that_was_never_there_costs_milliseconds(etcd: Etcd) -> N
             assert await store.commit([Put("/a", b"")]) is not None
             took.append(time.monotonic() - began)
             await store.close()
-    assert min(took) < 0.1
-    assert max(took) < 0.5
+    assert min(took) < patience(0.1)
+    assert max(took) < patience(0.5), "a timeout would be 5 s"
 
 
 async def test_a_watch_outlives_its_member(three: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,18 +198,16 @@ async def test_etcd_comes_back_and_the_state_is_right_in_two_seconds(three: Etcd
 
 async def test_a_hung_member_is_left_within_its_share_of_the_patience(three: Etcd) -> None:
     """A follower: without a leader the others would have nothing to say for as long as an election takes."""
-    async with opened(three, PATIENCE) as store:
+    async with opened(three, 4 * PATIENCE) as store:  # answered within it, or StoreUnreachable is raised
         await store.commit([Put("/a", b"")])
         member = asked(three, store)
         three.depose(member)
         member.pause()
-        began = time.monotonic()
         assert await store.get("/a") is not None
-        assert time.monotonic() - began < PATIENCE
         assert asked(three, store) is not member
         began = time.monotonic()
         assert await store.get("/a") is not None
-        assert time.monotonic() - began < 0.3, "it is not asked again"
+        assert time.monotonic() - began < PATIENCE, "it is not asked again: that would be a share, of two seconds"
 
 
 async def test_a_write_goes_out_once(three: Etcd) -> None:
@@ -239,18 +238,18 @@ async def test_a_hung_member_is_noticed_by_a_watch(etcd: Etcd) -> None:
                     await seen(sets, lambda _: False)
             finally:
                 etcd.members[0].resume()
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < patience(3.0)
         await back(store)
 
 
 async def test_a_quiet_watch_is_kept(etcd: Etcd) -> None:
     """Silence alone is no fault: etcd answers when it is asked for a sign of life."""
-    async with opened(etcd, 0.1) as store, watching(store) as sets:
-        await running(sets, store)
+    async with opened(etcd, 0.5) as store, opened(etcd) as other, watching(store) as sets:
+        await running(sets, other)
         told = asyncio.ensure_future(anext(sets))
-        done, _ = await asyncio.wait({told}, timeout=1.0)
-        assert not done, "neither a set nor an error in ten times the patience"
-        await store.commit([Put(f"{PREFIX}quiet", b"")])
+        done, _ = await asyncio.wait({told}, timeout=2.0)
+        assert not done, "neither a set nor an error in four times the patience"
+        await other.commit([Put(f"{PREFIX}quiet", b"")])
         assert f"{PREFIX}quiet" in (await told).entries
 
 
@@ -266,11 +265,11 @@ async def test_a_member_without_a_leader_says_so(three: Etcd) -> None:
             began = time.monotonic()
             with pytest.raises(StoreUnreachable, match="no leader"):
                 await seen(sets, lambda _: False)
-            assert time.monotonic() - began < 4.0
+            assert time.monotonic() - began < patience(4.0)
         began = time.monotonic()
         with pytest.raises(StoreUnreachable, match="no leader"):
             await store.get("/a")
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 4.0, "a timeout would be 5 s"
 
 
 async def running(sets: Sets, store: EtcdStore) -> None:
