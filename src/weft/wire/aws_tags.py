@@ -39,7 +39,7 @@ MARK_DIGITS = 8
 GROUP_BITS = 8
 
 _LONGEST_SLUG = 80
-_OFFSETS = re.compile(r"\d{1,39}(-\d{1,39})?(\.\d{1,39}(-\d{1,39})?)*")
+_OFFSETS = re.compile(r"[0-9]{1,39}(-[0-9]{1,39})?(\.[0-9]{1,39}(-[0-9]{1,39})?)*")
 _MARK = re.compile(r"[0-9a-z]{1,32}")
 
 T = TypeVar("T")

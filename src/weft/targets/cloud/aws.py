@@ -1,5 +1,5 @@
-"""Route tables of an AWS VPC (`-backend=aws`). Called through `targets/cloud/__init__.py`; what it does and needs, operators
-read in docs/cloud-routes-aws.md.
+"""Route tables of an AWS VPC (`-backend=aws`). Called through `targets/cloud/__init__.py`; operators read what
+it does and needs in docs/cloud-routes-aws.md.
 
 A route leads to a network interface, its host is known by one of that interface's addresses. One call reads all tables;
 interfaces are asked for only where the mirror of them may be wrong, so at rest a reading is one call.
@@ -8,6 +8,7 @@ interfaces are asked for only where the mirror of them may be wrong, so at rest 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from weft.targets.cloud.aws_api import Ec2
     from weft.targets.cloud.aws_shapes import TableSeen
+
+log = logging.getLogger("weft")
 
 INTERFACES_EVERY = 20
 """Readings after which all interfaces are asked for again: an address may have moved while its old one lives on."""
@@ -128,6 +131,8 @@ class AwsRoutes:
         by_table: dict[str, list[Op]] = {}
         for op in ops:
             by_table.setdefault(_table(op), []).append(op)
+        if not self._tables and ops:
+            await self._read_tables(api)
         async with asyncio.TaskGroup() as group:
             for name, some in by_table.items():
                 group.create_task(self._apply(api, name, some, answers))
@@ -256,6 +261,9 @@ class AwsRoutes:
                 await writer.apply(ops)
             except TargetError as error:
                 failure = Failure(str(error))
+            except Exception as error:  # a fault of weft's own in one table must not stop the others
+                log.exception("%s: a fault in weft itself; please report it", name)
+                failure = Failure(f"a fault in weft itself: {error!r}")
         answers.update({op.object.key: done.get(op.object.key, failure) for op in ops})
 
     async def _find_hops(self, api: Ec2, table: Table, ops: Sequence[Op]) -> None:

@@ -9,7 +9,6 @@ from ipaddress import IPv4Network
 import msgspec
 
 from weft.errors import TargetError
-from weft.model import IPNetwork
 from weft.objects import Op
 from weft.objects.cloud import CloudRoute
 from weft.targets.cloud.aws_interfaces import Interfaces
@@ -26,30 +25,35 @@ def lines(ops: Sequence[Op], tables: Mapping[str, Table], interfaces: Interfaces
     said: list[str] = []
     for name, some in by_table.items():
         table = tables.get(name)
-        made = [route.dst for op, route in some if op.action != "remove"]
-        gone = [route.dst for op, route in some if op.action == "remove"]
-        listed = frozenset({*(table.claims if table is not None else ())})
-        if table is not None:
-            said.extend(_tags(table, listed, listed | {*made}))
-        said.extend(_route(op, route, table, interfaces) for op, route in some)
-        if table is not None:
-            said.extend(_tags(table, listed | {*made}, (listed | {*made}) - {*gone}))
+        routes = [_route(op, route, table, interfaces) for op, route in some]
+        said.extend(routes if table is None else _between_tags(table, some, routes))
     return said
 
 
-def _tags(table: Table, before: frozenset[IPNetwork], after: frozenset[IPNetwork]) -> Iterator[str]:
-    if before == after:
-        return
+def _between_tags(table: Table, some: Sequence[tuple[Op, CloudRoute]], routes: Sequence[str]) -> list[str]:
+    made = {route.dst for op, route in some if op.action != "remove"}
+    gone = {route.dst for op, route in some if op.action == "remove"}
+    listed = {*table.claims}
     try:
-        was, tags = tags_of(table.owner, Claims(before)), tags_of(table.owner, Claims(after))
+        first = table.tags if made <= listed else tags_of(table.owner, Claims(frozenset(listed | made)))
+        last = first if not gone else tags_of(table.owner, Claims(frozenset((listed | made) - gone)))
     except TargetError as error:
-        yield f"# {table.id}: {error}"
-        return
-    changed = [{"Key": key, "Value": value} for key, value in tags.items() if was.get(key) != value]
-    surplus = [{"Key": key} for key in {**was, **dict.fromkeys(table.own_keys())} if key not in tags]
-    for verb, pairs in (("create-tags", changed), ("delete-tags", surplus)):
-        if pairs:
-            yield f"aws ec2 {verb} --resources {table.id} --tags {shlex.quote(msgspec.json.encode(pairs).decode())}"
+        return [f"# {table.id}: {error}", *routes]
+    changed = {key: value for key, value in last.items() if first.get(key) != value}
+    surplus = [key for key in {**first, **dict.fromkeys(table.own_keys())} if key not in last]
+    return [
+        *_tags("create-tags", table, {key: value for key, value in first.items() if table.tags.get(key) != value}),
+        *routes,
+        *_tags("create-tags", table, changed),
+        *_tags("delete-tags", table, dict.fromkeys(surplus)),
+    ]
+
+
+def _tags(verb: str, table: Table, tags: Mapping[str, str | None]) -> Iterator[str]:
+    """`tags`: by key; None where none is needed."""
+    pairs = [{"Key": key} | ({"Value": value} if value is not None else {}) for key, value in tags.items()]
+    if pairs:
+        yield f"aws ec2 {verb} --resources {table.id} --tags {shlex.quote(msgspec.json.encode(pairs).decode())}"
 
 
 def _route(op: Op, route: CloudRoute, table: Table | None, interfaces: Interfaces) -> str:
