@@ -10,9 +10,9 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from google_auth_httplib2 import AuthorizedHttp
 from googleapiclient.discovery import build_from_document
 from googleapiclient.errors import HttpError
 
-from tests.support.compute import Gce, compute
+from tests.support.compute import Gce, Told, compute
 from tests.support.discovery_document import document, of_schema, shipped
 from tests.support.eventually import until
 from weft.errors import LabError
@@ -164,26 +164,39 @@ def test_a_route_is_inserted_listed_and_deleted(gce: Gce) -> None:
     assert [change.after is None for change in gce.history.touched(found["name"])] == [False, True]
 
 
+class Now:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
 def test_an_operation_takes_its_time() -> None:
-    with compute(timing=Timing(pending=0.1, running=0.3)) as gce:
+    now = Now()
+    with compute(timing=Timing(pending=1.0, running=4.0), clock=now) as gce:
         google = client(gce)
         operation = google.routes().insert(project=PROJECT, body=body(1)).execute()
-        assert (operation["status"], operation["progress"]) == ("PENDING", 0)
         assert operation["operationType"] == "insert"
         assert operation["targetLink"].endswith("/global/routes/flannel-default-10-244-1-0-24")
-        seen = [operation["status"]]
-        progress = [0]
         get = google.globalOperations().get(project=PROJECT, operation=operation["name"])
-        while seen[-1] != "DONE":
-            now = get.execute()
-            assert ("endTime" in now) is (now["status"] == "DONE")
-            progress.append(now["progress"])
-            seen += [now["status"]] if now["status"] != seen[-1] else []
-        assert seen == ["PENDING", "RUNNING", "DONE"]
-        assert progress == sorted(progress)
-        assert progress[-1] == 100
-        appeared = gce.history.touched(str(body(1)["name"]))[0].at - gce.history.called("routes.insert")[0].at
-        assert 0.4 <= appeared < 0.5
+        seen = []
+        for now.time in (1000.5, 1001.0, 1003.0, 1004.9, 1005.0):
+            found = get.execute()
+            seen.append((found["status"], found["progress"], "startTime" in found, "endTime" in found))
+            there = "items" in google.routes().list(project=PROJECT, filter="name eq flannel-.*").execute()
+            assert there is (found["status"] == "DONE")
+        assert seen == [
+            ("PENDING", 0, False, False),
+            ("RUNNING", 1, True, False),
+            ("RUNNING", 50, True, False),
+            ("RUNNING", 97, True, False),
+            ("DONE", 100, True, True),
+        ]
+        took = datetime.fromisoformat(found["endTime"]) - datetime.fromisoformat(found["insertTime"])
+        assert abs(took - timedelta(seconds=5)) <= timedelta(milliseconds=1)
         route = google.routes().get(project=PROJECT, route=body(1)["name"]).execute()
         assert route["id"] == operation["targetId"]
         listed = google.globalOperations().list(project=PROJECT, filter='targetId = "' + route["id"] + '"').execute()
@@ -196,19 +209,19 @@ def test_wait_holds_until_it_is_done_or_its_own_time_is_over() -> None:
     with compute(timing=Timing(pending=0.0, running=0.3)) as gce:
         google = client(gce)
         operation = google.routes().insert(project=PROJECT, body=body(1)).execute()
-        begun = time.monotonic()
         done(google, operation)
-        assert 0.1 < time.monotonic() - begun < 5
-        assert len(gce.history.called("globalOperations.wait")) == 1
+        (waited,) = gce.history.called("globalOperations.wait")
+        assert waited.at + waited.took >= gce.history.touched(str(body(1)["name"]))[0].at
     with compute(timing=Timing(pending=60.0, wait=0.05)) as gce:
         google = client(gce)
         operation = google.routes().insert(project=PROJECT, body=body(1)).execute()
-        waited = google.globalOperations().wait(project=PROJECT, operation=operation["name"]).execute()
-        assert waited["status"] == "PENDING"
+        left = google.globalOperations().wait(project=PROJECT, operation=operation["name"]).execute()
+        assert left["status"] == "PENDING"
 
 
 def test_what_is_under_way_is_in_the_way() -> None:
-    with compute(timing=Timing(pending=0.0, running=0.2)) as gce:
+    now = Now()
+    with compute(timing=Timing(pending=0.0, running=1.0), clock=now) as gce:
         google = client(gce)
         name = str(body(1)["name"])
         first = google.routes().insert(project=PROJECT, body=body(1)).execute()
@@ -216,11 +229,16 @@ def test_what_is_under_way_is_in_the_way() -> None:
         assert reason(refused(google.routes().delete(project=PROJECT, route=name))) == (400, "resourceNotReady")
         error = refused(google.globalOperations().delete(project=PROJECT, operation=first["name"]))
         assert error.status_code == 400
+        now.time += 1
         done(google, first)
         second = google.routes().delete(project=PROJECT, route=name).execute()
         assert reason(refused(google.routes().insert(project=PROJECT, body=body(1)))) == (409, "alreadyExists")
+        now.time += 1
         done(google, second)
-        add(google, 1)
+        third = google.routes().insert(project=PROJECT, body=body(1)).execute()
+        now.time += 1
+        done(google, third)
+        assert gce.history.at(now.time)[name].id == third["targetId"] != first["targetId"]
 
 
 @pytest.mark.parametrize(
@@ -385,12 +403,13 @@ def test_filters_that_google_would_not_take(picky: Gce, expression: str) -> None
 def test_a_lost_answer_and_the_same_request_again() -> None:
     with compute(timing=QUICK) as gce:
         google = client(gce)
-        lost = gce.faults.lose("routes.insert", times=2)
+        lost = gce.faults.lose("routes.insert", times=None)
         same = str(uuid.uuid4())
         insert = google.routes().insert(project=PROJECT, body=body(1), requestId=same)
         with pytest.raises((ConnectionError, httplib2.error.HttpLib2Error, OSError)):
             insert.execute()
-        until(lambda: lost.spent, "both tries (httplib2 makes two) to be lost")
+        assert lost.taken >= 1
+        gce.faults.clear()
         operation = done(google, insert.execute())
         assert operation["clientOperationId"] == same
         changes = gce.history.touched(str(body(1)["name"]))
@@ -567,7 +586,8 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
         "routes: [{name: to-office, dest_range: 192.168.0.0/16, next_hop_instance: us-central1-a/a}]\n"
     )
     module = [sys.executable, "-m", "weft.lab.compute"]
-    process = subprocess.Popen([*module, "--table", str(table), "--ready", str(ready)], stdout=subprocess.DEVNULL)
+    options = ["--table", str(table), "--ready", str(ready), "--bodies", "--quota", "9", "--instance", "b=10.128.0.3"]
+    process = subprocess.Popen([*module, *options], stdout=subprocess.DEVNULL)
     try:
         until(ready.exists, "the process to listen", timeout=20)
         at = f"http://{ready.read_text().strip()}"
@@ -581,13 +601,64 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
         assert printed[0].split() == ["NAME", "NETWORK", "DEST_RANGE", "NEXT_HOP", "PRIORITY"]
         assert printed[-1].split() == ["to-office", "default", "192.168.0.0/16", "us-central1-a/a", "1000"]
         _, history = plain().request(f"{at}/lab/history")
-        assert [call["status"] for call in json.loads(history)["calls"] if call["method"] == "routes.list"] == [
-            429,
-            200,
-        ]
+        told = Told.of(history)
+        assert [call.status for call in told.calls if call.method == "routes.list"] == [429, 200]
+        assert told.violations() == []
+        assert told.now >= told.calls[-1].at > told.changes[-1].at
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+def asked(gce: Gce, method: str, path: str, document: object = None) -> tuple[int, Any]:
+    """The lab's own door."""
+    body = None if document is None else json.dumps(document)
+    answer, content = plain().request(f"{gce.url}/lab{path}", method, body)
+    return answer.status, json.loads(content) if answer.status == 200 else content
+
+
+def test_what_the_owner_of_the_cloud_does_by_hand(gce: Gce) -> None:
+    google = client(gce)
+    begun = gce.now
+    assert asked(gce, "GET", "")[1]["project"] == PROJECT
+    status, put = asked(gce, "PUT", "/routes", {"name": "r", "dest_range": "10.9.0.0/16", "next_hop_ip": "10.128.0.77"})
+    assert (status, put["destRange"]) == (200, "10.9.0.0/16")
+    found = google.routes().get(project=PROJECT, route="r").execute()
+    assert found["warnings"][0]["code"] == "NEXT_HOP_ADDRESS_NOT_ASSIGNED"
+    asked(gce, "PUT", "/instances", {"name": "late", "addresses": ["10.128.0.77"]})
+    assert "warnings" not in google.routes().get(project=PROJECT, route="r").execute()
+    asked(gce, "DELETE", "/instances/late")
+    assert "warnings" in google.routes().get(project=PROJECT, route="r").execute()
+    assert asked(gce, "GET", "/touched?name=r") == (200, [])
+    done(google, google.routes().delete(project=PROJECT, route="r").execute())
+    assert [one["after"] for one in asked(gce, "GET", "/touched?name=r")[1]] == [None]
+    assert len(asked(gce, "GET", f"/gaps?dst=10.9.0.0/16&start={begun}")[1]) == 2
+    assert asked(gce, "GET", f"/gaps?dst=0.0.0.0/0&start={begun}") == (200, [])
+    assert asked(gce, "PUT", "/unreachable", ["us-central1-a"]) == (200, ["us-central1-a"])
+    items = google.instances().aggregatedList(project=PROJECT).execute()["items"]
+    assert items["zones/us-central1-a"]["warning"]["code"] == "UNREACHABLE"
+    assert len(asked(gce, "POST", "/faults", [{"method": "*"}, {"method": "*", "kind": "slow", "delay": 0.01}])[1]) == 2
+    assert google.routes().list(project=PROJECT).execute(num_retries=1)
+    assert [one["taken"] for one in asked(gce, "GET", "/faults")[1]] == [1, 1]
+    assert asked(gce, "DELETE", "/faults") == (200, [])
+    assert asked(gce, "POST", "/tokens/revoke") == (200, {"revoked": 1})
+    for method, path, content, status in (
+        ("PUT", "/routes", {"name": "x"}, 400),
+        ("PUT", "/routes", {"name": "x", "dest_range": "10.0.0.1/8"}, 400),
+        ("PUT", "/instances", {"nmae": "x"}, 400),
+        ("POST", "/faults", {"method": "*", "kind": "nonesuch"}, 400),
+        ("GET", "/gaps?dst=x", None, 400),
+        ("GET", "/history?since=x", None, 400),
+        ("DELETE", "/routes/x", None, 404),
+    ):
+        assert asked(gce, method, path, content)[0] == status, path
+
+
+def test_the_peering_that_will_pass(gce: Gce) -> None:
+    gce.faults.peering()
+    error = refused(client(gce).routes().insert(project=PROJECT, body=body(1)))
+    assert reason(error) == (400, "badRequest")
+    assert "peering operation in progress" in error.reason
 
 
 def test_paths_parameters_and_fields_are_those_of_the_document() -> None:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from google.auth.compute_engine import _metadata
 
@@ -26,7 +27,7 @@ from tests.support.discovery_document import violations
 from weft.lab.compute.access import Access
 from weft.lab.compute.engine import Compute
 from weft.lab.compute.faults import Faults
-from weft.lab.compute.history import History
+from weft.lab.compute.history import Call, Change, History
 from weft.lab.compute.server import Cloud, Options, serving
 from weft.lab.compute.table import Table, small
 
@@ -93,6 +94,21 @@ class Gce:
     def violations(self) -> list[str]:
         """What of the calls so far isn't as the discovery document says."""
         return [text for call in list(self.history.calls) for text in violations(call)]
+
+
+class Told(msgspec.Struct):
+    """What GET /lab/history answers: for a local cloud that is another process. `--bodies`: to have calls checked."""
+
+    now: float
+    changes: list[Change]
+    calls: list[Call]
+
+    @classmethod
+    def of(cls, answer: bytes) -> Told:
+        return msgspec.json.decode(answer, type=cls)
+
+    def violations(self) -> list[str]:
+        return [text for call in self.calls for text in violations(call)]
 
 
 @contextlib.contextmanager

@@ -42,6 +42,8 @@ from weft.lab.compute.table import Instance, Network, Subnetwork, Table
 @click.option("--delay", default=0.0, show_default=True, help="seconds until any answer")
 @click.option("--rate", type=float, help="most calls a second; more get 403 rateLimitExceeded")
 @click.option("--burst", default=20.0, show_default=True, help="calls at once after a pause")
+@click.option("--quota-as", type=click.Choice(["answer", "operation"]), default="answer", show_default=True)
+@click.option("--seed", default=1, show_default=True, help="of all that happens by chance")
 @click.option("--page", default=MOST, show_default=True, help="most items on a page")
 @click.option("--sparse", is_flag=True, help="pages are cut before the filter is applied")
 @click.option("--token-life", default=3600.0, show_default=True, help="seconds")
@@ -135,6 +137,8 @@ def _options(given: dict[str, object]) -> Options:
         rate=Rate(per_second=None if rate is None else _number(rate), burst=_number(given["burst"])),
         paging=Paging(int(_number(given["page"])), bool(given["sparse"])),
         open=bool(given["is_open"]),
+        quota_as="operation" if given["quota_as"] == "operation" else "answer",
+        seed=int(_number(given["seed"])),
         bodies=bool(given["bodies"]),
     )
 

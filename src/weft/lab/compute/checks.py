@@ -86,18 +86,18 @@ def warnings(table: Table, route: Route) -> tuple[Warn, ...]:
         if not holder:
             text = f"Next hop IP '{route.next_hop_ip}' is not assigned to an instance on network '{route.network}'."
             return (_warn("NEXT_HOP_ADDRESS_NOT_ASSIGNED", text, network_ip=route.next_hop_ip),)
-        return _of_instance(table, holder, network)
+        return _of_instance(table, holder, network, route)
     if route.next_hop_instance:
         found = _INSTANCE.fullmatch(path_of(route.next_hop_instance))
         instance = table.instance(found[2], found[3]) if found else None
         if not instance:
             text = f"Next hop instance '{route.next_hop_instance}' does not exist."
             return (_warn("NEXT_HOP_INSTANCE_NOT_FOUND", text, instance=route.next_hop_instance),)
-        return _of_instance(table, instance, network)
+        return _of_instance(table, instance, network, route)
     return ()
 
 
-def _of_instance(table: Table, instance: Instance, network: str) -> tuple[Warn, ...]:
+def _of_instance(table: Table, instance: Instance, network: str, route: Route) -> tuple[Warn, ...]:
     link = instance_link(table, instance)
     if instance.network != network:
         text = f"Next hop instance '{link}' is not on network '{network_link(table, network)}'."
@@ -107,6 +107,9 @@ def _of_instance(table: Table, instance: Instance, network: str) -> tuple[Warn, 
         found.append(
             _warn("NEXT_HOP_CANNOT_IP_FORWARD", f"Next hop '{link}' cannot forward IP traffic.", instance=link)
         )
+    if ":" in route.dest_range and all(one.version == 4 for one in instance.addresses):
+        text = f"Next hop instance '{link}' does not have an IPv6 interface."
+        found.append(_warn("NEXT_HOP_INSTANCE_HAS_NO_IPV6_INTERFACE", text, instance=link))
     if instance.status != "RUNNING":
         found.append(_warn("NEXT_HOP_NOT_RUNNING", f"Next hop instance '{link}' is not running.", instance=link))
     return tuple(found)

@@ -60,7 +60,7 @@ class Control:
 
     async def about(self, _: web.Request) -> web.Response:
         table = self.compute.table
-        return _answer({"project": table.project, "table": msgspec.to_builtins(table), "now": self.compute.now})
+        return _answer({"project": table.project, "table": table, "now": self.compute.now})
 
     async def order(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -145,4 +145,4 @@ def _seconds(request: web.Request, name: str, default: float) -> float:
 
 
 def _answer(what: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(what) + b"\n", content_type="application/json")
+    return web.Response(body=msgspec.json.encode(what, enc_hook=str) + b"\n", content_type="application/json")

@@ -70,7 +70,7 @@ class Compute:
         self._by_request: dict[str, Work] = {}
         self._busy: dict[str, Work] = {}
         self._static = 0
-        self._hops: dict[tuple[str, str], tuple[Warn, ...]] = {}
+        self._hops: dict[tuple[str, str, bool], tuple[Warn, ...]] = {}
         self._numbers = itertools.count(1)
         self._due: list[tuple[float, int, bool, Work]] = []
         for route in _given(table):
@@ -309,7 +309,7 @@ class Compute:
         return found
 
     def _warned(self, route: Route) -> Route:
-        hop = route.network, route.next_hop
+        hop = route.network, route.next_hop, ":" in route.dest_range
         found = self._hops.get(hop)
         if found is None:
             found = self._hops[hop] = checks.warnings(self._table, route)

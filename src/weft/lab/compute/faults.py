@@ -79,6 +79,12 @@ class Faults:
         """Accept, and end the operation with an error."""
         return self.order(Fault(method=method, kind="operation", reason=code, times=times, share=share))
 
+    def peering(self, times: int | None = 1, share: float = 1.0) -> Fault:
+        """What Google says to an insertion while its network is being peered: 400, and yet it will pass."""
+        text = "There is a peering operation in progress on the local or peer network. Try again later."
+        order = Fault(method="routes.insert", status=400, message=text, times=times, share=share)
+        return self.order(order)
+
     def clear(self) -> None:
         """No more faults; what was ordered keeps its count."""
         self.orders.clear()

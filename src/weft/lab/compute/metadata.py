@@ -7,6 +7,7 @@ asks from; who asks from elsewhere is taken for the table's `me`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from ipaddress import ip_address, ip_network
 
@@ -33,6 +34,8 @@ class Metadata:
         begun = self.compute.now
         name = "metadata.token" if request.path.endswith("/token") else "metadata.get"
         fault = self.compute.faults.take(name, request.path)
+        if fault and fault.delay:
+            await asyncio.sleep(fault.delay)
         if fault and fault.kind in ("refuse", "html"):
             answer = _text(fault.message or "Service Unavailable", fault.status)
         elif fault and fault.kind in ("drop", "lose"):
@@ -64,6 +67,8 @@ class Metadata:
             return _text("X-Forwarded-For header is not allowed.", 403)
         if request.method != "GET":
             return _text("Method not allowed", 405)
+        if "wait_for_change" in request.query:
+            return _text("the local cloud's metadata doesn't change: ask without wait_for_change", 501)
         me = self._asking(request.remote)
         steps = [step for step in request.path.removeprefix(PREFIX).split("/") if step]
         if steps[:2] == ["instance", "service-accounts"] and steps[3:] in (["token"], ["identity"]):

@@ -5,7 +5,8 @@ tests on a thread of theirs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -30,7 +31,8 @@ LARGEST = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the local cloud behaves. `open`: calls without a token are let in; `bodies`: the history keeps them."""
+    """How the local cloud behaves. `open`: calls without a token are let in; `bodies`: the history keeps them;
+    `clock`: seconds, any zero."""
 
     timing: Timing = DEFAULT_TIMING
     rate: Rate = UNLIMITED
@@ -39,13 +41,14 @@ class Options:
     open: bool = False
     bodies: bool = False
     seed: int = 1
+    clock: Callable[[], float] = time.monotonic
 
 
 class Cloud:
     """The parts, put together."""
 
     def __init__(self, table: Table, options: Options) -> None:
-        self.compute = Compute(table, options.timing, options.quota_as, seed=options.seed)
+        self.compute = Compute(table, options.timing, options.quota_as, options.clock, options.seed)
         self.access = Access(
             lambda: self.compute.table.account,
             lambda: self.compute.now,
