@@ -252,6 +252,16 @@ class TestWhoseItIs:
                 assert await tables.apply(op("remove", route())) == [None]
                 assert names(gce) == {"flannel-default-10-244-1-0-24"}
 
+    async def test_a_route_that_another_manager_of_ours_made_anew_is_not_deleted(self, world: World) -> None:
+        with world.cloud() as gce:
+            async with manager(gce) as tables:
+                await tables.apply(op("add", route()))
+                gce.compute.drop("flannel-default-10-244-1-0-24")
+                gce.compute.put(given("flannel-default-10-244-1-0-24", via=SECOND))
+                since = gce.now
+                assert await tables.apply(op("change", route(via=SECOND))) == [None]
+                assert gce.history.touched("flannel-default-10-244-1-0-24", since) == []
+
     async def test_adopted_routes_are_ours_and_get_our_mark_when_they_change(self, world: World) -> None:
         old = given("flannel-default-10-244-1-0-24", mark="")
         other = given("flannel-default-custom", "10.9.0.0/24", mark="")
@@ -284,6 +294,17 @@ class TestRefusals:
                 assert await tables.apply(op("add", route())) == [None]
                 assert await tables.apply(op("remove", route())) == [None]
                 assert (insert.taken, delete.taken) == (1, 1)
+                assert names(gce) == set()
+                for method in ("routes.insert", "routes.delete"):
+                    assert len({call.query["requestId"] for call in gce.history.called(method)}) == 1
+
+    async def test_not_found_by_its_id_is_looked_for_by_name_before_it_counts_as_gone(self, world: World) -> None:
+        with world.cloud() as gce:
+            async with manager(gce) as tables:
+                await tables.apply(op("add", route()))
+                fault = gce.faults.fail("routes.delete", 404, reason="notFound")
+                assert await tables.apply(op("remove", route())) == [None]
+                assert fault.taken == 1
                 assert names(gce) == set()
 
     @pytest.mark.parametrize(("status", "reason"), [(429, ""), (403, "rateLimitExceeded"), (500, ""), (503, "")])
@@ -371,6 +392,16 @@ class TestQuota:
                 assert await tables.apply(op("change", *changed)) == [None] * 6
                 assert all(gce.history.always(one.dst, start) for one in changed)
                 assert static(gce) == used
+
+    async def test_what_is_replaced_goes_before_what_is_added(self, world: World) -> None:
+        with world.cloud(small(routes=(given("flannel-default-10-244-1-0-24"),), quotas={"ROUTES": 3.0})) as gce:
+            async with manager(gce) as tables:
+                await tables.read()
+                added, changed = op("add", route("10.244.2.0/24")), op("change", route(via=SECOND))
+                refused, done = await tables.apply([*added, *changed])
+                assert done is None
+                assert refused is not None
+                assert await tables.apply(added) == [None]
 
     async def test_google_has_the_last_word(self, world: World) -> None:
         with world.cloud(small(quotas={"ROUTES": 3.0}), quota_as="operation") as gce:

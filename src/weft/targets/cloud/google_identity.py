@@ -51,12 +51,12 @@ class Place:
 
 
 class Tokens:
-    """Credentials of google-auth. One renewal at a time; a token that still lives is used while a new one is made."""
+    """Credentials of google-auth. One renewal at a time; a token that still lives is used meanwhile."""
 
     def __init__(self, found: google_credentials.Credentials) -> None:
         self._credentials = found
         self._request = Request()
-        self._renewing = asyncio.Lock()
+        self._renewal: asyncio.Task[None] | None = None
         self._refused = ""
 
     @property
@@ -65,27 +65,34 @@ class Tokens:
         return f"the service account {email}" if "@" in email else "whoever the credentials belong to"
 
     async def token(self) -> str:
-        if self._usable() and self._credentials.token_state is TokenState.FRESH:
-            return str(self._credentials.token)
-        async with self._renewing:
-            if self._usable() and self._credentials.token_state is TokenState.FRESH:
-                return str(self._credentials.token)
-            try:
-                await in_thread(self._refresh)
-                self._refused = ""
-            except exceptions.GoogleAuthError as error:
-                if not self._usable() or self._credentials.token_state is TokenState.INVALID:
-                    raise _no_token(error) from error
+        if not self._usable():
+            await asyncio.shield(self._renewed())
+        elif self._credentials.token_state is TokenState.STALE:
+            self._renewed()
         return str(self._credentials.token)
 
     def refused(self, token: str) -> None:
         self._refused = token
 
+    def _usable(self) -> bool:
+        known = bool(self._credentials.token) and self._credentials.token != self._refused
+        return known and self._credentials.token_state is not TokenState.INVALID
+
+    def _renewed(self) -> asyncio.Task[None]:
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew(), name="google token")
+            self._renewal.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._renewal
+
+    async def _renew(self) -> None:
+        try:
+            await in_thread(self._refresh)
+        except exceptions.GoogleAuthError as error:
+            raise _no_token(error) from error
+        self._refused = ""
+
     def _refresh(self) -> None:
         self._credentials.refresh(self._request)  # type: ignore[no-untyped-call]  # google-auth's own
-
-    def _usable(self) -> bool:
-        return bool(self._credentials.token) and self._credentials.token != self._refused
 
 
 def _no_token(error: exceptions.GoogleAuthError) -> TargetError:
