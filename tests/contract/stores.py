@@ -97,7 +97,7 @@ class MemoryCase:
 class EtcdCase:
     """The keys of the last test are deleted; the cluster is the module's."""
 
-    shortest = 1
+    shortest = 3
 
     def __init__(self, etcd: Etcd) -> None:
         self.etcd = etcd

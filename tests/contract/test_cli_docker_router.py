@@ -315,7 +315,7 @@ def test_a_vni_that_comes_while_it_runs_and_is_another_routers(host: Namespace, 
             before = devices(host)
             of_file(tmp_path, "one", ("s1", 1001), ("s2", 1002), ("s5", 1005))
             until(lambda: "vxlan1005" in devices(host), "the stack that came")
-            assert "router-1002 is running in this network namespace already" in status()
+            until(lambda: "router-1002 is running in this network namespace already" in status(), "a word of the other")
             assert {name: devices(host)[name] for name in before} == before
         of_file(tmp_path, "one", ("s1", 1001), ("s2", 1002))
         until(lambda: "vxlan1005" not in devices(host), "the end of the stack that went")

@@ -14,6 +14,7 @@ from typing import Protocol
 import pytest
 
 from tests.support.docker_engine import DockerEngine, docker_engine
+from tests.support.eventually import patience
 from tests.support.fake_docker import FakeDocker, listed
 from tests.support.namespace import namespace
 from tests.support.needs import needs_docker
@@ -196,4 +197,4 @@ async def test_a_new_network_is_known_by_the_time_that_docker_says_so(rig: Rig, 
         returned = time.perf_counter()
         await sets.wait(has(f"n{number}"), "the network")
         late.append(time.perf_counter() - returned)
-    assert statistics.median(late) < 0.05, f"seconds after `docker network create` returned: {sorted(late)}"
+    assert statistics.median(late) < patience(0.25), f"seconds after `docker network create` returned: {sorted(late)}"

@@ -22,7 +22,7 @@ from weft.targets.kernel.host import PAUSE, HostFacts, read_host
 from weft.targets.kernel.socket import NetlinkSocket
 
 pytestmark = needs_root
-WAIT = 10.0
+WAIT = 60.0
 
 
 @pytest.fixture

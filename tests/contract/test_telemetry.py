@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.collector import Collector, collector
-from tests.support.eventually import soon, until
+from tests.support.eventually import patience, soon, until
 from tests.support.namespace import namespace
 from tests.support.needs import needs_root
 from tests.support.stacks import data, peer, world
@@ -34,7 +34,13 @@ from weft.telemetry.sender import MOST_EVENTS, Telemetry
 from weft.telemetry.spans import LONGEST, Span, Trace, decode, encode
 
 B = peer("stack-b", "10.0.0.2", "192.168.100.2", "172.21.0.0/16")
-QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "10"}
+
+
+@pytest.fixture(autouse=True)
+def _a_long_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes longer than a daemon would wait to start the helper and to end it."""
+    monkeypatch.setattr(telemetry, "FAREWELL", 60.0)
 
 
 def environment(url: str, **more: str) -> dict[str, str]:
@@ -98,7 +104,7 @@ async def test_each_cycle_of_a_real_loop_is_a_trace(here: Collector) -> None:
     (event,) = first.events
     assert (event.name, event.time_unix_nano) == ("discovery.json", round(began * 1e9))
     assert {pair.key for pair in event.attributes} == {"weft.peers", "weft.last_update"}
-    assert began - 1 < first.start_time_unix_nano / 1e9 <= first.end_time_unix_nano / 1e9 < began + 30
+    assert began - 1 < first.start_time_unix_nano / 1e9 <= first.end_time_unix_nano / 1e9 < began + patience(30)
     for span in parts.values():
         assert first.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= first.end_time_unix_nano
@@ -179,7 +185,7 @@ def test_a_helper_that_stands_still_costs_nothing_but_its_traces(here: Collector
     began = time.monotonic()
     for number in range(3000):
         helper.telemetry.cycle(a_cycle(number))
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < patience(2.0)
     assert helper.telemetry.dropped > 1000
     assert helper.telemetry.sent + helper.telemetry.dropped == 3000
     helper.process.send_signal(signal.SIGCONT)
@@ -213,7 +219,7 @@ def test_a_collector_that_hangs_or_is_not_there_holds_up_nobody(
             began = time.monotonic()
             for number in range(100):
                 helper.telemetry.cycle(a_cycle(number))
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < patience(1.0)
             assert helper.telemetry.sent == 100
             if url == here.url:
                 until(lambda: here.asked, "the helper to ask")

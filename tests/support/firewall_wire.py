@@ -108,7 +108,7 @@ def reaches(source: Namespace, address: str) -> bool:
     return ", 0% packet loss" in source.run("ping", "-c1", "-W1", address, check=False)
 
 
-def seen_as(source: Namespace, sink: Namespace, address: str, patience: float = 0.5) -> str:
+def seen_as(source: Namespace, sink: Namespace, address: str, patience: float = 3.0) -> str:
     """The source address under which one datagram from `source` arrives in `sink`; empty if it doesn't."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with sink.entered():

@@ -301,6 +301,7 @@ async def _reconciling() -> Tried:
 
 def exporting() -> Tried:
     """Cycles of a confined router are told to a collector, by a child from before."""
+    telemetry.FAREWELL = 60.0  # longer than on a busy machine
     helper, said = telemetry.start(os.environ, "weft-router")
     assert helper is not None, said
     of_helper = Path(f"/proc/{helper.process.pid}/status")
