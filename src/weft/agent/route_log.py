@@ -1,10 +1,10 @@
 """flannel-route-manager's log, line by line as it was, for whoever follows it. Used by `daemons/route_manager.py`.
 
-    reconciler starting...
-    reconciler: inserted flannel-default-10-244-72-0-24     found by a full comparison
-    reconciler done
-    monitor: deleted flannel-default-10-244-72-0-24         after a lease came, changed or went
-    deleted: flannel-default-10-244-72-0-24                 -delete-all-routes
+reconciler starting...
+reconciler: inserted flannel-default-10-244-72-0-24     found by a full comparison
+reconciler done
+monitor: deleted flannel-default-10-244-72-0-24         after a lease came, changed or went
+deleted: flannel-default-10-244-72-0-24                 -delete-all-routes
 """
 
 from __future__ import annotations
@@ -21,19 +21,28 @@ log = logging.getLogger("weft")
 WORDS = {"add": "inserted", "change": "replaced", "remove": "deleted"}
 
 
+class Unheard:
+    """Takes what is said of the hosts (`agent.peer_events.Notes`): their routes have lines of their own."""
+
+    def note(self, kind: str, subject: str, done: str, reason: str) -> None:
+        """One event."""
+        log.debug("%s %s %s: %s", kind, subject, done, reason)
+
+
 class RouteLog:
     """`called`: what people know a route by."""
 
     def __init__(self, called: Callable[[CloudRoute], str]) -> None:
         self._called = called
-        self._news = False
+        self._news: list[float] = []
         self._began = False
         self._done = False
         self._seen = 0
 
-    def heard(self) -> None:
-        """A source told something: what is done next is the monitor's doing, once the reconciler has been through."""
-        self._news = True
+    def heard(self, now: float) -> None:
+        """A source told something (`now`: by the loop's clock): what the next cycles do is the monitor's doing, once
+        the reconciler has been through. A cycle that read the tables before that knows nothing of it yet."""
+        self._news.append(now)
 
     def cycled(self, reconciler: Reconciler, unfinished: bool) -> None:
         """After each cycle; twice for one says it once. `unfinished`: there is more to do that nothing has hindered
@@ -45,13 +54,20 @@ class RouteLog:
         if not self._began:
             self._began = True
             log.info("reconciler starting...")
-        who = "monitor" if self._news and self._done else "reconciler"
+        later = [at for at in self._news if at > reconciler.moments.read]
+        who = "monitor" if len(later) < len(self._news) and self._done else "reconciler"
         self.tell(account.last.done, f"{who}: %s ")
         if not unfinished:
             if who == "reconciler" and (account.last.done or not self._done):
                 log.info("reconciler done")
             self._done = True
-            self._news = False
+            self._news = later
+
+    def deleted(self, reconciler: Reconciler) -> None:
+        """The same for -delete-all-routes."""
+        if reconciler.account.cycles != self._seen:
+            self._seen = reconciler.account.cycles
+            self.tell(reconciler.account.last.done, "%s: ")
 
     def tell(self, done: Iterable[Op], form: str) -> None:
         """A line for each op on a route. `form`: what stands before its name, with the deed in it."""

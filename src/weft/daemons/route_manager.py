@@ -1,0 +1,309 @@
+"""`weft route-manager`: flannel's leases, and whoever else is in etcd → a cloud's route tables. Wiring; called by
+`cli/route_manager.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from weft import __version__
+from weft.agent.contender import Contender, contender_here, is_dead
+from weft.agent.cycles import Cycles
+from weft.agent.election import Election, Standing, leader_of
+from weft.agent.loop import Loop
+from weft.agent.peer_events import PeerEvents
+from weft.agent.reconcile import Reconciler
+from weft.agent.route_log import RouteLog, Unheard
+from weft.agent.route_manager import FLANNEL, ROLE, RouteWorld, Tables, Wishes
+from weft.agent.route_sources import EtcdNodes, FlannelLeases, Leases, RegistrarNetworks
+from weft.core.registry import Prefixes
+from weft.core.table_routes_guard import parse_max_delete
+from weft.daemons.process import run_until_signalled, spare_the_collector
+from weft.daemons.serving import serve_health
+from weft.errors import StoreError, WeftError
+from weft.model import Known, Node, Peer, View
+from weft.settings.route_manager import RouteManagerSettings
+from weft.stores import Store
+from weft.stores.etcd import EtcdOptions, EtcdStore
+from weft.targets.cloud import LOCAL, RouteTables
+from weft.targets.cloud.plugins import open_tables
+from weft.targets.cloud.stdout import Telling
+from weft.targets.cloud.target import CloudOptions, CloudTarget
+from weft.web.api import Api
+from weft.web.local import LocalServer
+from weft.web.looping import Looping
+from weft.web.pages import Pages
+from weft.web.route_manager import Leadership, RoomRow, RouteManagerPages
+
+log = logging.getLogger("weft")
+
+REGISTRAR, AGENTS = "registrar", "agents"
+PATIENCE = 60.0
+"""Seconds that who is to end (-once, -dry-run, -delete-all-routes) waits while nothing happens."""
+ATTEMPTS = 3
+"""What failed so many times, who is to end leaves undone."""
+GLANCE = 2.0
+"""Seconds for a look at who else is at work."""
+
+
+class RouteManager:
+    """The parts, and how they hang together."""
+
+    def __init__(self, settings: RouteManagerSettings, store: Store, tables: RouteTables, me: Contender) -> None:
+        sources = {FLANNEL: True, REGISTRAR: settings.registrar_prefix, AGENTS: settings.agent_prefix}
+        alone = settings.dry_run or settings.delete_all_routes or settings.backend in LOCAL
+        self.settings = settings
+        self.store = store
+        self.tables = tables
+        self.election: Election | None = None
+        if settings.leader_election and not alone:
+            self.election = Election(store, key_of(settings), me)
+        self.target = CloudTarget(tables, CloudOptions(settings.sync_interval, settings.dry_run, lead=self.leads))
+        wishes = Wishes(
+            f"{me.host} (pid {me.pid})",
+            tuple(source for source, asked in sources.items() if asked),
+            settings.allowed,
+            settings.aggregate,
+            parse_max_delete(settings.max_delete),
+            settings.delete_all_routes,
+        )
+        held = Tables(lambda: tables.tables, lambda: self.target.contents, lambda: tables.room, time.monotonic)
+        self.world = RouteWorld(wishes, held, self.leads)
+        self.loop = Loop(self.world, Reconciler((self.target,)), settings.sync_interval, self._cycled)
+        self.loop.aloud = False
+        self.lines = RouteLog(tables.called)
+        self.events = PeerEvents(Unheard())
+        self.cycles = Cycles()
+        self.looping = Looping(ROLE, self.loop, self.events, self.cycles)
+        self.standing = Standing()
+        self.stirred = asyncio.Event()
+        """After each cycle: for who waits for an end."""
+
+    def leads(self) -> bool:
+        """Whether this manager may write now."""
+        return self.election is None or self.election.leads()
+
+    def start(self) -> None:
+        """Follow the sources."""
+        settings, grace = self.settings, self.settings.grace
+        if self.election is not None:
+            self.loop.follow("election", self.election.standings, self._keep_standing, last_restart=1.0)
+        if settings.delete_all_routes:
+            return
+        leases = FlannelLeases(self.store, settings.etcd_prefix, grace)
+        self.loop.follow(FLANNEL, leases.sets, self._keep_leases, last_restart=1.0)
+        if settings.registrar_prefix:
+            prefixes = Prefixes(settings.registrar_prefix, settings.etcd_prefix)
+            networks = RegistrarNetworks(self.store, prefixes, grace)
+            self.loop.follow(REGISTRAR, networks.sets, self._keep_registered, last_restart=1.0)
+        if settings.agent_prefix:
+            nodes = EtcdNodes(self.store, settings.agent_prefix, grace)
+            self.loop.follow(AGENTS, nodes.sets, self._keep_nodes, last_restart=1.0)
+
+    async def close(self) -> None:
+        self.target.close()
+        if self.election is not None:
+            await self.election.resign()
+        await self.tables.close()
+
+    def is_settled(self) -> bool:
+        """Nothing is left to be tried: it is done, or has failed often enough."""
+        reconciler = self.loop.reconciler
+        if self.world.waiting() or self.world.unfinished:
+            return False
+        broken = self.loop.reconciler.account.statuses.get(("target", self.target.name))
+        if broken is not None:
+            return broken.attempts >= ATTEMPTS
+        if self.loop.view is None or self.target.contents is None:
+            return False
+        if self.settings.dry_run:
+            return True
+        open_ = (status for status in reconciler.account.statuses.values() if status.state != "conflict")
+        return not reconciler.left and all(status.attempts >= ATTEMPTS for status in open_)
+
+    @property
+    def leader(self) -> str:
+        """Another one's name, "" if there is none."""
+        return self.standing.leader.name if self.standing.leader is not None and not self.leads() else ""
+
+    def _keep_standing(self, standing: Standing) -> None:
+        self.standing = standing
+        self.world.report("election", standing.problem)
+
+    def _keep_leases(self, leases: Leases) -> None:
+        self.world.hear_leases(leases.known, leases.spans)
+        self._heard()
+
+    def _keep_registered(self, known: Known[Node]) -> None:
+        self.world.hear(REGISTRAR, known)
+        self._heard()
+
+    def _keep_nodes(self, known: Known[Node]) -> None:
+        self.world.hear(AGENTS, known)
+        self._heard()
+
+    def _heard(self) -> None:
+        self.lines.heard(self.loop.reconciler.clock.now())
+        known = self.world.peers
+        self.events(tuple(Peer(node, 0.0) for node in known.items) if known is not None else ())
+
+    def _cycled(self, view: View | None) -> None:
+        """After each cycle: what was done, and whether another one follows."""
+        reconciler = self.loop.reconciler
+        if view is not None and self.settings.delete_all_routes:
+            self.lines.deleted(reconciler)
+        elif view is not None and not self.settings.dry_run:
+            self.lines.cycled(reconciler, unfinished=bool(reconciler.left) or self.world.unfinished)
+        if view is not None and self.world.unfinished and reconciler.account.last.done:
+            self.loop.wake()
+        self.cycles.observe(self.loop)
+        self.stirred.set()
+
+    # What is asked over HTTP.
+
+    def rooms(self) -> list[RoomRow]:
+        """Quotas, as they were read last."""
+        return [RoomRow(table, room.what, room.limit, room.free) for table, room in self.tables.room.items()]
+
+    def leadership(self) -> Leadership:
+        """Who writes."""
+        return Leadership(self.leads(), self.world.name if self.leads() else self.leader, self.election is not None)
+
+
+def key_of(settings: RouteManagerSettings) -> str:
+    """Of the election: one for each table."""
+    return f"{settings.etcd_prefix}/weft/route-manager/{settings.election_name or settings.backend}"
+
+
+async def run(settings: RouteManagerSettings) -> int:
+    """Run until SIGTERM or SIGINT, or until what was asked for is done (exit code 1: not all of it); routes stay.
+    Raises WeftError if it can't start."""
+    spare_the_collector()
+    async with AsyncExitStack() as closing:
+        store = EtcdStore(_etcd(settings))
+        closing.push_async_callback(store.close)
+        manager = RouteManager(settings, store, open_tables(settings), contender_here())
+        closing.push_async_callback(manager.close)
+        if settings.delete_all_routes:
+            return await _delete_all(manager)
+        if settings.dry_run or settings.once:
+            return await _once(manager)
+        log.info("starting fleet route manager...")
+        log.info("weft %s, %s; etcd %s%s", __version__, settings.backend, settings.etcd_endpoint, settings.etcd_prefix)
+        await _serve(manager, closing)
+        manager.start()
+        await run_until_signalled(manager.loop)
+    log.info("stopped; routes stay, `weft route-manager -delete-all-routes` deletes them")
+    return 0
+
+
+async def _serve(manager: RouteManager, closing: AsyncExitStack) -> None:
+    """`weft show` and /health: routes are kept without them, too."""
+    settings = manager.settings
+    server = LocalServer(Api(manager.loop, manager.world), Path(settings.socket))
+    try:
+        await server.start()
+    except WeftError as error:
+        log.warning("%s; `weft show` has no answer (-socket names another place)", error)
+    else:
+        closing.push_async_callback(server.stop)
+    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership)
+    place = (settings.health_ip, settings.health_port)
+    await serve_health(closing, place, Pages(ROLE, pages.page, pages.metrics), manager.loop, "-health-port")
+
+
+async def _delete_all(manager: RouteManager) -> int:
+    log.info("deleting all routes")
+    await _warn_of_another(manager)
+    if manager.settings.dry_run:
+        return await _once(manager)
+    return await _settle(manager)
+
+
+async def _once(manager: RouteManager) -> int:
+    """-once, and -dry-run, which tells what would be done."""
+    code = await _settle(manager)
+    if not manager.settings.dry_run or code:
+        return code
+    changes = await manager.loop.preview()
+    if changes is not None:
+        Telling(manager.tables.called, manager.settings.output).plan(changes.ops, manager.tables.lines)
+        for key, who in changes.conflicts.items():
+            log.warning("%s: left alone: %s", manager.loop.reconciler.name(key), who)
+    return 0
+
+
+async def _settle(manager: RouteManager) -> int:
+    """Run the loop until there is nothing left to try. 1: something is not as it should be, and was told."""
+    manager.start()
+    running = asyncio.ensure_future(run_until_signalled(manager.loop))
+    try:
+        while not manager.is_settled():
+            manager.stirred.clear()
+            stirred = asyncio.ensure_future(manager.stirred.wait())
+            done, _ = await asyncio.wait({running, stirred}, timeout=_patience(manager), return_when="FIRST_COMPLETED")
+            stirred.cancel()
+            if running in done:
+                running.result()
+                log.error("interrupted")
+                return 1
+            if not done:
+                log.error("not done: waited for %s in vain", ", ".join(_awaited(manager)))
+                return 1
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    return _outcome(manager)
+
+
+def _patience(manager: RouteManager) -> float:
+    """Who stands by while another leads has nothing to wait for."""
+    return GLANCE if manager.leader else PATIENCE
+
+
+def _awaited(manager: RouteManager) -> list[str]:
+    if manager.leader:
+        return [f"the table to be left to this one ({manager.leader} writes)"]
+    broken = [problem.message for problem in manager.world.broken.values()]
+    return broken or manager.world.waiting() or [manager.tables.name]
+
+
+def _outcome(manager: RouteManager) -> int:
+    statuses = manager.loop.reconciler.account.statuses
+    if manager.settings.dry_run:
+        statuses = {key: status for key, status in statuses.items() if key[0] == "target"}
+    if statuses:
+        log.error("not done: %d; the first is %s", len(statuses), _first(manager))
+    wrong = [problem for problem in manager.world.problems() if problem.wrong]
+    return int(bool(statuses) or (bool(wrong) and not manager.settings.dry_run))
+
+
+def _first(manager: RouteManager) -> str:
+    reconciler = manager.loop.reconciler
+    key, status = next(iter(reconciler.account.statuses.items()))
+    return f"{reconciler.name(key)}: {status.message}"
+
+
+async def _warn_of_another(manager: RouteManager) -> None:
+    """A manager that runs would write them again. Where etcd can't be asked, that isn't known."""
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(GLANCE):
+            leader = leader_of(await manager.store.get(key_of(manager.settings)))
+            if leader is not None and not leader.resigned and not is_dead(leader):
+                log.warning("%s runs and will insert them again: stop it first", leader.name)
+
+
+def _etcd(settings: RouteManagerSettings) -> EtcdOptions:
+    return EtcdOptions(
+        endpoints=(settings.etcd_endpoint,),
+        cafile=settings.etcd_cafile,
+        certfile=settings.etcd_certfile,
+        keyfile=settings.etcd_keyfile,
+        username=settings.etcd_username,
+        password=settings.etcd_password,
+    )
