@@ -35,7 +35,7 @@ WARNINGS: Mapping[str, str] = {
     "NEXT_HOP_CANNOT_IP_FORWARD": (
         "the instance {hop} may not forward packets that aren't its own, so what {routes} sends it is dropped: set "
         "canIpForward: true with gcloud compute instances export and gcloud compute instances update-from-file "
-        "--most-disruptive-allowed-action=RESTART"
+        "--most-disruptive-allowed-action=REFRESH"
     ),
     "NEXT_HOP_ADDRESS_NOT_ASSIGNED": "no instance here has the address {hop}: what {routes} sends it is dropped",
     "NEXT_HOP_INSTANCE_NOT_FOUND": "the instance {hop} is gone: what {routes} sends it is dropped",
