@@ -1,5 +1,9 @@
 """How Hypothesis looks for counterexamples: anew each time by hand, the same way each time in CI (the coverage gate
-needs that). No deadline: the machine is shared."""
+needs that). No deadline: the machine is shared.
+
+And where the clouds' own libraries look for the instance that they are on: nowhere. They do so by themselves, at
+addresses that no test may send a packet to, and read these variables when they are imported.
+"""
 
 from __future__ import annotations
 
@@ -10,3 +14,8 @@ from hypothesis import settings
 settings.register_profile("hand", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "hand")
+
+NOBODY = "127.0.0.1:1"
+for variable in ("GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT"):
+    os.environ.setdefault(variable, NOBODY)
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
