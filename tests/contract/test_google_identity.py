@@ -17,6 +17,7 @@ from weft.errors import SettingsError, TargetError
 from weft.lab.compute.table import Instance, Network, ServiceAccount, Subnetwork, Table, small
 from weft.settings.route_manager import RouteManagerSettings
 from weft.targets.cloud import google_identity
+from weft.targets.cloud.google import GoogleRoutes
 from weft.targets.cloud.google_identity import Place, find, in_thread
 
 
@@ -57,7 +58,7 @@ async def test_flags_win(world: World) -> None:
         place, _ = await find(settings(google_network="projects/host/global/networks/shared"))
         assert place == Place("host", "shared")
         with pytest.raises(SettingsError, match="-google-network"):
-            await find(settings(google_network="No/Such"))
+            GoogleRoutes.of(settings(google_network="No/Such"))
         assert not [call for call in gce.history.called("metadata.get") if "network-interfaces" in call.path]
 
 

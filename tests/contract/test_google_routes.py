@@ -425,6 +425,26 @@ class TestHops:
                 assert "no instance here" in said["10.128.0.77"]
                 assert contents.calls == 1
 
+    async def test_another_instance_that_has_the_address_by_now_is_found(self, world: World) -> None:
+        with world.cloud() as gce:
+            async with manager(gce, google_next_hop="instance") as tables:
+                await tables.apply(op("add", route()))
+                assert (await tables.read()).routes == {route().key: route()}
+                gce.compute.drop_instance("host-1")
+                [found] = (await tables.read()).routes.values()
+                assert (found.via, found.flaw) == (None, "its instance is gone")
+                [answer] = await tables.apply(op("change", route()))
+                assert answer is not None
+                assert "no instance in any zone" in answer.message
+                gce.compute.put_instance(Instance(name="host-1b", addresses=(ip_address(FIRST),)))
+                start = gce.now
+                await tables.read()
+                assert await tables.apply(op("change", route())) == [None]
+                assert gce.history.always(route().dst, start)
+                assert (await tables.read()).routes == {route().key: route()}
+                [made] = [one for name, one in gce.compute.routes().items() if name.startswith("flannel")]
+                assert made.next_hop_instance.endswith("/host-1b")
+
 
 class TestLines:
     async def test_gcloud_would_do_the_same(self, world: World) -> None:

@@ -28,7 +28,7 @@ from weft.objects.cloud import CloudRoute
 from weft.settings.route_manager import RouteManagerSettings
 from weft.targets.cloud import Contents, Room
 from weft.targets.cloud.google_api import ComputeApi, Credentials, Refusal, Request
-from weft.targets.cloud.google_identity import Place, find
+from weft.targets.cloud.google_identity import Place, find, told
 from weft.targets.cloud.google_instances import Instances
 from weft.targets.cloud.google_operations import Operation, OperationError, Operations
 from weft.targets.cloud.google_quota import Quota
@@ -95,6 +95,8 @@ class GoogleRoutes:
 
     @classmethod
     def of(cls, settings: RouteManagerSettings) -> GoogleRoutes:
+        """Raises SettingsError: a flag can't be used."""
+        told(settings)
         return cls(settings)
 
     @property

@@ -101,8 +101,8 @@ def _no_token(error: exceptions.GoogleAuthError) -> TargetError:
 
 
 async def find(settings: RouteManagerSettings) -> tuple[Place, Tokens]:
-    """Raises SettingsError, TargetError: what is missing, and which flag or variable says it."""
-    flagged_project, network = _told(settings)
+    """Raises TargetError: what is missing, and which flag or variable says it; SettingsError as `told`."""
+    flagged_project, network = told(settings)
     try:
         found, project = await in_thread(lambda: google.auth.default(scopes=SCOPES, request=Request()))
     except exceptions.GoogleAuthError as error:
@@ -119,8 +119,8 @@ async def find(settings: RouteManagerSettings) -> tuple[Place, Tokens]:
     return Place(project, network), Tokens(found)
 
 
-def _told(settings: RouteManagerSettings) -> tuple[str, str]:
-    """Project and network that the flags name, "" where they don't."""
+def told(settings: RouteManagerSettings) -> tuple[str, str]:
+    """Project and network that the flags name, "" where they don't. Raises SettingsError."""
     project, network = settings.google_project, settings.google_network
     if whole := _NETWORK.fullmatch(network):
         project, network = project or whole["project"], whole["name"]

@@ -85,7 +85,7 @@ class Instances:
 
     def forget(self) -> None:
         """An instance is gone: its address may be another's by now."""
-        self._paths, self._addresses = {}, {}
+        self._paths, self._addresses, self._listed_at = {}, {}, None
 
     async def _list(self) -> None:
         async with self._listing:
