@@ -1,5 +1,5 @@
 """A thousand random changes while every tenth call of EC2 fails, in every way that one can, and the process is started
-anew again and again: no wanted destination is absent at any instant, no route of others is touched, and nothing is left.
+anew again and again: no wanted destination is absent at any instant, no route of others is touched, nothing is left.
 """
 
 from __future__ import annotations
