@@ -6,6 +6,8 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.build import PRIVATE, network, node
 from weft.core.acceptance import Policy, accept
@@ -29,7 +31,7 @@ def routes(*claims: Node) -> tuple[list[str], list[str]]:
     """`destination>hop`, and what was refused."""
     hosts = gather(claims)
     accepted = accept(hosts.nodes, POLICY)
-    made = [f"{one.dst}>{one.via}" for one in destinations(accepted.nodes, hosts)]
+    made = [f"{one.dst}>{one.via}" for one in destinations(accepted.nodes, hosts).destinations]
     return made, [problem.message for problem in (*hosts.problems, *accepted.problems)]
 
 
@@ -49,7 +51,7 @@ def test_a_subnet_that_two_sources_tell_of_one_host_is_one_claim() -> None:
     claims = lease("192.0.2.1", "10.0.1.0/24"), told("h1", "192.0.2.1", "10.0.1.0/24", "10.0.2.0/24")
     assert routes(*claims) == (["10.0.1.0/24>192.0.2.1", "10.0.2.0/24>192.0.2.1"], [])
     hosts = gather(claims)
-    one, two = destinations(hosts.nodes, hosts)
+    one, two = destinations(hosts.nodes, hosts).destinations
     assert (one.source, one.peer, one.rule) == ("flannel", "10.0.1.0/24", "lease 10.0.1.0/24 of 192.0.2.1")
     assert (two.source, two.peer, two.rule) == ("registrar", "10.0.1.0/24", "network web of 192.0.2.1")
     assert hosts.nodes[0].source == "flannel and registrar"
@@ -153,3 +155,33 @@ def test_one_bad_lease_takes_no_other_along(bad: str) -> None:
     assert sorted(made) == ["10.0.1.0/24>192.0.2.1", "10.0.2.0/24>192.0.2.2"]
     assert len(refused) == 1
     assert bad in refused[0]
+
+
+POOL = [
+    *(lease(f"192.0.2.{n % 3}", f"10.0.{n}.0/24", since=n) for n in range(1, 6)),
+    told("h1", "192.0.2.1,fd99::1", "10.0.1.0/24", "10.1.0.0/24"),
+    told("h1", "fd99::2", "10.2.0.0/24", source="agents"),
+    lease("fd99::1,fd99::2", "10.3.0.0/24", since=9),
+    lease("127.0.0.1", "10.4.0.0/24"),
+    lease("192.0.2.7", "10.0.0.0/22", since=9),
+]
+
+
+@given(st.lists(st.frozensets(st.sampled_from(range(len(POOL)))), min_size=2, max_size=6))
+def test_memory_never_changes_the_result(history: list[frozenset[int]]) -> None:
+    hosts, asked, accepted = None, None, None
+    for step in history:
+        claims = [POOL[n] for n in sorted(step)]
+        hosts = gather(claims, hosts)
+        accepted = accept(hosts.nodes, POLICY, accepted)
+        asked = destinations(accepted.nodes, hosts, asked)
+        anew = gather([replace(claim) for claim in claims])
+        assert hosts == anew
+        assert asked.destinations == destinations(accept(anew.nodes, POLICY).nodes, anew).destinations
+
+
+def test_what_is_the_same_is_not_made_anew() -> None:
+    first = gather(POOL[:2])
+    second = gather(POOL[:3], first)
+    assert second.nodes[0] is first.nodes[0]
+    assert second.nodes != first.nodes

@@ -15,7 +15,7 @@ from weft.agent.broken import Broken
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.table_routes import Decision, Table, Terms, decide
 from weft.core.table_routes_guard import MaxDelete
-from weft.core.table_routes_hosts import ANY, Destination, Hosts, destinations, gather, nobody
+from weft.core.table_routes_hosts import ANY, Asked, Hosts, destinations, gather, nobody
 from weft.model import IPNetwork, Known, Network, Node, Problem, Profile, Reach, View
 from weft.objects import Key
 from weft.objects.cloud import CloudRoute
@@ -62,7 +62,7 @@ class _Judged:
     made_from: tuple[tuple[Known[Node], ...], tuple[IPNetwork, ...]]
     hosts: Hosts
     accepted: Accepted
-    asked: tuple[Destination, ...]
+    asked: Asked
 
 
 @dataclass(slots=True)
@@ -132,7 +132,8 @@ class RouteWorld(Broken):
             return None
         judged, synced = self._judge(), not self._silent()
         terms = Terms(self.wishes.aggregate, self.wishes.max_delete, synced)
-        self._decision = decide(judged.asked, self._tables(contents), terms, self._decision.past, self.tables.now())
+        asked, past = judged.asked.destinations, self._decision.past
+        self._decision = decide(asked, self._tables(contents), terms, past, self.tables.now())
         return View(
             me=me,
             nodes=judged.accepted.nodes,
@@ -148,10 +149,10 @@ class RouteWorld(Broken):
         before = self._judged
         if before is not None and before.made_from[1] == allowed and _same(before.made_from[0], known):
             return before
-        hosts = gather(node for one in known for node in one.items)
+        hosts = gather((node for one in known for node in one.items), before.hosts if before is not None else None)
         policy = Policy(nobody(self.name), ANY, allowed, (), ())
         accepted = accept(hosts.nodes, policy, before.accepted if before is not None else None)
-        asked = destinations(accepted.nodes, hosts)
+        asked = destinations(accepted.nodes, hosts, before.asked if before is not None else None)
         self._judged = _Judged((known, allowed), hosts, accepted, asked)
         return self._judged
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import NamedTuple, TypeAlias
 
+from weft.core.ground import point
 from weft.model import IPAddress, IPNetwork, Mac, Network, Node, Problem
 
 BACKEND = "cloud"
 ANY = 0
 """Of `acceptance.Policy.underlay`: a host may have an address of either family."""
+Told: TypeAlias = Mapping[IPNetwork, tuple[Node, Network]]
+"""By subnet of one host, the claim that tells of it and its network; of several, the oldest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +34,39 @@ class Destination:
     rule: str
 
 
+class _Claim(NamedTuple):
+    """What a source tells. `kept`: as far as it can be used; None: not at all. `marks`: its addresses."""
+
+    claim: Node
+    kept: Node | None
+    problems: tuple[Problem, ...]
+    age: tuple[float, str, str]
+    marks: tuple[int, ...]
+
+
+class _Host(NamedTuple):
+    node: Node
+    told: Told
+
+
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """`nodes`: one for each host, sorted by id. `told`: by host and subnet, the claim that tells of it and its network;
-    of several, the oldest one. `problems`: of claims that can't be used."""
+    """`nodes`: one for each host, sorted by id. `told`: by id, who tells of it. `problems`: of claims that can't be
+    used. The rest is a memory: of what is the very same as before, nothing is made anew."""
 
     nodes: tuple[Node, ...] = ()
-    told: Mapping[tuple[str, IPNetwork], tuple[Node, Network]] = field(default_factory=dict)
+    told: Mapping[str, Told] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    claims: Mapping[int, _Claim] = field(default_factory=dict, compare=False, repr=False)
+    groups: Mapping[tuple[int, ...], _Host] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`destinations`: sorted by host. `made`: by host, of what."""
+
+    destinations: tuple[Destination, ...] = ()
+    made: Mapping[str, tuple[Node, Told, tuple[Destination, ...]]] = field(default_factory=dict, repr=False)
 
 
 def nobody(name: str) -> Node:
@@ -45,38 +74,52 @@ def nobody(name: str) -> Node:
     return Node(name, (), 0, 0, Mac(bytes(6)), 0, backend=BACKEND)
 
 
-def gather(claims: Iterable[Node]) -> Hosts:
+def gather(claims: Iterable[Node], before: Hosts | None = None) -> Hosts:
     """The hosts that these nodes of all sources are. A subnet that two sources tell of one host is one claim; networks
-    that are not exposed are left out."""
-    problems: list[Problem] = []
-    usable = []
+    that are not exposed are left out. `before`: only a memory."""
+    old = before if before is not None else Hosts()
+    known: dict[int, _Claim] = {}
     for claim in claims:
-        kept, problem = _usable(claim)
-        problems.extend(problem)
-        usable.extend(kept)
-    nodes: dict[str, Node] = {}
-    told: dict[tuple[str, IPNetwork], tuple[Node, Network]] = {}
-    for group in sorted(_by_host(sorted(usable, key=_age)), key=lambda group: _age(group[0])):
-        name = _free_name(group[0], nodes)
-        subnets: dict[IPNetwork, tuple[Node, Network]] = {}
-        for claim in group:
-            for network in claim.networks:
-                for subnet in network.subnets:
-                    subnets.setdefault(subnet, (claim, network))
-        told.update(((name, subnet), said) for subnet, said in subnets.items())
-        nodes[name] = _merged(name, group, subnets)
-    return Hosts(tuple(nodes[name] for name in sorted(nodes)), told, tuple(problems))
+        known[id(claim)] = old.claims.get(id(claim)) or _claim(claim)
+    usable = sorted((one for one in known.values() if one.kept is not None), key=_age)
+    hosts: dict[str, _Host] = {}
+    groups: dict[tuple[int, ...], _Host] = {}
+    for group in _by_host(usable):
+        key = tuple(id(one.claim) for one in group)
+        name = _free_name(group[0].claim, hosts)
+        host = old.groups.get(key)
+        if host is None or host.node.id != name:
+            host = _host(name, [one.kept for one in group if one.kept is not None])
+        hosts[name] = groups[key] = host
+    names = sorted(hosts)
+    return Hosts(
+        tuple(hosts[name].node for name in names),
+        {name: hosts[name].told for name in names},
+        tuple(chain.from_iterable(one.problems for one in known.values())),
+        known,
+        groups,
+    )
 
 
-def destinations(accepted: Iterable[Node], hosts: Hosts) -> tuple[Destination, ...]:
-    """What the accepted nodes of `hosts` are to be sent, a destination for each subnet, sorted by host."""
-    found = []
+def destinations(accepted: Iterable[Node], hosts: Hosts, before: Asked | None = None) -> Asked:
+    """What the accepted nodes of `hosts` are to be sent: a destination for each subnet. `before`: only a memory."""
+    old = before.made if before is not None else {}
+    made = {}
     for node in accepted:
-        for subnet in dict.fromkeys(subnet for network in node.networks for subnet in network.subnets):
-            claim, network = hosts.told[node.id, subnet]
-            rule = _rule(claim, network, subnet)
-            found.append(Destination(subnet, _hop(subnet.version, claim, node), claim.source, node.id, rule))
-    return tuple(found)
+        told = hosts.told[node.id]
+        same = old.get(node.id)
+        if same is None or same[0] is not node or same[1] is not told:
+            same = node, told, tuple(_destinations(node, told))
+        made[node.id] = same
+    return Asked(tuple(chain.from_iterable(found for _, _, found in made.values())), made)
+
+
+def _destinations(node: Node, told: Told) -> Iterator[Destination]:
+    for network in node.networks:
+        for subnet in network.subnets:
+            claim, said = told[subnet]
+            via, rule = _hop(subnet.version, claim, node), _rule(claim, said, subnet)
+            yield Destination(subnet, via, claim.source, node.id, rule)
 
 
 def _rule(claim: Node, network: Network, subnet: IPNetwork) -> str:
@@ -90,20 +133,21 @@ def _hop(version: int, claim: Node, host: Node) -> IPAddress:
     return claim.endpoint(version) or host.endpoint(version) or claim.endpoints[0]
 
 
-def _usable(claim: Node) -> tuple[list[Node], list[Problem]]:
+def _claim(claim: Node) -> _Claim:
     good = tuple(address for address in claim.endpoints if not _is_no_hop(address))
     bad = [str(address) for address in claim.endpoints if address not in good]
-    problems = []
+    problems: list[Problem] = []
     if bad:
         text = f"{claim.source}'s {claim.id}: no route can lead to {' and '.join(bad)}"
         problems.append(Problem(claim.id, text + ("; its other address is taken" if good else "")))
     elif not good:
         problems.append(Problem(claim.id, f"{claim.source}'s {claim.id} is not routed to: it tells no address"))
-    if not good:
-        return [], problems
     networks = tuple(network for network in claim.networks if network.exposed)
     as_told = not bad and len(networks) == len(claim.networks)
-    return [claim if as_told else replace(claim, endpoints=good, networks=networks)], problems
+    kept = claim if as_told else replace(claim, endpoints=good, networks=networks)
+    since = min((network.since for network in networks), default=float("inf"))
+    marks = tuple(map(point, good))
+    return _Claim(claim, kept if good else None, tuple(problems), (since, claim.source, claim.id), marks)
 
 
 def _is_no_hop(address: IPAddress) -> bool:
@@ -112,20 +156,20 @@ def _is_no_hop(address: IPAddress) -> bool:
     return reserved or nowhere or address.is_multicast
 
 
-def _age(claim: Node) -> tuple[float, str, str]:
+def _age(claim: _Claim) -> tuple[float, str, str]:
     """The oldest first."""
-    return min((network.since for network in claim.networks), default=float("inf")), claim.source, claim.id
+    return claim.age
 
 
-def _by_host(claims: Sequence[Node]) -> Iterator[list[Node]]:
-    """Claims that have an address in common, with each other or through others."""
-    groups: dict[IPAddress, list[Node]] = {}
+def _by_host(claims: Sequence[_Claim]) -> list[list[_Claim]]:
+    """Claims that have an address in common, with each other or through others; the oldest first."""
+    groups: dict[int, list[_Claim]] = {}
     for claim in claims:
-        met = {id(group): group for group in (groups.get(address) for address in claim.endpoints) if group is not None}
+        met = {id(group): group for group in (groups.get(mark) for mark in claim.marks) if group is not None}
         group = [*chain.from_iterable(met.values()), claim]
-        groups.update(dict.fromkeys(chain.from_iterable(one.endpoints for one in group), group))
-    for group in {id(group): group for group in groups.values()}.values():
-        yield sorted(group, key=_age)
+        groups.update(dict.fromkeys(chain.from_iterable(one.marks for one in group), group))
+    found = [sorted(group, key=_age) for group in {id(group): group for group in groups.values()}.values()]
+    return sorted(found, key=lambda group: group[0].age)
 
 
 def _free_name(first: Node, taken: Mapping[str, object]) -> str:
@@ -135,14 +179,18 @@ def _free_name(first: Node, taken: Mapping[str, object]) -> str:
     return f"{first.id} ({first.source}: {' and '.join(map(str, first.endpoints))})"
 
 
-def _merged(name: str, group: Sequence[Node], subnets: Mapping[IPNetwork, tuple[Node, Network]]) -> Node:
+def _host(name: str, claims: Sequence[Node]) -> _Host:
     """As acceptance sees a host: each subnet by itself, so that one that is refused takes no other along."""
-    networks = tuple(replace(network, subnets=(subnet,)) for subnet, (_, network) in subnets.items())
-    sources = dict.fromkeys(claim.source for claim in group)
-    return replace(
+    told: dict[IPNetwork, tuple[Node, Network]] = {}
+    for claim in claims:
+        for network in claim.networks:
+            for subnet in network.subnets:
+                told.setdefault(subnet, (claim, network))
+    node = replace(
         nobody(name),
-        endpoints=tuple(dict.fromkeys(address for claim in group for address in claim.endpoints)),
-        networks=networks,
-        version=group[0].version,
-        source=" and ".join(sources),
+        endpoints=tuple(dict.fromkeys(address for claim in claims for address in claim.endpoints)),
+        networks=tuple(replace(network, subnets=(subnet,)) for subnet, (_, network) in told.items()),
+        version=claims[0].version,
+        source=" and ".join(dict.fromkeys(claim.source for claim in claims)),
     )
+    return _Host(node, told)
