@@ -401,6 +401,7 @@ class TestQuota:
                 refused, done = await tables.apply([*added, *changed])
                 assert done is None
                 assert refused is not None
+                assert "room for 0 of the 1 routes" in refused.message
                 assert await tables.apply(added) == [None]
 
     async def test_google_has_the_last_word(self, world: World) -> None:
