@@ -16,6 +16,7 @@ from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.table_routes import Decision, Table, Terms, decide
 from weft.core.table_routes_guard import MaxDelete
 from weft.core.table_routes_hosts import ANY, Asked, Hosts, destinations, gather, nobody
+from weft.core.table_routes_hosts import FLANNEL as FLANNEL
 from weft.model import IPNetwork, Known, Network, Node, Problem, Profile, Reach, View
 from weft.objects import Key
 from weft.objects.cloud import CloudRoute
@@ -23,8 +24,6 @@ from weft.settings import PRIVATE
 from weft.targets.cloud import Contents, Room
 
 ROLE = "route-manager"
-FLANNEL = "flannel"
-"""The source of leases, whose config says which network they are taken from."""
 ELECTION = "election"
 """What a manager waits for that doesn't lead."""
 
@@ -32,8 +31,8 @@ ELECTION = "election"
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the operator set. `name`: of this manager. `sources`: names of those that must have spoken before anything
-    goes. `allowed`: (), flannel's own network and private ones. `delete_all`: nothing is wanted, whoever says what, and
-    no guard asks."""
+    goes; with FLANNEL, its config too. `allowed`: (), flannel's own network and private ones. `delete_all`: nothing is
+    wanted, whoever says what, and no guard asks."""
 
     name: str
     sources: tuple[str, ...] = (FLANNEL,)

@@ -16,6 +16,8 @@ from weft.core.ground import point
 from weft.model import IPAddress, IPNetwork, Mac, Network, Node, Problem
 
 BACKEND = "cloud"
+FLANNEL = "flannel"
+"""The source of leases and reservations: its networks are called by what they are."""
 ANY = 0
 """Of `acceptance.Policy.underlay`: a host may have an address of either family."""
 Told: TypeAlias = Mapping[IPNetwork, tuple[Node, Network]]
@@ -123,7 +125,7 @@ def _destinations(node: Node, told: Told) -> Iterator[Destination]:
 
 
 def _rule(claim: Node, network: Network, subnet: IPNetwork) -> str:
-    what = f"lease {subnet}" if network.name == "lease" else f"network {network.name}"
+    what = f"{network.name} {subnet}" if claim.source == FLANNEL else f"network {network.name}"
     return f"{what} of {' and '.join(map(str, claim.endpoints))}"
 
 

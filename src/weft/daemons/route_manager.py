@@ -114,7 +114,7 @@ class RouteManager:
     def is_settled(self) -> bool:
         """Nothing is left to be tried: it is done, or has failed often enough."""
         reconciler = self.loop.reconciler
-        if self.world.waiting() or self.world.unfinished:
+        if self.world.waiting():
             return False
         broken = self.loop.reconciler.account.statuses.get(("target", self.target.name))
         if broken is not None:
@@ -123,8 +123,10 @@ class RouteManager:
             return False
         if self.settings.dry_run:
             return True
-        open_ = (status for status in reconciler.account.statuses.values() if status.state != "conflict")
-        return not reconciler.left and all(status.attempts >= ATTEMPTS for status in open_)
+        statuses = reconciler.account.statuses
+        if reconciler.left or (self.world.unfinished and not statuses):
+            return False
+        return all(status.attempts >= ATTEMPTS or status.state == "conflict" for status in statuses.values())
 
     @property
     def leader(self) -> str:
@@ -205,7 +207,7 @@ async def run(settings: RouteManagerSettings) -> int:
 async def _serve(manager: RouteManager, closing: AsyncExitStack) -> None:
     """`weft show` and /health: routes are kept without them, too."""
     settings = manager.settings
-    server = LocalServer(Api(manager.loop, manager.world), Path(settings.socket))
+    server = LocalServer(Api(manager.loop, manager.world, lambda: not manager.leads()), Path(settings.socket))
     try:
         await server.start()
     except WeftError as error:
