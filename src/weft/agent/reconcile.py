@@ -29,6 +29,8 @@ log = logging.getLogger("weft")
 
 EVENTS_KEPT = 500
 URGENCY = {"change": 0, "add": 1, "remove": 2}
+REMOVALS = 5
+"""Of what a target takes in a cycle, one part in so many may be removals: what is wanted again is spared the sooner."""
 LEFT = Failure("it waits for its turn")
 
 V = TypeVar("V")
@@ -220,14 +222,18 @@ class Reconciler:
 
     def _take(self, due: list[Op]) -> list[Op]:
         """What the targets want of it in this cycle, changes before additions before removals; the rest is `left`."""
-        room = {name: reading.takes for name, reading in self._readings.items() if reading.takes is not None}
         taken = set(range(len(due)))
+        takes = {name: reading.takes for name, reading in self._readings.items() if reading.takes is not None}
+        room = {name: [number, min(number, max(number // REMOVALS, 1))] for name, number in takes.items()}
         for number in sorted(taken, key=lambda n: URGENCY[due[n].action]) if room else ():
-            name = self._target_of[type(due[number].object)].name
-            if name in room and not room[name]:
+            places = room.get(self._target_of[type(due[number].object)].name)
+            if places is None:
+                continue
+            if not places[0] or (due[number].action == "remove" and not places[1]):
                 taken.remove(number)
-            elif name in room:
-                room[name] -= 1
+                continue
+            places[0] -= 1
+            places[1] -= due[number].action == "remove"
         self.left = tuple(op for number, op in enumerate(due) if number not in taken)
         self._waiting |= {op.object.key for op in self.left if self._idle(op)}
         return [op for number, op in enumerate(due) if number in taken]

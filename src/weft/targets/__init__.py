@@ -19,9 +19,9 @@ class Reading:
     `objects`: ours, by key: live, the target's own dict, to be read before the next call and not to be written.
     `foreign`: keys that somebody else's object occupies, with a phrase that names it ("a bridge of somebody else's").
     `touched`: keys that something other than our own ops changed since the last reading; None = anything may have.
-    `takes`: how many ops it wants in this cycle; the rest wait for the next, which comes at once; None: all. 0: none
-    for now, and it calls its `wake` when that is over. `resting`: why it takes none until something else changes (a dry
-    run, another manager leads), "" if it doesn't rest; what failed until then is history.
+    `takes`: how many ops it wants in this cycle (of removals, fewer); the rest wait for the next, which comes at once;
+    None: all. 0: none for now, and it calls its `wake` when that is over. `resting`: why it takes none until something
+    else changes (a dry run, another manager leads), "" if it doesn't rest; what failed until then is history.
     """
 
     objects: Mapping[Key, Object]
