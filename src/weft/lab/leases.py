@@ -21,8 +21,9 @@ from weft.lab.topology import Host, Topology
 from weft.model import IPNetwork
 from weft.wire.subnet_env import SubnetEnv, parse_subnet_env
 
-FORMER = 5.0
-"""Seconds until a flanneld that finds a former run's subnet is taken to wait for etcd."""
+FORMER = 20.0
+"""Seconds until a flanneld that finds a former run's subnet is taken to wait for etcd. Taken so too early, on a busy
+machine, its containers would be given addresses of the former subnet."""
 
 
 def known(topology: Topology) -> Topology:
