@@ -20,7 +20,7 @@ from weft.objects.cloud import CloudRoute
 from weft.targets.cloud import pace
 
 CHANGES = 1000
-AT_ONCE = 15
+AT_ONCE = 25
 SUBNETS = 40
 FAILING = 0.1
 RESTARTS = 0.1

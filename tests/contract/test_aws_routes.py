@@ -4,8 +4,13 @@ tables do is in `test_route_tables.py`; where moto differs from AWS is told in `
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import shlex
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +25,7 @@ from weft.settings.route_manager import RouteManagerSettings
 from weft.targets.cloud import pace
 from weft.targets.cloud.aws import INTERFACES_EVERY, PROBLEMS_EVERY, AwsRoutes
 from weft.targets.cloud.aws_tables import BLACKHOLE, CHECKED, ECHO, LIMIT_HOLDS, UNMADE
+from weft.wire.aws_tags import owner_key
 
 
 @pytest.fixture
@@ -526,3 +532,66 @@ async def test_a_refusal_says_what_permission_is_missing(place: AwsPlace) -> Non
     with pytest.raises(TargetError, match=r"ec2:DescribeRouteTables: UnauthorizedOperation: .*cloud-routes-aws.md"):
         await place.tables.read()
     assert len(place.cloud.met) == 1
+
+
+# What operators read.
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "cloud-routes-aws.md"
+
+
+async def test_the_documented_policy_allows_what_is_called_and_nothing_else(place: AwsPlace) -> None:
+    tables = tables_of(place.cloud, place.table, aws_disable_source_dest_check=True)
+    place.cloud.interface("10.128.1.1", check=True)
+    await done(tables, add(place.route(1)))
+    await done(tables, change(CloudRoute(place.table, place.dst(1), ip_address("10.128.1.1")), place.route(1)))
+    await done(tables, remove(place.route(1)))
+    (policy,) = re.findall(r"```json\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    statements = json.loads(policy)["Statement"]
+    allowed = {action for one in statements for action in one["Action"]}
+    assert allowed == {f"ec2:{method}" for method, _ in tables.calls}
+    (tags,) = (one for one in statements if one["Sid"] == "TheListOfOurRoutes")
+    (pattern,) = tags["Condition"]["ForAllValues:StringLike"]["aws:TagKeys"]
+    await done(tables, add(place.route(1)))
+    assert all(fnmatchcase(key, pattern) for key in place.cloud.tags())
+
+
+async def test_a_route_is_handed_over_by_its_tag(place: AwsPlace) -> None:
+    place.put_foreign(place.dst(1))
+    place.cloud.tag(place.table, {f"{owner_key(place.settings.etcd_prefix)}0": str(place.dst(1))})
+    found = (await place.tables.read()).routes[place.route(1).key]
+    await done(place.tables, change(place.route(1), found))
+    assert place.hops(place.dst(1)) == [place.vias[0]]
+
+
+async def test_the_command_lines_do_the_same(place: AwsPlace) -> None:
+    """Each is one that AWS' own tool takes; here they are carried out by hand, in their order."""
+    await place.tables.read()
+    await done(place.tables, add(place.route(1)), add(place.route(2)))
+    ops = [change(place.route(2, 1), place.route(2)), add(place.route(3, 2)), remove(place.route(1))]
+    for line in place.tables.lines(ops):
+        carry_out(place, shlex.split(line.replace('"$(', "'$(").replace(')"', ")'")))
+    after = place.another()
+    assert (await after.read()).routes == {route.key: route for route in (place.route(2, 1), place.route(3, 2))}
+    assert place.tables.lines([]) == []
+    assert (
+        "aws ec2 create-route --route-table-id rtb-0abc"
+        in tables_of(place.cloud, "rtb-0abc").lines(
+            [add(CloudRoute("rtb-0abc", net("fd00:1::/64"), ip_address("fd00::1")))]
+        )[0]
+    )
+
+
+def carry_out(place: AwsPlace, words: list[str]) -> None:
+    assert words[:2] == ["aws", "ec2"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    asked: dict[str, object] = {}
+    for option, value in options.items():
+        name = "".join(part.capitalize() for part in option.removeprefix("--").split("-"))
+        asked[name] = value
+    if "Tags" in asked:
+        asked["Tags"] = json.loads(options["--tags"])
+        asked["Resources"] = [asked["Resources"]]
+    if options.get("--network-interface-id", "").startswith("$("):
+        via = re.findall(r"Values=([0-9.]+) ", options["--network-interface-id"])[0]
+        asked["NetworkInterfaceId"] = next(n for n, at in place.interfaces.items() if str(at) == via)
+    getattr(place.cloud.client(), words[2].replace("-", "_"))(**asked)
