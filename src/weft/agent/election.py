@@ -229,7 +229,8 @@ class Election:
 
     def _take_in(self, snapshot: Snapshot) -> None:
         shorter, self._highest = snapshot.revision < self._highest, snapshot.revision
-        if snapshot.revision < self._floor and not shorter:
+        self._floor = 0 if shorter else self._floor
+        if snapshot.revision < self._floor:
             return  # what this one wrote itself is newer
         self._see(snapshot.entries.get(self._key))
         if shorter and self._entry is None:
