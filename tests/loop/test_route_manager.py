@@ -16,15 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.build import known, network, node
+from tests.support.eventually import soon
 from tests.support.virtual import reached, virtually
+from weft.agent.contender import Contender
 from weft.agent.loop import Loop
 from weft.agent.reconcile import Clock, Reconciler
 from weft.agent.route_manager import ELECTION, FLANNEL, RouteWorld, Tables, Wishes
 from weft.core.table_routes_guard import ALL, WINDOW, MaxDelete
 from weft.core.table_routes_index import Index
+from weft.daemons.route_manager import RouteManager
 from weft.model import IPNetwork, Known, Node, Problem, View
 from weft.objects import Key
 from weft.objects.cloud import CloudRoute
+from weft.settings.route_manager import RouteManagerSettings
+from weft.stores import Put
+from weft.stores.memory import MemoryServer, MemoryStore
 from weft.targets.cloud import Contents
 from weft.targets.cloud.memory import Entry, Fault, MemoryRoutes, Nature
 from weft.targets.cloud.target import CloudOptions, CloudTarget
@@ -480,3 +486,37 @@ def test_the_clouds_own_words_are_passed_on() -> None:
     assert world.view() is not None
     assert [problem.subject for problem in world.problems()] == ["x", "i-1"]
     assert world.device == "rtb-1, rtb-2"
+
+
+# ---- who is to end, ends ----
+
+
+@pytest.mark.parametrize(("dry_run", "limit"), [(True, 0), (False, 2), (False, 3)])
+async def test_what_waits_for_a_route_that_can_not_come_keeps_nobody_from_ending(dry_run: bool, limit: int) -> None:
+    """Two routes wait for the one that takes their place: in a dry run it never comes, nor into a full table."""
+    server = MemoryServer()
+    for text, value in (("config", b'{"Network": "10.0.0.0/16"}'), *((f"subnets/10.0.{n}.0-24", OF_A) for n in (0, 1))):
+        server.change(Put(f"/coreos.com/network/{text}", value))
+    cloud = MemoryRoutes(("default",), Nature(limit=limit))
+    for dst in routes(*leases(2)):
+        cloud.put(CloudRoute("default", ip_network(dst), ip_address(A)))
+    asked = RouteManagerSettings(backend="memory", once=not dry_run, dry_run=dry_run, aggregate=True)
+    manager = RouteManager(asked, MemoryStore(server), cloud, Contender("here", 1, "x"))
+    manager.start()
+    task = asyncio.create_task(manager.loop.run())
+    await soon(manager.is_settled, "an end")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await manager.close()
+    held = [str(entry.dst) for entries in cloud._tables["default"].values() for entry in entries]
+    assert held == (["10.0.0.0/23"] if limit == 3 else ["10.0.0.0/24", "10.0.1.0/24"])
+    assert bool(manager.loop.reconciler.account.statuses) is (limit != 3)
+    problems = [problem.message for problem in manager.world.problems()]
+    assert problems == (FULL if limit == 2 else [])
+
+
+OF_A = f'{{"PublicIP": "{A}"}}'.encode()
+FULL = [
+    "1 route does not fit into table default (2 in all; 0 free, 1 to be added); there is room once what they"
+    " replace is gone, which stays until then: a little more for a while will do"
+]

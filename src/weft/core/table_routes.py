@@ -224,12 +224,18 @@ def _lacking_room(draft: _Draft, asked: Sequence[Destination], terms: Terms) -> 
     if more <= room.free:
         return
     number = len(draft.wanted)
-    text = f"{number} routes do not fit into {room.what} ({room.limit} in all; {room.free} free, {more} to be added)"
+    routes = "route does" if number == 1 else "routes do"
+    text = f"{number} {routes} not fit into {room.what} ({room.limit} in all; {room.free} free, {more} to be added)"
     fewer = number if terms.aggregate else len(_wanted(asked, table, True))
-    if fewer < number:
-        yield Problem(table.name, f"{text}; -aggregate would make it {fewer}")
+    if number <= room.free + len(table.held):
+        advice = (
+            "there is room once what they replace is gone, which stays until then: a little more for a while will do"
+        )
+    elif fewer < number:
+        advice = f"-aggregate would make it {fewer}"
     else:
-        yield Problem(table.name, f"{text}; no two of them can be made one: ask for a larger quota")
+        advice = "no two of them can be made one: ask for a larger quota"
+    yield Problem(table.name, f"{text}; {advice}")
 
 
 def _listed(names: Sequence[str]) -> str:
