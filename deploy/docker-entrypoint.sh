@@ -38,12 +38,16 @@ true_word() {
 # Whether that verb needs no right at all on its host.
 rightless() { [ "$VERB" = discovery ] || [ "$VERB" = route-manager ]; }
 
-# health_status.json is what the registrar says of itself; docker-router's two answer GET /health, the other daemons on
-# their sockets.
+# health_status.json is what the registrar says of itself; docker-router's two and the route manager answer GET /health,
+# the other daemons on their sockets.
 healthy() {
     case " $(tr '\0' ' ' </proc/1/cmdline) " in
         *" router "*) docker_router router "${HEALTH_PORT:-9478}" ;;
         *" discovery "*) docker_router discovery "${HEALTH_PORT:-9477}" ;;
+        *" route-manager "*)
+            HEALTH_IP=${ROUTE_MANAGER_HEALTH_IP:-127.0.0.1}
+            [ "${ROUTE_MANAGER_HEALTH_PORT:-9479}" -eq 0 ] || ask "${ROUTE_MANAGER_HEALTH_PORT:-9479}"
+            ;;
     esac
     RUN_DIR=${RUN_DIR:-/var/run/flannel-registrar}
     if [ -e "$RUN_DIR/health_status.json" ]; then
@@ -67,8 +71,16 @@ PYTHON
 
 # Asks `weft $1` on port $2; without one (0), its socket, or whether discovery.json is kept up.
 docker_router() {
-    if [ "$2" -ne 0 ]; then
-        exec python3 - "${HEALTH_IP:-127.0.0.1}" "$2" <<'PYTHON'
+    [ "$2" -eq 0 ] || ask "$2"
+    [ "$1" = discovery ] || exec /opt/weft/bin/weft router show status
+    [ -n "$(find "$DATA_DIR/discovery.json" -mmin -2 2>/dev/null)" ] ||
+        die "$DATA_DIR/discovery.json was not written for two minutes"
+    exit 0
+}
+
+# Asks GET /health on port $1.
+ask() {
+    exec python3 - "${HEALTH_IP:-127.0.0.1}" "$1" <<'PYTHON'
 import json, sys, urllib.error, urllib.request
 host, port = sys.argv[1:]
 host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -82,11 +94,6 @@ except OSError as error:
 print(json.dumps(told))
 sys.exit(told["status"] not in ("healthy", "degraded", "starting"))
 PYTHON
-    fi
-    [ "$1" = discovery ] || exec /opt/weft/bin/weft router show status
-    [ -n "$(find "$DATA_DIR/discovery.json" -mmin -2 2>/dev/null)" ] ||
-        die "$DATA_DIR/discovery.json was not written for two minutes"
-    exit 0
 }
 
 # Makes the user and its groups, and prints the groups' numbers with commas. A number that is taken has its name kept.

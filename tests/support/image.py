@@ -25,14 +25,14 @@ IMAGE = "flannel-registrar"
 PACKAGES = "python3,python3-venv,iptables,iproute2"
 """What the image is made of, and what is needed to build it (python3-venv)."""
 UNREAD = ("man", "doc", "locale", "info")
-ROUTER_TARGETS = ("docker-router-discovery", "docker-router")
-"""Targets of the Dockerfile, and what the images are called in docker-router's Compose files."""
+TARGETS = ("docker-router-discovery", "docker-router", "flannel-route-manager")
+"""Targets of the Dockerfile, and what the images are called in the Compose files of those that weft stands in for."""
 COPIED = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE", "deploy", "src")
 FETCH = 300.0
 
 
 def build(engine: DockerEngine, folder: Path, *options: str) -> str:
-    """Build IMAGE and docker-router's from this tree, in `folder`; what docker printed."""
+    """Build IMAGE and those of TARGETS from this tree, in `folder`; what docker printed."""
     with ThreadPoolExecutor() as pool:
         base, wheels = pool.submit(_base), pool.submit(_wheels)
         _context(folder)
@@ -40,7 +40,7 @@ def build(engine: DockerEngine, folder: Path, *options: str) -> str:
         with open(base.result(), "rb") as tar:
             _docker(engine, ["import", "-", BASE], stdin=tar.fileno())
     said = _build(engine, folder, IMAGE, *options)
-    for target in ROUTER_TARGETS:  # all their layers are there already
+    for target in TARGETS:  # all their layers are there already
         _build(engine, folder, target, "--target", target, *options)
     return said
 
@@ -89,7 +89,8 @@ def _base() -> Path:
 def _wheels() -> Path:
     """A folder with the wheels of what weft needs, and of what builds it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    dependencies = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["aws"]]
+    wanted = [*dependencies, *project["build-system"]["requires"]]
     path = KEPT / f"wheels-{_key(*wanted)}"
     if not path.exists():
         draft = KEPT / f"wheels-{os.getpid()}"
