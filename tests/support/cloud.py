@@ -24,9 +24,9 @@ def host(number: int) -> IPAddress:
     return ip_address(f"192.0.2.{number % 250 + 1}")
 
 
-def view_of(wanted: Mapping[IPNetwork, IPAddress], synced: bool = True) -> View:
+def view_of(wanted: Mapping[IPNetwork, IPAddress], synced: bool = True, table: str = TABLE) -> View:
     """A View that asks for these routes, and for nothing of the kernel."""
-    routes = tuple(TableRoute(TABLE, dst, via, "etcd", str(via), "its lease") for dst, via in wanted.items())
+    routes = tuple(TableRoute(table, dst, via, "etcd", str(via), "its lease") for dst, via in wanted.items())
     plain = view(profile=Profile(plane=False), synced=synced)
     return View(plain.me, profile=plain.profile, synced=synced, table_routes=routes)
 
