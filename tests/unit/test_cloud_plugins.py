@@ -1,5 +1,5 @@
-"""`-backend=NAME`: weft's own backends, and those of distributions that are really installed (what pip leaves is a module
-with a dist-info beside it on sys.path). The plug-in of docs/cloud-routes-plugins.md runs here."""
+"""`-backend=NAME`: weft's own backends, and those of distributions that are really installed (pip leaves a module, and
+a dist-info beside it on sys.path). The plug-in of docs/cloud-routes-plugins.md runs here."""
 
 from __future__ import annotations
 
