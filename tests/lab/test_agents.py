@@ -21,7 +21,8 @@ from weft.lab.lab import Lab
 
 pytestmark = needs_root
 
-QUICK = {"announce_interval": 0.5, "peer_timeout": 2}
+QUICK = {"announce_interval": 0.5, "peer_timeout": 6}
+"""Who is killed and started again has not been silent for that long, on whatever machine."""
 DEVICE = "vxlan4096"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.docker_engine import DockerEngine, docker_engine
-from tests.support.eventually import soon
+from tests.support.eventually import soon, until
 from tests.support.namespace import namespace
 from tests.support.needs import needs_docker
 from weft.core.health import Container
@@ -63,7 +63,7 @@ async def test_its_states_come_by_events(engine: DockerEngine) -> None:
         await after("rm -f net-flannel-1", "absent")
     finally:
         await source.close()
-        await asyncio.wait_for(reading, 10)
+        await asyncio.wait_for(reading, 60)
 
 
 def test_diagnose_tells_of_docker_and_its_archive_holds_no_secret(engine: DockerEngine, tmp_path: Path) -> None:
@@ -73,6 +73,7 @@ def test_diagnose_tells_of_docker_and_its_archive_holds_no_secret(engine: Docker
     talks = f"echo token={SECRET}; exec sleep 1000"
     start = ["docker", "--host", engine.url, "run", "-d", "--network", "none", "--name", "flannel"]
     subprocess.run([*start, "-e", f"ETCD_PASSWORD={SECRET}", "busybox", "sh", "-c", talks], check=True)
+    until(lambda: "token=" in engine.docker("logs flannel"), "its word")
     archive = tmp_path / "help.tar.gz"
     command = engine.ns.command(sys.executable, "-m", "weft.cli.main", "diagnose", "--json", "--bundle", str(archive))
     settings = {

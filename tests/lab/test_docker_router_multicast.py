@@ -91,6 +91,7 @@ def test_the_documents_verification(lab: Lab) -> None:
 
 
 def test_the_documents_files(lab: Lab) -> None:
+    until(lambda: set(peers(lab, "a").values()) == {"active"}, "both to be active")
     found = discovered(lab, "a")
     assert found["version"] == 1
     assert found["last_update"].endswith("Z")
@@ -120,10 +121,14 @@ def test_show_health_and_metrics_as_documented(lab: Lab) -> None:
     done = weft_lab("exec", "--lab", lab.name, "a", "--", "weft", "discovery", "show")
     assert (done.returncode, "stack-c" in done.stdout) == (0, True), done
     assert show(lab, "a", "router", "show", "status")["health"] == "ok"
-    said = health(lab, "a", "router")
-    assert (said["status"], said["peer_count"], said["route_count"]) == ("healthy", 2, 2)
-    assert said["uptime"] >= 0
-    assert health(lab, "a", "discovery")["peer_count"] == 2
+
+    def counted() -> tuple[str, int, int]:
+        said = health(lab, "a", "router")
+        return said["status"], said["peer_count"], said["route_count"]
+
+    until(lambda: counted() == ("healthy", 2, 2), f"two peers and their routes: {counted()}")
+    assert health(lab, "a", "router")["uptime"] >= 0
+    until(lambda: health(lab, "a", "discovery")["peer_count"] == 2, "two peers")
     for port, metric in ((9477, "weft_"), (9478, "weft_")):
         assert metric in on(lab, "a", f"curl -s --max-time 5 http://127.0.0.1:{port}/metrics")
 

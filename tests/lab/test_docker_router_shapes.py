@@ -118,10 +118,10 @@ def test_two_routers_of_one_stack_share_its_traffic_and_one_goes_without_the_oth
     assert "172.25.0.0/24" not in routes(lab, "p1"), "its own network is not behind the other one"
     with pinged(lab, "m1/shop1", "172.25.0.99") as pings:
         service(lab, "stop", "discovery", "p2")
-        until(lambda: routes(lab, "m1")["172.25.0.0/24"] == {"192.168.100.3"}, "one way", 20)
+        until(lambda: routes(lab, "m1").get("172.25.0.0/24") == frozenset({"192.168.100.3"}), "one way", 20)
         assert answers(lab, "m1/shop1", "172.25.0.99")
         service(lab, "start", "discovery", "p2")
-        until(lambda: routes(lab, "m1")["172.25.0.0/24"] == both, "both ways again", 20)
+        until(lambda: routes(lab, "m1").get("172.25.0.0/24") == both, "both ways again", 20)
     assert pings.lost == 0, f"of {pings.sent}"
 
 

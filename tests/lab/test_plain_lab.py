@@ -80,7 +80,7 @@ def test_a_command_runs_in_the_namespaces_of_its_host_with_its_exit_code(lab: La
 
 
 def test_the_matrix_as_json_says_what_fails_and_the_exit_code_is_one(lab: Lab) -> None:
-    done = weft_lab("ping", "--lab", lab.name, "--count", "1", "--timeout", "0.3", "--json")
+    done = weft_lab("ping", "--lab", lab.name, "--count", "1", "--timeout", "1.5", "--json")
     told = json.loads(done.stdout)
     assert done.returncode == 1
     assert not told["ok"]
@@ -92,7 +92,7 @@ def test_the_matrix_as_json_says_what_fails_and_the_exit_code_is_one(lab: Lab) -
 
 
 def test_the_matrix_for_people_names_every_pair_that_fails(lab: Lab) -> None:
-    done = weft_lab("ping", "--lab", lab.name, "--count", "1", "--timeout", "0.3")
+    done = weft_lab("ping", "--lab", lab.name, "--count", "1", "--timeout", "1.5")
     split = [line.split() for line in done.stdout.splitlines()]
     rows = {words[1]: words[2:] for words in split if words and words[0].isdigit() and "/" in words[1]}
     assert [cell in ("lost", "·") for cell in rows["a/blog"]] == [False, True, True, True]  # IPv6's: the later table
