@@ -24,6 +24,9 @@ from weft.lab.lab import Lab
 FLANNEL = "/coreos.com/network/subnets/"
 REGISTERED = "/flannel/network/subnets/"
 HEALTH = "/var/run/flannel-registrar/health_status.json"
+PATIENT = {"BFD_PACKETS": 10}
+"""1.5 seconds of silence, not 0.6, until a tunnel is taken to be cut: on a machine that is so busy that registrars say
+nothing for as long as that, hosts would turn to each other for a way to the third, and lose packets."""
 
 
 # -- etcd -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from tests.lab.flannel_lab import address, answers, pinged
 from tests.lab.harness import do, failing, lab_up, on, settle
 from tests.lab.registrar_lab import (
+    PATIENT,
     amiss,
     changed,
     docker,
@@ -38,7 +39,7 @@ pytestmark = [needs_docker, needs_etcd]
 CONFIG = {"Network": "10.5.0.0/16", "SubnetMin": "10.5.10.0", "SubnetMax": "10.5.19.0", "Backend": {"Type": "vxlan"}}
 DOCUMENT: dict[str, Any] = {
     "daemon": ["flanneld", "registrar"],
-    "registrar": {"INTERVAL": 10},
+    "registrar": {"INTERVAL": 10, **PATIENT},
     "segments": {"lan": {"subnet": "192.168.77.0/24"}},
     "hosts": {
         "store": {"daemon": "none", "engine": "none", "etcd": {"config": CONFIG}, "segments": {"lan": "192.168.77.9"}},

@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab.flannel_lab import address, pinged
 from tests.lab.harness import bridge_json, failing, ip_json, lab_up, on, settle
-from tests.lab.registrar_lab import FLANNEL, amiss, etcdctl, keys, never_more, service, show
+from tests.lab.registrar_lab import FLANNEL, PATIENT, amiss, etcdctl, keys, never_more, service, show
 from tests.support.etcd import needs_etcd
 from tests.support.needs import needs_root
 from weft.lab.lab import Lab
@@ -26,6 +26,7 @@ CONFIG = {"Network": "10.5.0.0/16", "SubnetMin": "10.5.10.0", "SubnetMax": "10.5
 DOCUMENT: dict[str, Any] = {
     "engine": "none",
     "daemon": ["flanneld", "registrar"],
+    "registrar": PATIENT,
     "segments": {"lan": {"subnet": "192.168.77.0/24"}},
     "hosts": {
         "store": {"daemon": "none", "etcd": {"config": CONFIG}, "segments": {"lan": "192.168.77.9"}},

@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.flannel_lab import address, answers, counting, pinged
 from tests.lab.harness import AT_ONCE, do, failing, ip_json, lab_up, settle
-from tests.lab.registrar_lab import amiss, between, keys, networks, never_more, routed, routes, service, show
+from tests.lab.registrar_lab import PATIENT, amiss, between, keys, networks, never_more, routed, routes, service, show
 from tests.lab.test_plain_lab import weft_lab
 from tests.support.etcd import needs_etcd
 from tests.support.eventually import until
@@ -24,6 +24,7 @@ DEVICE = "vxlan7600"
 DOCUMENT: dict[str, Any] = {
     "engine": "none",
     "daemon": "registrar",
+    "registrar": PATIENT,
     "segments": {"lan": {"subnet": "192.168.77.0/24"}},
     "hosts": {
         "store": {"daemon": "none", "etcd": {}, "segments": {"lan": "192.168.77.9"}},
