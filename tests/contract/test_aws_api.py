@@ -110,6 +110,8 @@ async def test_errors_are_asked_again_by_us_alone() -> None:
         tables = AwsRoutes.of(settings(aws_endpoint=ec2.url))
         await read(tables)
     assert len(ec2.asked) == 4
+    outcomes = ("RequestLimitExceeded", "InternalError", "ConnectionClosedError", "ok")
+    assert dict(tables.calls) == {("DescribeRouteTables", outcome): 1 for outcome in outcomes}
     assert tables.tables == ("rtb-1",)
     assert ec2.forms[-1]["Filter.1.Value.1"] == ["rtb-1"]
 

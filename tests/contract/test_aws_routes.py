@@ -212,6 +212,20 @@ async def test_an_address_that_moved_to_another_interface_is_noticed(place: AwsP
     assert place.cloud.routes()[route.dst] == new
 
 
+async def test_an_interface_that_is_not_led_to_yet_is_asked_for_anew(place: AwsPlace) -> None:
+    """It may be another one since it was asked for last."""
+    old = place.cloud.interface("10.128.1.1")
+    route = CloudRoute(place.table, place.dst(1), ip_address("10.128.1.1"))
+    await place.tables.read()
+    place.cloud.fail(3, "refused")
+    await failure(place.tables, add(route))
+    assert place.cloud.met == [("create_route", "refused")]
+    place.cloud.ec2.delete_network_interface(NetworkInterfaceId=old)
+    new = place.cloud.interface("10.128.1.1")
+    await done(place.tables, add(route))
+    assert place.cloud.routes()[route.dst] == new
+
+
 # The source/destination check.
 
 
@@ -463,18 +477,24 @@ async def test_what_is_listed_and_not_there_is_a_flaw(place: AwsPlace, wanted: b
     assert place.listed() == ({place.dst(1)} if wanted else set())
 
 
-async def test_readings_that_lag_behind_lose_no_claim(place: AwsPlace) -> None:
-    """EC2 may show for a while what was before."""
+async def test_readings_that_lag_behind_lose_nothing(place: AwsPlace) -> None:
+    """EC2 may show for a while what was before: here neither the new route nor its tag."""
     await place.tables.read()
     await done(place.tables, add(place.route(1)))
     place.cloud.echo = 1
-    await place.tables.read()
+    assert (await place.tables.read()).routes[place.route(1).key].flaw == UNMADE
     await done(place.tables, add(place.route(2)))
     await done(place.tables, remove(place.route(1)))
     place.cloud.echo = 0
-    assert place.listed() == {place.dst(2)}
+    assert set(place.cloud.routes()) == place.listed() == {place.dst(2)}
     assert (await place.another().read()).routes == {place.route(2).key: place.route(2)}
     assert ECHO >= 2
+
+
+async def test_a_route_that_was_led_elsewhere_while_new_is_ours_after_a_restart(place: AwsPlace) -> None:
+    await done(place.tables, add(place.route(1)))
+    await done(place.tables, change(place.route(1, 1), place.route(1)))
+    assert (await place.another().read()).routes == {place.route(1).key: place.route(1, 1)}
 
 
 # Limits.
@@ -515,7 +535,7 @@ async def test_a_limit_that_was_met_is_tried_again_some_time(place: AwsPlace, mo
 # Faults.
 
 
-@pytest.mark.parametrize("fault", ["busy", "throttled"])
+@pytest.mark.parametrize("fault", ["busy", "throttled", "lost"])
 async def test_what_aws_cannot_do_now_is_asked_again(place: AwsPlace, fault: Fault) -> None:
     for number in (1, 3, 5):
         place.cloud.fail(number, fault)
@@ -523,8 +543,16 @@ async def test_what_aws_cannot_do_now_is_asked_again(place: AwsPlace, fault: Fau
     await done(place.tables, *(add(place.route(n)) for n in range(3)))
     assert len(place.cloud.met) == 3
     assert [place.hops(place.dst(n)) for n in range(3)] == [[place.vias[0]]] * 3
-    code = "Unavailable" if fault == "busy" else "RequestLimitExceeded"
+    code = {"busy": "Unavailable", "throttled": "RequestLimitExceeded", "lost": "ReadTimeoutError"}[fault]
     assert sum(n for (_, outcome), n in place.tables.calls.items() if outcome == code) == 3
+
+
+async def test_a_route_whose_answer_was_lost_is_known_to_be_ours(place: AwsPlace) -> None:
+    await place.tables.read()
+    place.cloud.fail(3, "lost")  # after the interfaces and the tags
+    await done(place.tables, add(place.route(1)))
+    assert place.cloud.met == [("create_route", "lost")]
+    assert place.tables.calls["CreateRoute", "RouteAlreadyExists"] == 1
 
 
 async def test_a_refusal_says_what_permission_is_missing(place: AwsPlace) -> None:

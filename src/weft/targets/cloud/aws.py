@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ class AwsRoutes:
         self._pace = Pace(settings.requests_per_second)
         self._connect = connect
         self._api: Ec2 | None = None
+        self._calls: Counter[tuple[str, str]] = Counter()
         self._vpc = self._chosen.vpc
         self._tables: dict[str, Table] = {}
         self._interfaces = Interfaces()
@@ -111,18 +113,18 @@ class AwsRoutes:
 
     @property
     def calls(self) -> Mapping[tuple[str, str], int]:
-        return self._api.calls if self._api is not None else {}
+        return self._calls
 
     async def read(self) -> Contents:
         api = await self._connected()
-        before = sum(api.calls.values())
+        before = sum(self._calls.values())
         problems = await self._read_tables(api)
         await self._renew(api)
         parts = [part_of(table, self._interfaces, self._hints, self._mend_checks) for table in self._tables.values()]
         problems += [problem for part in parts for problem in part.problems]
         problems += self._complaints()
         self._readings += 1
-        return _contents(parts, problems, sum(api.calls.values()) - before)
+        return _contents(parts, problems, sum(self._calls.values()) - before)
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
         """Table by table, side by side: what one refuses does not stop the other."""
@@ -159,7 +161,7 @@ class AwsRoutes:
         if self._api is None:
             from weft.targets.cloud.aws_api import Ec2
 
-            self._api = Ec2(await asyncio.to_thread(self._connect), self._pace)
+            self._api = Ec2(await asyncio.to_thread(self._connect), self._pace, self._calls)
         return self._api
 
     async def _read_tables(self, api: Ec2) -> list[Problem]:

@@ -75,10 +75,10 @@ T = TypeVar("T")
 
 
 class Ec2:
-    """One region's API through `client`, at the pace of all."""
+    """One region's API through `client`, at the pace of all. `calls`: counted there, by method and outcome."""
 
-    def __init__(self, client: EC2Client, pace: Pace) -> None:
-        self.calls: Counter[tuple[str, str]] = Counter()
+    def __init__(self, client: EC2Client, pace: Pace, calls: Counter[tuple[str, str]]) -> None:
+        self.calls = calls
         self.pace = pace
         self.region = client.meta.region_name
         self._client = client
@@ -145,7 +145,20 @@ class Ec2:
 
     async def _call(self, method: str, ask: Callable[[], T]) -> T:
         """Raises ProviderBusy where AWS can't answer now, AwsRefused and TargetError for good."""
-        return await self.pace.call(lambda: self._once(method, ask))
+        again = False
+
+        async def once() -> T:
+            nonlocal again
+            try:
+                return await self._once(method, ask)
+            except AwsRefused as refused:
+                refused.again = again
+                raise
+            except ProviderBusy:
+                again = True
+                raise
+
+        return await self.pace.call(once)
 
     async def _once(self, method: str, ask: Callable[[], T]) -> T:
         """Cancelled, it first sees what came of the call: a thread can't be called back."""

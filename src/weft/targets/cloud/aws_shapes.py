@@ -15,10 +15,12 @@ THREADS = 4
 
 
 class AwsRefused(TargetError):
-    """AWS refused a call for good. `code`: its word for that (`RouteAlreadyExists`)."""
+    """AWS refused a call for good. `code`: its word for that (`RouteAlreadyExists`). `again`: it had been made before,
+    without an answer, and may have been carried out that time."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
+        self.again = False
         super().__init__(message)
 
 

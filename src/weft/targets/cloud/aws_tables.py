@@ -24,7 +24,7 @@ from weft.wire.aws_tags import Claims, claims_of, mark, portions
 MADE = "CreateRoute"
 PROPAGATED = frozenset({"EnableVgwRoutePropagation", "Advertisement"})
 ECHO = 5.0
-"""Seconds for which DescribeRouteTables may show tags from before a write of ours: EC2 is eventually consistent."""
+"""Seconds for which DescribeRouteTables may show what was before a write of ours: EC2 is eventually consistent."""
 LIMIT_HOLDS = 600.0
 """Seconds for which a limit that was met is believed; after that, one more route is tried: it may have been raised."""
 BLACKHOLE = "blackhole"
@@ -55,6 +55,7 @@ class Table:
     read_at: float = float("-inf")
     routes: dict[IPNetwork, tuple[RouteSeen, ...]] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
+    _made: dict[IPNetwork, tuple[str, float]] = field(default_factory=dict)
     _confirmed: set[IPNetwork] = field(default_factory=set)
     _tagged_at: float = float("-inf")
     _limits: dict[int, _Limit] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Table:
     def take(self, seen: TableSeen, now: float) -> None:
         """What a reading shows. `now`: the event loop's time."""
         self.read_at = now
+        self._made = {dst: made for dst, made in self._made.items() if now - made[1] < ECHO}
         routes: dict[IPNetwork, tuple[RouteSeen, ...]] = {}
         for route in seen.routes:
             routes[route.dst] = (*routes.get(route.dst, ()), route)
@@ -80,9 +82,15 @@ class Table:
             self.tags.pop(key, None)
         self._claim()
 
-    def uncertain(self) -> None:
-        """What became of a write isn't known: the next one reads the table first."""
-        self.read_at = self._tagged_at = float("-inf")
+    def tags_unsure(self, keys: Collection[str], now: float) -> None:
+        """A write of these tags may have been carried out. What was there before it stays what is listed: all of our
+        routes are on that, since none is made before its write is known to be done, nor taken off before it is gone."""
+        self.tried |= set(keys)
+        self._tagged_at = now
+
+    def read_again(self) -> None:
+        """It isn't as it was known."""
+        self.read_at = float("-inf")
 
     def ours(self, dst: IPNetwork) -> RouteSeen | None:
         held = self.claims
@@ -96,10 +104,11 @@ class Table:
         """A route to `dst` where there is none of ours."""
         return None if self.ours(dst) is not None else next(iter(self.routes.get(dst, ())), None)
 
-    def put(self, dst: IPNetwork, interface: Interface) -> None:
+    def put(self, dst: IPNetwork, interface: Interface, now: float) -> None:
         """We made this route, or led it elsewhere."""
         others = tuple(route for route in self.routes.get(dst, ()) if route.origin in PROPAGATED)
         self.routes[dst] = (RouteSeen(dst, interface.id, interface.instance), *others)
+        self._made[dst] = interface.id, now
         if dst in self.claims.new:
             self._confirmed.add(dst)
 
@@ -110,6 +119,13 @@ class Table:
         if not self.routes[dst]:
             del self.routes[dst]
         self._confirmed.discard(dst)
+        self._made.pop(dst, None)
+
+    def unseen(self, dst: IPNetwork) -> str:
+        """Of a listed destination without a route: to which interface we made one just now. A reading that lags behind
+        doesn't show it; to take it off the list would leave it for ever. "": none."""
+        listed = dst in self.claims and dst not in self.routes
+        return self._made[dst][0] if listed and dst in self._made else ""
 
     def planned(self, new: Mapping[IPNetwork, str], given_back: Collection[IPNetwork] = ()) -> Claims:
         """The claims with `new` ones, without those given back. What is known to be done is settled; where somebody

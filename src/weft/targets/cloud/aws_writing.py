@@ -92,8 +92,9 @@ class Writer:
         held = self.table.ours(route.dst)
         if op.action != "remove":
             return self._making(op, route, held)
-        if held is not None:
-            return _Task(op, route.dst, "delete", leads_to=held.interface)
+        leads_to = held.interface if held is not None else self.table.unseen(route.dst)
+        if held is not None or leads_to:
+            return _Task(op, route.dst, "delete", leads_to=leads_to)
         if route.dst in self.table.claims:
             return _Task(op, route.dst, "give back")
         self.answers[route.key] = None
@@ -175,9 +176,10 @@ class Writer:
         except AwsRefused as refused:
             if refused.code == ALREADY_THERE:
                 return await self._there_already(dst, hop)
-            self._give_back.add(dst)
+            if not refused.again:
+                self._give_back.add(dst)
             return self._refused(dst, hop, refused)
-        self.table.put(dst, hop)
+        self.table.put(dst, hop, self._now())
         return None
 
     async def _there_already(self, dst: IPNetwork, hop: Interface) -> Failure | None:
@@ -196,9 +198,9 @@ class Writer:
         try:
             await self.api.replace_route(self.table.id, dst, hop.id)
         except AwsRefused as refused:
-            self.table.uncertain()
+            self.table.read_again()
             return self._refused(dst, hop, refused)
-        self.table.put(dst, hop)
+        self.table.put(dst, hop, self._now())
         return None
 
     async def _delete(self, dst: IPNetwork) -> Failure | None:
@@ -253,8 +255,6 @@ class Writer:
     async def _tag(self, new: Mapping[IPNetwork, str], given_back: Collection[IPNetwork] = ()) -> None:
         """Write what has changed, then delete what is too many: meanwhile too much is listed, never too little."""
         table = self.table
-        if table.tried:
-            await self._look()
         tags = tags_of(table.owner, table.planned(new, given_back))
         changed = {key: value for key, value in tags.items() if table.tried or table.tags.get(key) != value}
         surplus = [key for key in {*table.own_keys(), *table.tried} if key not in tags]
@@ -266,17 +266,19 @@ class Writer:
             if surplus:
                 await self.api.drop_tags(table.id, sorted(surplus))
                 table.tagged({}, surplus, self._now())
-        except AwsRefused as refused:
-            if refused.code != NO_TAGS_LEFT:
-                raise
-            raise TargetError(
-                f"{table.id} has no room for the list of our routes: it needs {len(tags)} tags, others have "
-                f"{table.tags_of_others()}, and AWS takes {TAGS_AT_ALL}: remove some, or use -aggregate"
-            ) from refused
-        except BaseException:
-            table.tried |= tried
+        except BaseException as error:
+            if not isinstance(error, AwsRefused) or error.again:
+                table.tags_unsure(tried, self._now())
+            if isinstance(error, AwsRefused) and error.code == NO_TAGS_LEFT:
+                raise TargetError(self._no_tags_left(len(tags))) from error
             raise
         table.tried.clear()
+
+    def _no_tags_left(self, needed: int) -> str:
+        return (
+            f"{self.table.id} has no room for the list of our routes: it needs {needed} tags, others have "
+            f"{self.table.tags_of_others()}, and AWS takes {TAGS_AT_ALL}: remove some, or use -aggregate"
+        )
 
     async def _look(self) -> None:
         found = await self.api.tables({"route-table-id": [self.table.id]})
