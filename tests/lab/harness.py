@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import yaml
 
 from tests.support.eventually import patience
+from tests.support.namespace import is_left_over
 from weft.lab import matrix, removal, state
 from weft.lab.lab import Lab
 
@@ -27,6 +28,7 @@ AT_ONCE = 10.0
 after 30 s or more. How fast it is on an idle one, the benchmarks tell."""
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PREFIX = "t"
+_begun: set[int] = set()
 
 
 def do(work: Coroutine[Any, Any, T]) -> T:
@@ -66,8 +68,9 @@ def sweep() -> None:
     """Remove labs of test runs that were killed."""
     for name in state.labs():
         pid = name.partition("-")[0].removeprefix(PREFIX)
-        if name.startswith(PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
+        if name.startswith(PREFIX) and is_left_over(pid, _begun):
             do(removal.remove(name))
+    _begun.add(os.getpid())
 
 
 def failing(lab: Lab, count: int = 2) -> list[str]:

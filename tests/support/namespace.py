@@ -27,6 +27,7 @@ PREFIX = "wefttest"
 RUN = Path("/run/netns")
 CLONE_NEWNET = 0x40000000  # sched.h
 _numbers = itertools.count()
+_begun: set[int] = set()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -109,9 +110,17 @@ def _setns(fd: int) -> None:
         raise OSError(number, f"setns: {os.strerror(number)}")
 
 
+def is_left_over(pid: str, begun: set[int]) -> bool:
+    """Whether what bears this pid is of a test run that no longer lives: of nobody, or of somebody who had our own
+    number before us. `begun`: empty before this process has made anything of the kind."""
+    mine = os.getpid()
+    first = mine not in begun
+    return pid.isdigit() and (not Path("/proc", pid).exists() or (first and int(pid) == mine))
+
+
 def _sweep() -> None:
     """Remove the namespaces of test runs that no longer live."""
     for path in RUN.glob(f"{PREFIX}-*"):
-        pid = path.name.split("-")[1]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if is_left_over(path.name.split("-")[1], _begun):
             run(["ip", "netns", "delete", path.name], check=False)  # another run may sweep at the same moment
+    _begun.add(os.getpid())
