@@ -50,6 +50,15 @@ def test_each_lease_is_a_route_and_packets_go_by_it(lab: Lab) -> None:
     assert f"lease {subnet(lab, 'b')}" in weft(lab, leader, "explain", subnet(lab, "b"))
 
 
+def test_packets_go_on_while_the_clouds_api_is_down_and_it_forgets_nothing(lab: Lab) -> None:
+    cloud, before = lab.host("cloud"), documents(lab)
+    do(services.kill(cloud, "compute"))
+    assert failing(lab, 1) == []
+    do(services.start(cloud, "compute"))
+    assert documents(lab) == before
+    assert failing(lab, 1) == []
+
+
 def test_a_lease_that_is_deleted_takes_its_route_along_and_comes_back_with_it(lab: Lab) -> None:
     b = lab.host("b")
     do(services.stop(b, "flanneld"))
@@ -153,6 +162,12 @@ def written(lab: Lab, name: str) -> float:
 def touched(lab: Lab, *names: str) -> list[dict[str, Any]]:
     """What calls did to these."""
     return [one for one in history(lab) if one["name"] in names and one["operation"]]
+
+
+def documents(lab: Lab) -> dict[str, dict[str, Any]]:
+    """Routes as the API has them, by name: ids and dates, too."""
+    last = {one["name"]: one["after"] for one in history(lab)}
+    return {name: route for name, route in last.items() if route}
 
 
 def table(lab: Lab) -> dict[str, tuple[str, str]]:

@@ -190,12 +190,15 @@ def test_what_can_not_be_said_of_a_manager(text: str, message: str) -> None:
 
 def test_a_persons_command_finds_the_managers_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "RUN", tmp_path)
+    for mine in ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_ACCESS_KEY_ID", "ROUTE_MANAGER_BACKEND", "CLOUDSDK_CONFIG"):
+        monkeypatch.setenv(mine, "mine")
     topology = read(f"{VPC}, daemon: [flanneld, route-manager], hosts: {{{CLOUD}, a: }}")
     there = LabHost("lab", host(topology, "a"))
     told = services.daemon_environment(there)
     assert told["ROUTE_MANAGER_ETCD_ENDPOINT"] == "http://10.240.0.1:2379"
     assert told["ROUTE_MANAGER_SOCKET"] == str(tmp_path / "lab" / "a" / "route-manager" / "route-manager.sock")
     assert there.environment["WEFT_SOCKET"] == told["ROUTE_MANAGER_SOCKET"]
+    assert "mine" not in (there.environment | told).values(), "an account of this machine's is none of the lab's"
 
 
 # -- the gateway ------------------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ INHERITED = ("PATH", "HOME", "LANG", "TERM", "TZ")
 INHERITED_BEGINNINGS = ("LC_", "PYTHON")
 """What services take over of our environment. All else stays out: it may hold keys that are not for them."""
 
+ELSEWHERE = ("WEFT_", "DOCKER_", "ROUTE_MANAGER_", "GOOGLE_", "GCE_", "CLOUDSDK_", "AWS_")
+"""Beginnings of variables that speak of this machine's own daemons, or of an account that no lab may use."""
+
 INIT = """
 set -e
 read -r stat </proc/self/stat    # still the machine's /proc: our pid as the machine sees it
@@ -98,8 +101,9 @@ class LabHost:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a person's command in this host finds set: ours without weft's and Docker's variables, and its own."""
-        return self._settled({k: v for k, v in os.environ.items() if not k.startswith(("WEFT_", "DOCKER_"))})
+        """What a person's command in this host finds set: ours without weft's, Docker's and clouds' variables, and its
+        own."""
+        return self._settled({k: v for k, v in os.environ.items() if not k.startswith(ELSEWHERE)})
 
     @property
     def service_environment(self) -> dict[str, str]:

@@ -64,7 +64,9 @@ def confined(command: Sequence[str]) -> list[str]:
 
 
 def environment(host: LabHost) -> dict[str, str]:
-    """A manager's variables, for the service and for a person's command in this host."""
+    """A manager's variables, for the service and for a person's command in this host: who has an account at Google has
+    it outside of the lab."""
     if host.host.route_manager is None:
         raise LabError(f"host {host.name} runs no route-manager")
-    return {settings.FLAGS.variable("socket"): str(host.manager_socket)} | dict(host.host.route_manager)
+    places = {settings.FLAGS.variable("socket"): host.manager_socket, "CLOUDSDK_CONFIG": host.folder / "gcloud"}
+    return {name: str(path) for name, path in places.items()} | dict(host.host.route_manager)

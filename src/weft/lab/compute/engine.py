@@ -196,11 +196,12 @@ class Compute:
     # what the owner of the cloud does by hand
 
     def put(self, given: GivenRoute | Route) -> Route:
-        """A route appears, or is another from now on; not by a call."""
+        """A route appears, or is another from now on; not by a call. One that has an id already keeps that and its
+        date: it was there before."""
         with self._lock:
             now = self.advance()
             route = _made(self._table, given) if isinstance(given, GivenRoute) else given
-            return self._put(now, self._stamped(route, now), "")
+            return self._put(now, route if route.id else self._stamped(route, now), "")
 
     def drop(self, name: str) -> Route:
         """A route is gone; not by a call. Refusal: there is none."""
