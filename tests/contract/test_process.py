@@ -57,7 +57,7 @@ async def test_a_daemon_is_ready_at_once_runs_and_stops_when_it_is_told(
     loop = Loop(world, Reconciler((kernel,)), 3600.0)
     running = asyncio.ensure_future(run_until_signalled(loop))
     await soon(lambda: loop.reconciler.targets[0] is kernel and not running.done(), "the start")
-    assert await _said(systemd) == b"READY=1\nSTATUS=waiting for the engine and the kernel"
+    assert await _said(systemd) == b"READY=1\nSTATUS=waiting for its sources"
     world.engine = Known((network("home", "10.1.0.0/24"),), True)
     loop.wake()
     assert await _said(systemd) == b"STATUS=running"

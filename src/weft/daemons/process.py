@@ -127,7 +127,7 @@ async def run_until_signalled(loop: Loop[Any], ready_when_done: bool = False) ->
     Docker say, may take any time, and no supervisor is to lose patience. `ready_when_done`: tell it when the first plan
     was carried out, for daemons whose work others wait for (flannel's subnet.env)."""
     _share_one_heap()
-    first, then = (["READY=1", "STATUS=waiting for the engine and the kernel"], ["STATUS=running"])
+    first, then = (["READY=1", "STATUS=waiting for its sources"], ["STATUS=running"])
     if ready_when_done:
         first, then = ["STATUS=starting"], ["READY=1", "STATUS=running"]
     notify(os.environ, *first)
