@@ -497,6 +497,36 @@ async def test_a_route_that_was_led_elsewhere_while_new_is_ours_after_a_restart(
     assert (await place.another().read()).routes == {place.route(1).key: place.route(1, 1)}
 
 
+async def test_a_write_of_tags_of_which_nothing_is_known_loses_no_claim(place: AwsPlace) -> None:
+    """Its first answer was lost, the second attempt is refused: what is there now isn't what was there before, and
+    what is written next must not go by that."""
+    await done(place.tables, add(place.route(1)), add(place.route(2)))
+    await done(place.tables, add(place.route(8)))
+    await done(place.tables, remove(place.route(8)))
+    settled = place.tables
+    began = len(place.cloud.met)
+    place.cloud.fail(1, "lost")
+    place.cloud.fail(2, "refused")
+    await failure(settled, remove(place.route(1)))
+    assert place.cloud.met[began:] == [("create_tags", "lost"), ("create_tags", "refused")]
+    await done(settled, add(place.route(3)))
+    assert place.listed() == set(place.cloud.routes()) == {place.dst(n) for n in (1, 2, 3)}
+
+
+async def test_what_was_not_made_stays_new_while_others_are_written(place: AwsPlace) -> None:
+    await place.tables.read()
+    place.cloud.fail(3, "busy")
+    place.cloud.fail(4, "refused")
+    await failure(place.tables, add(place.route(1)))
+    assert place.cloud.met == [("create_route", "busy"), ("create_route", "refused")]
+    assert place.listed() == {place.dst(1)}, "it may have been made the first time"
+    await done(place.tables, add(place.route(2)))
+    stranger(place, place.dst(1))
+    contents = await place.another().read()
+    assert set(contents.routes) == {place.route(2).key}
+    assert place.somebodys in contents.foreign[place.route(1).key]
+
+
 # Limits.
 
 
