@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from tests.contract.route_tables import Kind, Place
 from tests.support.aws import Aws, aws
 from weft.model import IPAddress, IPNetwork
+from weft.objects import Failure, Op
 from weft.settings.route_manager import RouteManagerSettings
 from weft.targets.cloud.aws import AwsRoutes
 from weft.wire.aws_tags import claims_of, owner_key
@@ -76,3 +77,26 @@ class AwsPlace(Place):
 def aws_place(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Iterator[AwsPlace]:
     with aws(monkeypatch) as cloud:
         yield AwsPlace(cloud, **settings)
+
+
+def tables_of(cloud: Aws, *named: str, **settings: object) -> AwsRoutes:
+    given = {"aws_route_table": named, "requests_per_second": 1e5, **settings}
+    return AwsRoutes(RouteManagerSettings(backend="aws", **given), cloud.client)  # type: ignore[arg-type]
+
+
+def net(text: str) -> IPNetwork:
+    return ip_network(text)
+
+
+async def told(tables: AwsRoutes) -> list[str]:
+    return [f"{problem.subject}: {problem.message}" for problem in (await tables.read()).problems]
+
+
+async def done(tables: AwsRoutes, *ops: Op) -> None:
+    assert await tables.apply(ops) == [None] * len(ops)
+
+
+async def failure(tables: AwsRoutes, op: Op) -> Failure:
+    (answer,) = await tables.apply([op])
+    assert answer is not None
+    return answer
