@@ -23,6 +23,7 @@ MODULES = (
     "fifty_hosts",
     "docker_router",
     "failover",
+    "route_manager",
 )
 """In this order: the cheap ones first."""
 

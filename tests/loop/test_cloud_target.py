@@ -162,6 +162,26 @@ def test_what_comes_in_the_middle_of_a_large_batch_does_not_wait_for_all_of_it()
     assert virtually(scenario()) < 12
 
 
+def test_where_each_change_takes_long_a_batch_becomes_long_and_is_short_again_once_little_is_left() -> None:
+    async def scenario() -> list[int]:
+        class Slow(MemoryRoutes):
+            async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
+                sizes.append(len(ops))
+                await asyncio.sleep(len(ops) / 10.0 + 12.0)
+                return await super().apply(ops)
+
+        sizes: list[int] = []
+        async with running(CloudRig(many(1000), Slow())) as rig:
+            await reached(rig.is_right, "all of them", within=600)
+            rig.want({**many(1000), subnet(2000): host(1)})
+            await reached(rig.is_right, "one more")
+            rig.want(many(1200))
+            await reached(rig.is_right, "and many more", within=600)
+        return sizes
+
+    assert virtually(scenario()) == [50, 240, 240, 240, 230, 1, 50, 151]
+
+
 def test_changes_come_before_additions_before_removals() -> None:
     async def scenario() -> list[str]:
         rig = CloudRig({subnet(n): host(n) for n in range(4)}, options=CloudOptions(takes=2))

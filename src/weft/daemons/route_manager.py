@@ -63,7 +63,7 @@ class RouteManager:
         self.election: Election | None = None
         if settings.leader_election and not alone:
             self.election = Election(store, key_of(settings), me)
-        self.target = CloudTarget(tables, CloudOptions(settings.sync_interval, settings.dry_run, lead=self.leads))
+        self.target = CloudTarget(tables, CloudOptions.of(settings, self.leads))
         wishes = Wishes(
             f"{me.host} (pid {me.pid})",
             tuple(source for source, asked in sources.items() if asked),

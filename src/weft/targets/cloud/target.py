@@ -14,12 +14,17 @@ from typing import TypeVar
 from weft.errors import TargetError
 from weft.objects import Failure, Key, Object, Op
 from weft.objects.cloud import CloudRoute
+from weft.settings.route_manager import RouteManagerSettings
 from weft.targets import Reading
 from weft.targets.cloud import Contents, RouteTables
 
 V = TypeVar("V")
 
 TAKES = 50
+SPAN = 5.0
+"""Seconds' worth of calls that one cycle takes at first."""
+LONGEST = 8
+"""So many times as many it may come to take, where a provider takes long over each change."""
 NOT_LEADING = "another manager leads; this one writes nothing"
 DRY = "dry run: nothing is written"
 SOON = 1.0
@@ -37,13 +42,21 @@ def always() -> bool:
 class CloudOptions:
     """`sync_interval`: seconds between readings, for each call that one takes. `dry_run`: reads, and writes nothing.
     `takes`: ops that are written in one cycle; what is more waits for the next, so that what comes meanwhile doesn't
-    wait for all of it. `lead`: whether this manager may speak with the provider now; asked before and during each
-    batch, so it must answer at once. Whoever changes its answer wakes the loop."""
+    wait for all of it. `per_second`: calls that the provider allows. `lead`: whether this manager may speak with the
+    provider now; asked before and during each batch, so it must answer at once. Whoever changes its answer wakes the
+    loop."""
 
     sync_interval: float = 30.0
     dry_run: bool = False
     takes: int = TAKES
     lead: Callable[[], bool] = always
+    per_second: float = 10.0
+
+    @classmethod
+    def of(cls, settings: RouteManagerSettings, lead: Callable[[], bool]) -> CloudOptions:
+        """As the flags say."""
+        rate = settings.requests_per_second
+        return cls(settings.sync_interval, settings.dry_run, max(round(SPAN * rate), TAKES // 5), lead, rate)
 
 
 class CloudTarget:
@@ -54,6 +67,7 @@ class CloudTarget:
         self.options = options if options is not None else CloudOptions()
         self.readings = 0
         """How many real ones were tried."""
+        self._takes = self.options.takes
         self._routes: dict[Key, CloudRoute] = {}
         self._contents: Contents | None = None
         self._asked_at: float | None = None
@@ -104,7 +118,9 @@ class CloudTarget:
         if not (self._led and self.options.lead()):
             return [Failure(NOT_LEADING)] * len(ops)
         self._doubtful = True
+        began = asyncio.get_running_loop().time()
         answers = await self._fenced(ops)
+        self._measure(len(ops), asyncio.get_running_loop().time() - began)
         if len(answers) != len(ops):
             raise TargetError(f"{self.name} gave {len(answers)} answers to {len(ops)} changes; please report it")
         self._doubtful = any(answers)
@@ -156,7 +172,7 @@ class CloudTarget:
 
     def _mirror(self, touched: frozenset[Key] | None) -> Reading:
         foreign = self._contents.foreign if self._contents is not None else {}
-        takes = 0 if self.options.dry_run or self._doubtful else self.options.takes
+        takes = 0 if self.options.dry_run or self._doubtful else self._takes
         return Reading(self._routes, foreign, touched, takes, DRY if self.options.dry_run else "")
 
     def _note(self, op: Op) -> None:
@@ -165,6 +181,16 @@ class CloudTarget:
             self._routes.pop(thing.key, None)
         elif isinstance(thing, CloudRoute):
             self._routes[thing.key] = thing
+
+    def _measure(self, count: int, seconds: float) -> None:
+        """A provider that takes ten seconds over a change has them for each batch anew, so where much is left to do,
+        batches are to be long beside that."""
+        options = self.options
+        if count < options.takes:
+            self._takes = options.takes
+        elif count >= self._takes:
+            waited = seconds - count / options.per_second
+            self._takes = min(max(round(2 * waited * options.per_second), options.takes), LONGEST * options.takes)
 
     async def _fenced(self, ops: Sequence[Op]) -> list[Failure | None]:
         """The batch; it is cut off once this manager leads no longer."""
