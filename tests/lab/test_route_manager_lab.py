@@ -40,6 +40,7 @@ def test_each_lease_is_a_route_and_packets_go_by_it(lab: Lab) -> None:
     for host, address in (("a", "10.240.0.11"), ("b", "10.240.0.12")):
         assert rows[called(lab, host)] == ["default", subnet(lab, host), address, "1000"]
     leader = leading(lab)
+    until(lambda: "reconciler done" in log(lab, leader), "the end of the first reconciliation")
     said = log(lab, leader)
     assert said.index("reconciler starting...") < said.index("reconciler done")
     for host in ("a", "b"):
@@ -140,13 +141,14 @@ def log(lab: Lab, host: str) -> list[str]:
 
 
 def leading(lab: Lab) -> str:
-    """The host whose manager writes, by its own word."""
-    for host in ("a", "b"):
-        if lab.host(host).running("route-manager"):
-            told = json.loads(on(lab, host, "curl -sS http://127.0.0.1:9479/health"))
-            if told["leading"]:
-                return host
-    raise AssertionError("nobody leads")
+    """The host whose manager writes, by its own word; between two of them there may be none for a moment."""
+
+    def found() -> str:
+        running = [host for host in ("a", "b") if lab.host(host).running("route-manager")]
+        told = {host: on(lab, host, "curl -sS http://127.0.0.1:9479/health", check=False) for host in running}
+        return next((host for host, text in told.items() if text and json.loads(text)["leading"]), "")
+
+    return until(found, "one of them to lead", 30)
 
 
 def history(lab: Lab) -> list[dict[str, Any]]:
