@@ -21,7 +21,7 @@ from tests.support.virtual import reached, virtually
 from weft.agent.contender import Contender
 from weft.agent.loop import Loop
 from weft.agent.reconcile import Clock, Reconciler
-from weft.agent.route_manager import ELECTION, FLANNEL, RouteWorld, Tables, Wishes
+from weft.agent.route_manager import ELECTION, FLANNEL, TABLES, RouteWorld, Tables, Wishes
 from weft.core.table_routes_guard import ALL, WINDOW, MaxDelete
 from weft.core.table_routes_index import Index
 from weft.daemons.route_manager import RouteManager
@@ -345,7 +345,7 @@ def test_nothing_goes_before_every_source_has_spoken() -> None:
             moved = CloudRoute("default", ip_network("10.0.0.0/24"), ip_address(B))
             rig.cloud.put(old)
             rig.cloud.put(moved)
-            assert rig.world.waiting() == [FLANNEL, "registrar", "config"]
+            assert rig.world.waiting() == [FLANNEL, "registrar", "config", TABLES]
             rig.hears(leases(2))
             await reached(lambda: "10.0.1.0/24" in rig.has(), "the addition")
             await asyncio.sleep(100)
@@ -423,9 +423,10 @@ def test_deleting_all_asks_nobody() -> None:
             for dst in routes(*leases(9)):
                 rig.cloud.put(CloudRoute("default", ip_network(dst), ip_address(A)))
             rig.cloud.put_foreign("default", ip_network("10.9.0.0/24"), "a route of somebody else's")
-            assert rig.world.waiting() == []
+            assert rig.world.waiting() == [TABLES]
             rig.loop.wake()
             await rig.comes_to({})
+            assert rig.world.waiting() == []
             assert rig.cloud.entries("default", ip_network("10.9.0.0/24"))
 
     virtually(scenario())

@@ -24,8 +24,8 @@ from weft.settings import PRIVATE
 from weft.targets.cloud import Contents, Room
 
 ROLE = "route-manager"
-ELECTION = "election"
-"""What a manager waits for that doesn't lead."""
+ELECTION, TABLES = "election", "tables"
+"""What a manager waits for that doesn't lead, and one that leads and has not read the tables yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,15 @@ class RouteWorld(Broken):
         return self._decision.unfinished
 
     def view(self) -> View | None:
-        """What to plan from; None while this manager doesn't lead, or nothing is known of the tables or of the hosts:
-        of leases, only together with the network that they are taken from."""
-        contents = self.tables.contents() if self.leading() else None
+        """What to plan from; None while this manager doesn't lead, or nothing is known of the hosts: of leases, only
+        together with the network that they are taken from. Of tables that were not read it asks nothing, but there is a
+        View: what keeps them from being read has its Status then."""
+        leading = self.leading()
+        contents = self.tables.contents() if leading else None
+        me, profile = nobody(self.name), Profile(ROLE, plane=False)
         if contents is None:
             self._decision = Decision(past=self._decision.past)
-            return None
-        me, profile = nobody(self.name), Profile(ROLE, plane=False)
+            return View(me, profile=profile, synced=False) if leading else None
         if self.wishes.delete_all:
             return View(me, profile=profile, synced=True, problems=tuple(self.problems()))
         if not self._heard or (self._allowed_by_flannel() and self.spans is None):
@@ -190,9 +192,11 @@ class RouteWorld(Broken):
         yield from self._decision.problems
 
     def waiting(self) -> list[str]:
-        """What has not spoken or vouched for its set yet: nothing is removed until then."""
+        """What has not spoken or vouched for its set yet, or was not read: nothing is removed until then."""
         waiting = [] if self.wishes.delete_all else self._silent()
-        return waiting if self.leading() else [*waiting, ELECTION]
+        if not self.leading():
+            return [*waiting, ELECTION]
+        return waiting if self.tables.contents() is not None else [*waiting, TABLES]
 
     def _silent(self) -> list[str]:
         silent = [name for name in self.wishes.sources if name not in self._heard or not self._heard[name].complete]

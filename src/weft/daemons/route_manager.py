@@ -5,16 +5,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from weft import __version__
-from weft.agent.contender import Contender, contender_here, is_dead
+from weft.agent.contender import Contender, contender_here
 from weft.agent.cycles import Cycles
-from weft.agent.election import Election, Standing, leader_of
+from weft.agent.election import Election, Standing
 from weft.agent.loop import Loop
 from weft.agent.peer_events import PeerEvents
 from weft.agent.reconcile import Reconciler
@@ -24,15 +23,15 @@ from weft.agent.route_sources import EtcdNodes, FlannelLeases, Leases, Registrar
 from weft.core.registry import Prefixes
 from weft.core.table_routes_guard import parse_max_delete
 from weft.daemons.process import run_until_signalled, spare_the_collector
+from weft.daemons.route_manager_once import delete_all, once
 from weft.daemons.serving import serve_health
-from weft.errors import StoreError, WeftError
+from weft.errors import WeftError
 from weft.model import Known, Node, Peer, View
 from weft.settings.route_manager import RouteManagerSettings
 from weft.stores import Store
 from weft.stores.etcd import EtcdOptions, EtcdStore
 from weft.targets.cloud import LOCAL, RouteTables
 from weft.targets.cloud.plugins import open_tables
-from weft.targets.cloud.stdout import Telling
 from weft.targets.cloud.target import CloudOptions, CloudTarget
 from weft.web.api import Api
 from weft.web.local import LocalServer
@@ -43,12 +42,8 @@ from weft.web.route_manager import Leadership, RoomRow, RouteManagerPages
 log = logging.getLogger("weft")
 
 REGISTRAR, AGENTS = "registrar", "agents"
-PATIENCE = 60.0
-"""Seconds that who is to end (-once, -dry-run, -delete-all-routes) waits while nothing happens."""
 ATTEMPTS = 3
 """What failed so many times, who is to end leaves undone."""
-GLANCE = 2.0
-"""Seconds for a look at who else is at work."""
 
 
 class RouteManager:
@@ -60,9 +55,12 @@ class RouteManager:
         self.settings = settings
         self.store = store
         self.tables = tables
+        self.me = me
+        self.key = f"{settings.etcd_prefix}/weft/route-manager/{settings.election_name or settings.backend}"
+        """Of the election: one for each table."""
         self.election: Election | None = None
         if settings.leader_election and not alone:
-            self.election = Election(store, key_of(settings), me)
+            self.election = Election(store, self.key, me)
         self.target = CloudTarget(tables, CloudOptions.of(settings, self.leads))
         wishes = Wishes(
             f"{me.host} (pid {me.pid})",
@@ -114,12 +112,10 @@ class RouteManager:
     def is_settled(self) -> bool:
         """Nothing is left to be tried: it is done, or has failed often enough."""
         reconciler = self.loop.reconciler
-        if self.world.waiting():
-            return False
-        broken = self.loop.reconciler.account.statuses.get(("target", self.target.name))
+        broken = reconciler.account.statuses.get(("target", self.target.name))
         if broken is not None:
-            return broken.attempts >= ATTEMPTS
-        if self.loop.view is None or self.target.contents is None:
+            return min(broken.attempts, self.target.readings) >= ATTEMPTS
+        if self.world.waiting() or self.loop.view is None or not self.loop.view.synced:
             return False
         if self.settings.dry_run:
             return True
@@ -131,7 +127,8 @@ class RouteManager:
     @property
     def leader(self) -> str:
         """Another one's name, "" if there is none."""
-        return self.standing.leader.name if self.standing.leader is not None and not self.leads() else ""
+        leader = self.standing.leader
+        return leader.name if leader is not None and leader.instance != self.me.instance else ""
 
     def _keep_standing(self, standing: Standing) -> None:
         self.standing = standing
@@ -157,11 +154,14 @@ class RouteManager:
     def _cycled(self, view: View | None) -> None:
         """After each cycle: what was done, and whether another one follows."""
         reconciler = self.loop.reconciler
-        if view is not None and self.settings.delete_all_routes:
+        going_on = self.world.unfinished and bool(reconciler.account.last.done)
+        if self.target.contents is None:
+            self.loop.ready.clear()
+        elif view is not None and self.settings.delete_all_routes:
             self.lines.deleted(reconciler)
         elif view is not None and not self.settings.dry_run:
-            self.lines.cycled(reconciler, unfinished=bool(reconciler.left) or self.world.unfinished)
-        if view is not None and self.world.unfinished and reconciler.account.last.done:
+            self.lines.cycled(reconciler, unfinished=bool(reconciler.left) or going_on)
+        if view is not None and going_on:
             self.loop.wake()
         self.cycles.observe(self.loop)
         self.stirred.set()
@@ -177,11 +177,6 @@ class RouteManager:
         return Leadership(self.leads(), self.world.name if self.leads() else self.leader, self.election is not None)
 
 
-def key_of(settings: RouteManagerSettings) -> str:
-    """Of the election: one for each table."""
-    return f"{settings.etcd_prefix}/weft/route-manager/{settings.election_name or settings.backend}"
-
-
 async def run(settings: RouteManagerSettings) -> int:
     """Run until SIGTERM or SIGINT, or until what was asked for is done (exit code 1: not all of it); routes stay.
     Raises WeftError if it can't start."""
@@ -192,9 +187,9 @@ async def run(settings: RouteManagerSettings) -> int:
         manager = RouteManager(settings, store, open_tables(settings), contender_here())
         closing.push_async_callback(manager.close)
         if settings.delete_all_routes:
-            return await _delete_all(manager)
+            return await delete_all(manager)
         if settings.dry_run or settings.once:
-            return await _once(manager)
+            return await once(manager)
         log.info("starting fleet route manager...")
         log.info("weft %s, %s; etcd %s%s", __version__, settings.backend, settings.etcd_endpoint, settings.etcd_prefix)
         await _serve(manager, closing)
@@ -217,87 +212,6 @@ async def _serve(manager: RouteManager, closing: AsyncExitStack) -> None:
     pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership)
     place = (settings.health_ip, settings.health_port)
     await serve_health(closing, place, Pages(ROLE, pages.page, pages.metrics), manager.loop, "-health-port")
-
-
-async def _delete_all(manager: RouteManager) -> int:
-    log.info("deleting all routes")
-    await _warn_of_another(manager)
-    if manager.settings.dry_run:
-        return await _once(manager)
-    return await _settle(manager)
-
-
-async def _once(manager: RouteManager) -> int:
-    """-once, and -dry-run, which tells what would be done."""
-    code = await _settle(manager)
-    if not manager.settings.dry_run or code:
-        return code
-    changes = await manager.loop.preview()
-    if changes is not None:
-        Telling(manager.tables.called, manager.settings.output).plan(changes.ops, manager.tables.lines)
-        for key, who in changes.conflicts.items():
-            log.warning("%s: left alone: %s", manager.loop.reconciler.name(key), who)
-    return 0
-
-
-async def _settle(manager: RouteManager) -> int:
-    """Run the loop until there is nothing left to try. 1: something is not as it should be, and was told."""
-    manager.start()
-    running = asyncio.ensure_future(run_until_signalled(manager.loop))
-    try:
-        while not manager.is_settled():
-            manager.stirred.clear()
-            stirred = asyncio.ensure_future(manager.stirred.wait())
-            done, _ = await asyncio.wait({running, stirred}, timeout=_patience(manager), return_when="FIRST_COMPLETED")
-            stirred.cancel()
-            if running in done:
-                running.result()
-                log.error("interrupted")
-                return 1
-            if not done:
-                log.error("not done: waited for %s in vain", ", ".join(_awaited(manager)))
-                return 1
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    return _outcome(manager)
-
-
-def _patience(manager: RouteManager) -> float:
-    """Who stands by while another leads has nothing to wait for."""
-    return GLANCE if manager.leader else PATIENCE
-
-
-def _awaited(manager: RouteManager) -> list[str]:
-    if manager.leader:
-        return [f"the table to be left to this one ({manager.leader} writes)"]
-    broken = [problem.message for problem in manager.world.broken.values()]
-    return broken or manager.world.waiting() or [manager.tables.name]
-
-
-def _outcome(manager: RouteManager) -> int:
-    statuses = manager.loop.reconciler.account.statuses
-    if manager.settings.dry_run:
-        statuses = {key: status for key, status in statuses.items() if key[0] == "target"}
-    if statuses:
-        log.error("not done: %d; the first is %s", len(statuses), _first(manager))
-    wrong = [problem for problem in manager.world.problems() if problem.wrong]
-    return int(bool(statuses) or (bool(wrong) and not manager.settings.dry_run))
-
-
-def _first(manager: RouteManager) -> str:
-    reconciler = manager.loop.reconciler
-    key, status = next(iter(reconciler.account.statuses.items()))
-    return f"{reconciler.name(key)}: {status.message}"
-
-
-async def _warn_of_another(manager: RouteManager) -> None:
-    """A manager that runs would write them again. Where etcd can't be asked, that isn't known."""
-    with contextlib.suppress(StoreError, TimeoutError):
-        async with asyncio.timeout(GLANCE):
-            leader = leader_of(await manager.store.get(key_of(manager.settings)))
-            if leader is not None and not leader.resigned and not is_dead(leader):
-                log.warning("%s runs and will insert them again: stop it first", leader.name)
 
 
 def _etcd(settings: RouteManagerSettings) -> EtcdOptions:
