@@ -20,10 +20,12 @@ from weft.agent.route_sources import EtcdNodes, FlannelLeases, Leases, Registrar
 from weft.core.lapsing import DAY
 from weft.core.registry import Prefixes
 from weft.errors import StoreError, StoreForbidden, StoreUnreachable
-from weft.model import Known, Node, Problem
+from weft.model import Known, Mac, Network, Node, Problem
 from weft.stores import Delete, Put
 from weft.stores.memory import MemoryServer, MemoryStore
+from weft.wire.discovery_keys import values
 from weft.wire.flannel import Lease, lease_key, lease_value, parse_lease
+from weft.wire.hello import Stamp
 from weft.wire.registrar import Note, Status, entry_value, note_value, status_value
 
 FLANNEL = "/coreos.com/network"
@@ -566,6 +568,20 @@ async def test_a_registrar_of_old_is_where_its_lease_says(case: Case) -> None:
     await ear.has(_1="10.0.0.5")
 
 
+@in_a_world
+async def test_what_a_heartbeat_hangs_on_is_what_counts(case: Case) -> None:
+    """Networks that hang on nothing stay behind, and nobody knows any more where they are."""
+    lease = register(case.server, "babka", "10.0.0.1", {}, seconds=60)
+    case.server.put(f"{REGISTRAR}/babka/web", "10.244.1.0/24")
+    ear = case.registrars()
+    await ear.has(_1="10.0.0.1")
+    await case.pass_by(70)
+    assert lease not in case.server.leases
+    assert ear.routes() == {"10.244.1.0/24": "10.0.0.1"}
+    assert "host babka registered networks and no address" in ear.texts()[0]
+    await ear.has(within=60)
+
+
 # ---- agents and docker-routers ----
 
 
@@ -605,6 +621,49 @@ async def test_a_node_whose_lease_ran_out_is_kept_and_one_that_was_deleted_is_no
     case.server.change(*(Delete(f"{AGENTS}/stack-b/{key}") for key in ("host_ip", "vni", "networks")))
     await ear.has(_1="10.0.0.1")
     assert 89 < (await ear.has(within=60), case.loop.time())[1] < 91
+
+
+@in_a_world
+async def test_a_node_that_was_restarted_and_is_deleted_goes_at_once(case: Case) -> None:
+    """Nothing but the etcd lease of its keys has changed since it was first seen."""
+    router(case.server, "stack-a", "10.0.0.1", "10.244.1.0/24", seconds=30)
+    ear = case.nodes()
+    await ear.has(_1="10.0.0.1")
+    router(case.server, "stack-a", "10.0.0.1", "10.244.1.0/24", seconds=86400)
+    await case.pass_by(60)
+    assert len(ear.seen) == 1
+    case.server.change(*(Delete(f"{AGENTS}/stack-a/{key}") for key in ("host_ip", "vni", "networks")))
+    assert await ear.has() < 0.2
+
+
+@in_a_world
+async def test_a_node_that_said_goodbye_goes_with_its_keys(case: Case) -> None:
+    network = Network("n", (IPv4Network("10.244.1.0/24"),), since=1.0)
+    me = Node("stack-a", (IPv4Address("10.0.0.1"),), 4789, 1000, Mac(b"\x82\x00\x00\x00\x00\x01"), 1500, (network,))
+    for departed, seconds in ((False, 86400), (True, 10)):
+        lease = case.server.grant(seconds)
+        told = values(me, Stamp("run", 1, 1 + departed), WALL, departed)
+        case.server.change(*(Put(f"{AGENTS}/stack-a/{key}", value, lease) for key, value in told.items()))
+        if not departed:
+            ear = case.nodes()
+            await ear.has(_1="10.0.0.1")
+    assert 9 < await ear.has(within=12) < 11
+    assert not ear.texts()
+
+
+@in_a_world
+async def test_a_node_without_a_lease_is_given_time_after_an_outage(case: Case) -> None:
+    """Its last_seen could not be written either."""
+    router(case.server, "stack-a", "10.0.0.1", "10.244.1.0/24", seconds=0)
+    case.server.put(f"{AGENTS}/stack-a/last_seen", "2026-01-15T10:30:00Z")
+    ear = case.nodes()
+    await ear.has(_1="10.0.0.1")
+    case.server.fail(GONE)
+    await case.pass_by(600)
+    case.server.fail(None)
+    await case.pass_by(60)
+    assert ear.routes() == {"10.244.1.0/24": "10.0.0.1"}
+    await ear.has(within=60)
 
 
 @in_a_world
