@@ -19,6 +19,7 @@ import yaml
 
 from tests.support.eventually import patience
 from tests.support.namespace import is_left_over
+from weft.errors import LabError
 from weft.lab import matrix, removal, state
 from weft.lab.lab import Lab
 
@@ -69,7 +70,8 @@ def sweep() -> None:
     for name in state.labs():
         pid = name.partition("-")[0].removeprefix(PREFIX)
         if name.startswith(PREFIX) and is_left_over(pid, _begun):
-            do(removal.remove(name))
+            with contextlib.suppress(LabError):  # another worker may sweep at the same moment
+                do(removal.remove(name))
     _begun.add(os.getpid())
 
 
