@@ -290,6 +290,21 @@ async def test_the_error_names_the_endpoints_the_question_and_the_cause() -> Non
     await store.close()
 
 
+async def test_an_outage_is_one_sentence_whichever_member_is_asked_first() -> None:
+    """Logs tell what is new; questions side by side move each other on."""
+    store = EtcdStore(EtcdOptions((",".join(f"http://127.0.0.{n}:1" for n in (1, 2, 3)),)))
+    answers = [
+        answer
+        for _ in range(4)
+        for answer in await asyncio.gather(*(store.get("/a") for _ in range(5)), return_exceptions=True)
+    ]
+    assert len({str(answer) for answer in answers}) == 1, {str(answer) for answer in answers}
+    told = str(answers[0])
+    assert [told.count(f"127.0.0.{n}:1: ") for n in (1, 2, 3)] == [1, 1, 1]
+    assert told.index("127.0.0.1:1") < told.index("127.0.0.2:1") < told.index("127.0.0.3:1")
+    await store.close()
+
+
 async def test_names_are_looked_up(etcd: Etcd) -> None:
     port = etcd.endpoints[0].rsplit(":", 1)[1]
     store = EtcdStore(EtcdOptions((f"localhost:{port}/",)))

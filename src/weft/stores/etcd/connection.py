@@ -110,11 +110,14 @@ class Connection:
             await channel.close()
 
     async def _somewhere(self, send: Question[T], repeatable: bool, asked: str) -> T:
-        """Ask member after member, each with its share of the time that is left, until one answers."""
+        """Ask member after member, each with its share of the time that is left, until one answers. Each is asked once,
+        whatever other questions that fail meanwhile move on to; an error names them in the settings' order, so that an
+        outage is one sentence and not a new one with each attempt."""
         deadline = _now() + self._options.timeout
         failures: list[tuple[Endpoint, StoreError]] = []
-        for left in range(len(self._endpoints), 0, -1):
-            endpoint = self.endpoint
+        first, count = self._at, len(self._endpoints)
+        for left in range(count, 0, -1):
+            endpoint = self._endpoints[(first - left) % count]
             try:
                 channel = await self._reached(endpoint, (deadline - _now()) / left)
             except (StoreUnreachable, StoreForbidden) as error:
@@ -132,7 +135,7 @@ class Connection:
             except StoreError as error:
                 kind = StoreForbidden if isinstance(error, StoreForbidden) else StoreError
                 raise kind(f"etcd, asked for {asked}: {_told(endpoint, error)}") from error
-        raise _nobody(asked, failures)
+        raise _nobody(asked, sorted(failures, key=lambda failure: self._endpoints.index(failure[0])))
 
     async def _reached(self, endpoint: Endpoint, limit: float) -> grpc.aio.Channel:
         """A channel that is connected. What fails here left nothing done."""
