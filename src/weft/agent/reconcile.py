@@ -126,7 +126,7 @@ class Reconciler:
             self._reads[key] = None
             self._unread.discard(target.name)
             if reading.resting:
-                self._shelve(target)
+                self._shelve(target, reading.resting)
             self._readings[target.name] = reading
             if reading.touched is None or full:
                 self._doubtful = True
@@ -221,11 +221,12 @@ class Reconciler:
         self._settled.update(op.object.key for op, failure in answers if failure is None)
 
     def _take(self, due: list[Op]) -> list[Op]:
-        """What the targets want of it in this cycle, changes before additions before removals; the rest is `left`."""
+        """What the targets want of it in this cycle, changes before additions before removals; the rest is `left`. What
+        failed comes behind that, in the order in which it became due: a thousand that fail for ever let others by."""
         taken = set(range(len(due)))
         takes = {name: reading.takes for name, reading in self._readings.items() if reading.takes is not None}
         room = {name: [number, min(number, max(number // REMOVALS, 1))] for name, number in takes.items()}
-        for number in sorted(taken, key=lambda n: URGENCY[due[n].action]) if room else ():
+        for number in sorted(taken, key=lambda n: self._turn(due[n])) if room else ():
             places = room.get(self._target_of[type(due[number].object)].name)
             if places is None:
                 continue
@@ -238,6 +239,12 @@ class Reconciler:
         self._waiting |= {op.object.key for op in self.left if self._idle(op)}
         return [op for number, op in enumerate(due) if number in taken]
 
+    def _turn(self, op: Op) -> tuple[float, int]:
+        """A change that failed once is as urgent as before: packets go where they shouldn't."""
+        status = self.account.statuses.get(op.object.key)
+        failed = status is not None and (status.told or op.action != "change")
+        return status.retry_at if status is not None and failed else 0.0, URGENCY[op.action]
+
     def _idle(self, op: Op) -> bool:
         return self._readings[self._target_of[type(op.object)].name].takes == 0
 
@@ -247,9 +254,10 @@ class Reconciler:
             why = self._readings[self._target_of[type(op.object)].name].resting or LEFT.message
             self.account.statuses.setdefault(op.object.key, Status("pending", self.clock.wall(), message=why))
 
-    def _shelve(self, target: Target) -> None:
-        """It rests: nobody tries again what failed there."""
-        for key in [key for key, status in self.account.statuses.items() if status.state != "pending"]:
+    def _shelve(self, target: Target, why: str) -> None:
+        """It rests: nobody tries again what failed there, and what waited for its turn has none."""
+        statuses = self.account.statuses.items()
+        for key in [key for key, status in statuses if status.state != "pending" or status.message != why]:
             want = self.plan.wanted.get(key)
             thing = want.object if want is not None else self._held(key)
             if isinstance(thing, target.kinds):
