@@ -124,6 +124,47 @@ async def test_there_are_no_credentials(world: World, monkeypatch: pytest.Monkey
             await find(settings())
 
 
+async def test_a_key_file_that_cannot_be_read_is_told(
+    world: World, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """google-auth lets the system's own error through: a key that is another user's."""
+    key_file.mkdir()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key_file))
+    with world.cloud(), pytest.raises(TargetError, match=r"no credentials for Google.*key\.json"):
+        await find(settings())
+
+
+@pytest.mark.parametrize("answer", ["<html>please log in</html>", '{"token_type": "Bearer"}'])
+async def test_a_metadata_server_that_talks_nonsense_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    with world.cloud():
+        _, tokens = await find(settings())
+        spoken = json.loads(answer) if answer.startswith("{") else answer
+        monkeypatch.setattr(google_metadata, "get", lambda *_, **__: spoken)
+        with pytest.raises(TargetError, match="no token for the Compute Engine API"):
+            await tokens.token()
+
+
+async def test_a_network_and_its_project_are_taken_from_one_place(
+    world: World, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key is often another project's: this instance's network isn't there."""
+    with world.cloud() as gce:
+        with_key(gce, key_file, monkeypatch)
+        key_file.write_text(json.dumps(json.loads(key_file.read_text()) | {"project_id": "accounts"}))
+        assert (await find(settings()))[0] == Place("weft-lab", "default")
+        assert (await find(settings(google_network="default")))[0] == Place("accounts", "default")
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "said")
+        assert (await find(settings()))[0] == Place("said", "default")
+
+
+@pytest.mark.parametrize("endpoint", ["compute.googleapis.com", "ftp://compute.googleapis.com", "http://"])
+def test_an_endpoint_that_is_none(endpoint: str) -> None:
+    with pytest.raises(SettingsError, match="-google-endpoint"):
+        GoogleRoutes.of(settings(google_endpoint=endpoint))
+
+
 async def test_tokens_are_asked_for_once_and_again_before_they_end(world: World) -> None:
     with world.cloud(small(account=ServiceAccount(token_life=300.0))) as gce:
         _, tokens = await find(settings())

@@ -13,6 +13,7 @@ import pytest
 from tests.support.compute import Gce
 from tests.support.google import World, manager
 from weft.errors import ProviderBusy, TargetError
+from weft.lab.compute.faults import Fault
 from weft.lab.compute.paging import Paging
 from weft.lab.compute.table import GivenRoute, Instance, Network, ServiceAccount, Subnetwork, Table, small
 from weft.objects import Failure, Op, Why
@@ -116,6 +117,23 @@ class TestReadingAndWriting:
                 assert "in zone us-central1-a" in messages(
                     await elsewhere.apply(op("add", route("10.1.0.0/24", SECOND)))
                 )
+
+    async def test_by_address_again_after_by_instance(self, world: World) -> None:
+        """Where such a route leads is known before it is replaced: what leads nowhere known has no guard."""
+        with world.cloud() as gce:
+            async with manager(gce, google_next_hop="instance") as tables:
+                assert await tables.apply(op("add", route())) == [None]
+            async with manager(gce) as tables:
+                [found] = (await tables.read()).routes.values()
+                assert (found.via, found.flaw) == (ip_address(FIRST), "it leads to an instance, not to an address")
+                assert (await tables.read()).calls == 1
+            fault = gce.faults.fail("instances.aggregatedList", 403, times=None, reason="forbidden")
+            async with manager(gce) as tables:
+                [found] = (await tables.read()).routes.values()
+                assert (found.via, fault.taken) == (None, 1), "no permission for it is needed"
+                assert await tables.apply(op("change", route())) == [None]
+                [found] = (await tables.read()).routes.values()
+                assert found == route()
 
     async def test_every_page_is_asked_for_with_the_filter(self, world: World) -> None:
         """flannel-route-manager's second page came without it, and so did other networks' routes."""
@@ -305,6 +323,20 @@ class TestRefusals:
                 fault = gce.faults.fail("routes.delete", 404, reason="notFound")
                 assert await tables.apply(op("remove", route())) == [None]
                 assert fault.taken == 1
+                assert names(gce) == set()
+
+    async def test_not_found_in_words_that_are_not_the_apis_is_no_deletion(self, world: World) -> None:
+        """A proxy's 404, or one of a front end that knows no such path: the route stands where it stood."""
+        with world.cloud() as gce:
+            async with manager(gce) as tables:
+                await tables.apply(op("add", route()))
+                for method in ("routes.delete", "routes.get"):
+                    gce.faults.order(Fault(method=method, kind="html", status=404, times=None))
+                [answer] = await tables.apply(op("remove", route()))
+                assert answer is not None
+                assert "routes.delete: 404" in answer.message
+                gce.faults.clear()
+                assert await tables.apply(op("remove", route())) == [None]
                 assert names(gce) == set()
 
     @pytest.mark.parametrize(("status", "reason"), [(429, ""), (403, "rateLimitExceeded"), (500, ""), (503, "")])

@@ -116,8 +116,7 @@ class GoogleRoutes:
         site = await self._at()
         before = site.api.made
         ours, foreign, problems = await self._list(site)
-        if site.rules.by_instance:
-            await self._learn_instances(site)
+        await self._learn_instances(site)
         routes = {key: as_route(found, site.rules, self._addresses) for key, found in ours.items()}
         return Contents(routes, foreign, tuple(problems), site.api.made - before)
 
@@ -160,10 +159,16 @@ class GoogleRoutes:
         return dict(found.ours), found.foreign, [*problems, *hop_problems(found.ours), *site.quota.problems]
 
     async def _learn_instances(self, site: _Site) -> None:
+        """Where routes lead that lead to instances: ours by now, or from before `-google-next-hop=ip`, which must do
+        without a permission to ask."""
         led = [one for found in self._ours.values() for one in found if one.next_hop_instance]
         if any(is_gone(one) for one in led):
             site.instances.forget()
-        await site.instances.learn({instance_path(one.next_hop_instance) for one in led if not is_gone(one)})
+        try:
+            await site.instances.learn({instance_path(one.next_hop_instance) for one in led if not is_gone(one)})
+        except Refusal:
+            if site.rules.by_instance:
+                raise
 
     def _addresses(self, resource: RouteResource) -> list[IPAddress]:
         """Of the route's instance; first the one by which it was asked for, else one of the destination's version."""
@@ -297,7 +302,7 @@ class GoogleRoutes:
         try:
             accepted = await site.api.ask(request, Operation)
         except Refusal as refusal:
-            if refusal.status == 404:
+            if refusal.is_absence:
                 return False
             raise
         end = await site.operations.end_of(accepted)
@@ -311,7 +316,7 @@ class GoogleRoutes:
         try:
             return await site.api.ask(Request("routes.get", "GET", f"{site.routes}/{name}", {}), RouteResource)
         except Refusal as refusal:
-            if refusal.status == 404:
+            if refusal.is_absence:
                 return None
             raise
 

@@ -50,13 +50,17 @@ class Credentials(Protocol):
 
 
 class Refusal(TargetError):
-    """The API answered that it won't do this: HTTP status, Google's reason ("notFound") and its own words."""
+    """The API answered that it won't do this: HTTP status and Google's reason ("notFound")."""
 
-    def __init__(self, status: int, reason: str, text: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str) -> None:
         self.status = status
         self.reason = reason
-        self.text = text
         super().__init__(message)
+
+    @property
+    def is_absence(self) -> bool:
+        """There is no such thing, in the API's own words: a proxy answers 404 too."""
+        return self.status == 404 and self.reason in ("notFound", "NOT_FOUND")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,7 @@ class ComputeApi:
             return ProviderBusy(message, retry_after(headers))
         if status == 403:
             message += self._advice(reason, error.message)
-        return Refusal(status, reason, error.message, message)
+        return Refusal(status, reason, message)
 
     def _advice(self, reason: str, text: str) -> str:
         if "scope" in text.lower() or reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":

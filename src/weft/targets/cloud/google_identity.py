@@ -21,7 +21,7 @@ from typing import TypeVar
 import aiohttp
 import google.auth
 from google.auth import credentials as google_credentials
-from google.auth import exceptions
+from google.auth import environment_vars, exceptions
 from google.auth.credentials import TokenState
 from google.auth.transport.requests import Request
 
@@ -40,6 +40,9 @@ ATTEMPTS = 3
 PRODUCT_NAME = Path("/sys/class/dmi/id/product_name")
 _NETWORK = re.compile(r"(?:.*/)?projects/(?P<project>[^/]+)/(?:global/)?networks/(?P<name>[^/]+)")
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_ENDPOINT = re.compile(r"https?://[^/?#\s]+")
+FAULTS = (exceptions.GoogleAuthError, OSError, ValueError, TypeError, LookupError)
+"""What google-auth raises: errors of its own, and those of a file or of an answer that it didn't expect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Tokens:
     async def _renew(self) -> None:
         try:
             await in_thread(self._refresh)
-        except exceptions.GoogleAuthError as error:
+        except FAULTS as error:
             raise _no_token(error) from error
         self._refused = ""
 
@@ -95,8 +98,8 @@ class Tokens:
         self._credentials.refresh(self._request)  # type: ignore[no-untyped-call]  # google-auth's own
 
 
-def _no_token(error: exceptions.GoogleAuthError) -> TargetError:
-    message = f"no token for the Compute Engine API: {error}"
+def _no_token(error: Exception) -> TargetError:
+    message = f"no token for the Compute Engine API: {error!s:.500}"
     return ProviderBusy(message) if getattr(error, "retryable", False) else TargetError(message)
 
 
@@ -105,14 +108,14 @@ async def find(settings: RouteManagerSettings) -> tuple[Place, Tokens]:
     flagged_project, network = told(settings)
     try:
         found, project = await in_thread(lambda: google.auth.default(scopes=SCOPES, request=Request()))
-    except exceptions.GoogleAuthError as error:
+    except FAULTS as error:
         raise TargetError(
             "no credentials for Google: this is no instance with a service account, and GOOGLE_APPLICATION_CREDENTIALS "
-            f"names no key file that can be read ({str(error).splitlines()[0]})"
+            f"names no key file that can be read ({(str(error) or repr(error)).splitlines()[0]})"
         ) from error
     if not network:
-        host_project, network = await _own_network()
-        flagged_project = flagged_project or host_project
+        own_project, network = await _own_network()
+        project = own_project or project
     project = flagged_project or project
     if not project:
         raise TargetError("the credentials don't say which project: say -google-project, or set GOOGLE_CLOUD_PROJECT")
@@ -121,6 +124,8 @@ async def find(settings: RouteManagerSettings) -> tuple[Place, Tokens]:
 
 def told(settings: RouteManagerSettings) -> tuple[str, str]:
     """Project and network that the flags name, "" where they don't. Raises SettingsError."""
+    if not _ENDPOINT.match(settings.google_endpoint):
+        raise SettingsError(f"-google-endpoint={settings.google_endpoint}: a URL is meant, like https://HOST[:PORT]")
     project, network = settings.google_project, settings.google_network
     if whole := _NETWORK.fullmatch(network):
         project, network = project or whole["project"], whole["name"]
@@ -133,8 +138,9 @@ def told(settings: RouteManagerSettings) -> tuple[str, str]:
 
 
 async def _own_network() -> tuple[str, str]:
-    """The network of this instance's first interface; and the project of it, if that is another one's (a shared VPC:
-    its routes are in the host project). ("", "default") where there is no metadata server."""
+    """The network of this instance's first interface, and the project of it: of a shared VPC, whose routes are in the
+    host project, always; else "" where the environment says a project. The credentials' may be another one, where this
+    network isn't. ("", "default") where there is no metadata server."""
     host = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_ROOT") or METADATA
     timeout = aiohttp.ClientTimeout(total=ANSWER)
     async with aiohttp.ClientSession(timeout=timeout, headers={"Metadata-Flavor": "Google"}) as session:
@@ -146,8 +152,11 @@ async def _own_network() -> tuple[str, str]:
             raise TargetError(
                 f"the metadata server says that this instance's network is {network!r}; say -google-network"
             )
-        number = await _metadata(session, host, "project/numeric-project-id")
-    return ("" if whole["project"] == number else whole["project"]), whole["name"]
+        if whole["project"] != await _metadata(session, host, "project/numeric-project-id"):
+            return whole["project"], whole["name"]
+        if any(os.environ.get(name) for name in (environment_vars.PROJECT, environment_vars.LEGACY_PROJECT)):
+            return "", whole["name"]
+        return await _metadata(session, host, "project/project-id") or "", whole["name"]
 
 
 async def _metadata(session: aiohttp.ClientSession, host: str, path: str) -> str | None:
