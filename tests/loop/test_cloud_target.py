@@ -22,8 +22,8 @@ from weft.objects import Failure, Op
 from weft.objects.cloud import CloudRoute, cloud_key
 from weft.targets.cloud import Contents
 from weft.targets.cloud.memory import Fault, MemoryRoutes, Moment, Nature
-from weft.targets.cloud.pace import Pace
-from weft.targets.cloud.target import DRY, FENCE, NOT_LEADING, SOON, CloudOptions, CloudTarget
+from weft.targets.cloud.pace import NOT_LEADING, Pace
+from weft.targets.cloud.target import DRY, FENCE, SOON, CloudOptions, CloudTarget
 
 Wanted = dict[IPNetwork, IPAddress]
 Turn = tuple[int, Mapping[IPNetwork, IPAddress]]

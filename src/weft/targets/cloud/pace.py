@@ -6,6 +6,9 @@
 
 `call` waits for its turn, and asks again a few times with backoff what ended in `ProviderBusy`. What it calls may
 therefore have been done already the time before: an insert that is answered 500 and asked again must understand 409.
+
+Between a call's turn and the time when it was put in the queue, this process may have stood still for a minute, and
+another manager may lead. So whoever has a turn looks at the fence first (`fenced`), not only the batch as a whole.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from weft.errors import ProviderBusy, TargetError
@@ -33,6 +38,33 @@ LONGEST_WAIT = 15.0
 stands still tells nobody why."""
 LONGEST_HOLD = 600.0
 AT_ONCE = 8
+
+
+NOT_LEADING = "another manager leads; this one writes nothing"
+
+
+def always() -> bool:
+    """This manager leads."""
+    return True
+
+
+_lead: ContextVar[Callable[[], bool]] = ContextVar("lead", default=always)
+
+
+@contextmanager
+def fenced(lead: Callable[[], bool]) -> Iterator[None]:
+    """What is called within, by any `Pace`, is called only while `lead()` says so; also in tasks that begin within."""
+    token = _lead.set(lead)
+    try:
+        yield
+    finally:
+        _lead.reset(token)
+
+
+def look_at_the_fence() -> None:
+    """Raises TargetError if nothing may be called any more. To be asked as late as can be."""
+    if not _lead.get()():
+        raise TargetError(NOT_LEADING)
 
 
 def backoff(attempt: int, after: float | None, jitter: float) -> float:
@@ -57,10 +89,11 @@ class Pace:
 
     async def call(self, once: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
         """What `once` answers, in its turn. ProviderBusy of it is asked again, `attempts` times in all; the last one is
-        raised. What else it raises is raised at once."""
+        raised. What else it raises is raised at once. Raises TargetError where another manager leads by then."""
         made = 0
         while True:
             await self.turn()
+            look_at_the_fence()
             made += 1
             try:
                 return await once()

@@ -17,6 +17,7 @@ from weft.objects.cloud import CloudRoute
 from weft.settings.route_manager import RouteManagerSettings
 from weft.targets import Reading
 from weft.targets.cloud import Contents, RouteTables
+from weft.targets.cloud.pace import NOT_LEADING, always, fenced
 
 V = TypeVar("V")
 
@@ -25,17 +26,11 @@ SPAN = 5.0
 """Seconds' worth of calls that one cycle takes at first."""
 LONGEST = 8
 """So many times as many it may come to take, where a provider takes long over each change."""
-NOT_LEADING = "another manager leads; this one writes nothing"
 DRY = "dry run: nothing is written"
 SOON = 1.0
 """Seconds, for each call that a reading takes, between two readings while something is in doubt."""
 FENCE = 0.1
 """Seconds after which a batch that is under way notices that this manager leads no longer."""
-
-
-def always() -> bool:
-    """This manager leads."""
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +143,8 @@ class CloudTarget:
         self._doubtful = True
         self.readings += 1
         try:
-            found = await self.tables.read()
+            with fenced(self.options.lead):
+                found = await self.tables.read()
         except TargetError as error:
             self._broken = str(error)
             raise
@@ -194,7 +190,8 @@ class CloudTarget:
 
     async def _fenced(self, ops: Sequence[Op]) -> list[Failure | None]:
         """The batch; it is cut off once this manager leads no longer."""
-        work = asyncio.ensure_future(self.tables.apply(ops))
+        with fenced(self.options.lead):
+            work = asyncio.ensure_future(self.tables.apply(ops))
         try:
             while not work.done():
                 await asyncio.wait({work}, timeout=FENCE)
