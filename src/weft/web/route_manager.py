@@ -108,11 +108,15 @@ class RouteManagerPages:
         yield from self.looping.metrics()
 
     def _status(self, now: Leadership) -> tuple[Status, str]:
-        """Who stands by has nothing to do, and does it well."""
+        """Who stands by has nothing to do, and does it well, as long as it could take over."""
         status, message = self.looping.status(self.looping.failing("target", self.provider.name))
-        if status in ("starting", "healthy") and now.elected and not now.leading and now.leader:
+        if status not in ("starting", "healthy") or not now.elected or now.leading or not now.leader:
+            return status, message
+        problems = self.looping.problems()
+        if not problems:
             return "healthy", f"standing by: {now.leader} writes"
-        return status, message
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return "degraded", f"standing by, {now.leader} was seen to write last: {problems[0]}{more}"
 
     def _tables(self) -> dict[str, int]:
         held = self.looping.loop.reconciler.actual()
