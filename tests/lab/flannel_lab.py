@@ -144,7 +144,7 @@ def udp(lab: Lab, where: str) -> socket.socket:
     """A UDP socket in the network of `host` or `host/container`."""
     space = Path(inside(lab, where)[1].removeprefix("--net="))
     found = netns.socket_in(space, socket.AF_INET, socket.SOCK_DGRAM)
-    found.settimeout(2)
+    found.settimeout(10)
     return found
 
 
