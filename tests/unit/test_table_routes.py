@@ -112,10 +112,12 @@ def test_no_aggregate_is_made_where_somebody_elses_route_stands() -> None:
     asked = asks(a="10.0.0.0/24 10.0.1.0/24 10.0.2.0/24 10.0.3.0/24")
     made = wanted(asked, table(foreign="10.0.0.0/22"), terms=FEWER)
     assert said(made.routes) == [f"10.0.0.0/23>{A}", f"10.0.2.0/23>{A}"]
-    made = wanted(asked, table(foreign="10.0.0.0/22 10.0.2.0/23 10.0.0.0/24"), terms=FEWER)
+    made = wanted(asked, table(foreign="10.0.0.0/22 10.0.2.0/23 10.0.0.128/25"), terms=FEWER)
     assert said(made.routes) == [f"10.0.0.0/23>{A}", f"10.0.2.0/24>{A}", f"10.0.3.0/24>{A}"]
-    made = wanted(asks(a="10.0.0.0/24"), table(foreign="10.0.0.0/24"), terms=FEWER)
-    assert said(made.routes) == [f"10.0.0.0/24>{A}"], "it is a conflict, which the diff tells"
+    made = wanted(asked, table(foreign="10.0.0.0/24"), terms=FEWER)
+    assert said(made.routes) == [f"10.0.0.0/24>{A}", f"10.0.1.0/24>{A}", f"10.0.2.0/23>{A}"], "a conflict is not hidden"
+    made = wanted(asks(a="10.0.0.0/24 fd00::/65 fd00::8000:0:0:0/65"), table(foreign="10.0.0.0/24"), terms=FEWER)
+    assert said(made.routes) == [f"10.0.0.0/24>{A}", f"fd00::/64>{A}"], "it is a conflict, which the diff tells"
 
 
 # ---- nothing is absent ----

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from weft.core.ground import point, span
@@ -53,19 +53,22 @@ class Index:
 
 def collapsed(subnets: Collection[IPNetwork], avoided: Collection[IPNetwork]) -> Iterator[IPNetwork]:
     """The fewest networks that hold the addresses of these subnets and no other; none of `avoided` that isn't a subnet
-    itself, for somebody else's route stands there."""
+    itself, for somebody else's route stands there. Where one stands at a subnet itself, that is left as it is: packets
+    go by the narrower route, so a larger one of ours would only hide the conflict."""
     fours = [subnet for subnet in subnets if isinstance(subnet, IPv4Network)]
     sixes = [subnet for subnet in subnets if isinstance(subnet, IPv6Network)]
     larger: list[IPNetwork] = [*collapse_addresses(fours), *collapse_addresses(sixes)]
+    disputed = [subnet for subnet in subnets if subnet in avoided]
     for one in larger:
-        yield from _around_foreign(one, subnets, avoided)
+        yield from _around_foreign(one, subnets, avoided, disputed)
 
 
 def _around_foreign(
-    one: IPNetwork, subnets: Collection[IPNetwork], avoided: Collection[IPNetwork]
+    one: IPNetwork, subnets: Collection[IPNetwork], avoided: Collection[IPNetwork], disputed: Sequence[IPNetwork]
 ) -> Iterator[IPNetwork]:
-    if one not in avoided or one in subnets:
+    within = [subnet for subnet in disputed if subnet.version == one.version and subnet.network_address in one]
+    if one in subnets or (one not in avoided and not within):
         yield one
         return
     for half in one.subnets():
-        yield from _around_foreign(half, subnets, avoided)
+        yield from _around_foreign(half, subnets, avoided, within)
