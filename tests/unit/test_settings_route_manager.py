@@ -72,7 +72,9 @@ def test_flags_of_another_provider_are_remarked_on() -> None:
         (["-requests-per-second=0"], "-requests-per-second = '0'"),
         (["-health-port=70000"], "-health-port = '70000'"),
         (["-health-ip=x"], "-health-ip = 'x'"),
+        (["-health-ip="], "-health-ip = ''"),
         (["-etcd-prefix=a"], "must begin with a slash"),
+        (["-etcd-prefix="], "-etcd-prefix = '' must begin with a slash"),
         (["-registrar-prefix=a"], "-registrar-prefix = 'a' must begin with a slash"),
         (["-etcd-keyfile=/k"], "belong together"),
         (["-socket=x"], "must be an absolute path"),
@@ -84,3 +86,15 @@ def test_what_cannot_be_used_is_named(arguments: list[str], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(arguments, {})
     assert said in str(caught.value)
+
+
+def test_a_list_has_no_empty_parts() -> None:
+    none = load(["-aws-route-table=", "-allowed="], {})[0]
+    assert (none.aws_route_table, none.allowed) == ((), ())
+    assert load(["-aws-route-table=rtb-1,,rtb-2,"], {})[0].aws_route_table == ("rtb-1", "rtb-2")
+
+
+def test_a_secret_behind_a_slip_of_the_pen_is_not_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(["-etcd-pasword=sesame"], {})
+    assert str(caught.value) == "-etcd-pasword: there is no such flag; did you mean -etcd-password?"

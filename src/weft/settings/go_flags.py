@@ -107,7 +107,7 @@ class GoFlags(Generic[S]):
                     rest.pop(0)
                 continue
             if name not in self.defaults:
-                raise SettingsError(self._unknown(name, word))
+                raise SettingsError(self._unknown(name, word.partition("=")[0]))  # its value may be a secret
             if not equals:
                 if isinstance(self.defaults[name], bool):
                     text = "true"

@@ -7,7 +7,7 @@ as in Go (`go_flags.py`). The fields of `RouteManagerSettings` are the one table
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -132,13 +132,18 @@ def _value(name: str, given: Given) -> Any:
     """Of a flag that holds one value, the last that was given wins, as in Go."""
     hint = FLAGS.hints[name]
     kind, default = get_args(hint)[0], FLAGS.defaults[name]
-    text = ",".join(given.texts) if isinstance(default, tuple) else given.texts[-1]
+    if isinstance(default, tuple):
+        text = ",".join(one for some in given.texts for one in some.split(",") if one.strip())
+    else:
+        text = given.texts[-1]
     try:
         if isinstance(default, bool):
             return switch(text)
-        if name == "etcd-prefix":
+        if name == "etcd-prefix" and text.strip():
             return clean(text)
-        return convert(text, IPAddress | None if kind is IPAddress else kind, hint)
+        if kind is IPAddress:
+            return ip_address(text.strip())
+        return convert(text, kind, hint) if text or not isinstance(default, tuple) else ()
     except (ValueError, TypeError, msgspec.ValidationError) as error:
         shown = "(not shown)" if name == "etcd-password" else repr(text)
         raise SettingsError(f"{given.origin} = {shown}: {plain(str(error))}{nearest(text, hint)}") from error
@@ -147,7 +152,7 @@ def _value(name: str, given: Given) -> Any:
 def _check(settings: RouteManagerSettings) -> None:
     for name in ("etcd_prefix", "registrar_prefix", "agent_prefix"):
         prefix = getattr(settings, name)
-        if prefix and not prefix.startswith("/"):
+        if not prefix.startswith("/") and (prefix or name == "etcd_prefix"):
             raise SettingsError(f"-{name.replace('_', '-')} = {prefix!r} must begin with a slash: /coreos.com/network")
     if bool(settings.etcd_certfile) != bool(settings.etcd_keyfile):
         raise SettingsError("-etcd-certfile and -etcd-keyfile belong together; one of them is missing")
