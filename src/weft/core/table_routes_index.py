@@ -67,7 +67,7 @@ def _around_foreign(
     one: IPNetwork, subnets: Collection[IPNetwork], avoided: Collection[IPNetwork], disputed: Sequence[IPNetwork]
 ) -> Iterator[IPNetwork]:
     within = [subnet for subnet in disputed if subnet.version == one.version and subnet.network_address in one]
-    if one in subnets or (one not in avoided and not within):
+    if (one not in avoided and not within) or one in subnets:
         yield one
         return
     for half in one.subnets():
