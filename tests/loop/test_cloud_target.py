@@ -568,7 +568,7 @@ async def _thousand_changes(randomness: random.Random) -> tuple[list[Moment], li
     rig = CloudRig(wanted, tables, CloudOptions(takes=20))
     turns: list[Turn] = [(len(tables.history), wanted)]
     start = len(tables.history)
-    begins = begins_of(rig)
+    begins = begins_of(rig, turns)
     async with running(rig):
         await reached(rig.is_right, "the beginning")
         tables.faults.by_chance(chance(randomness, 0.1))
@@ -587,13 +587,13 @@ async def _thousand_changes(randomness: random.Random) -> tuple[list[Moment], li
     return _absent(list(tables.history), turns, begins), touched, len(tables.faults.met), len(moments)
 
 
-def begins_of(rig: CloudRig) -> list[int]:
-    """How long the history was when each cycle knew what is wanted."""
-    begins: list[int] = []
+def begins_of(rig: CloudRig, turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """How long the history was when each cycle knew what is wanted, and which turn that was."""
+    begins: list[tuple[int, int]] = []
     view = rig.world.view
 
     def viewed() -> View | None:
-        begins.append(len(rig.tables.history))
+        begins.append((len(rig.tables.history), len(turns) - 1))
         return view()
 
     rig.world.view = viewed  # type: ignore[method-assign]
@@ -612,13 +612,12 @@ def _changed(wanted: Mapping[IPNetwork, IPAddress], randomness: random.Random) -
     return new
 
 
-def _absent(history: Sequence[Moment], turns: Sequence[Turn], begins: Sequence[int]) -> list[Moment]:
+def _absent(history: Sequence[Moment], turns: Sequence[Turn], begins: Sequence[tuple[int, int]]) -> list[Moment]:
     """Moments from which on a destination had no route that was wanted then, and at every moment since the cycle began
     that did it. What is wanted again while its removal is under way comes back in the next cycle."""
     found: list[Moment] = []
     for number, moment in enumerate(history):
-        begin = begins[max(bisect_right(begins, number) - 1, 0)]
-        first = max(bisect_right(turns, begin, key=lambda turn: turn[0]) - 1, 0)
+        _, first = begins[max(bisect_right(begins, number, key=lambda begin: begin[0]) - 1, 0)]
         last = bisect_right(turns, number, key=lambda turn: turn[0])
         since = (wanted for _, wanted in turns[first:last])
         if not moment.entries and all(moment.key in {cloud_key(TABLE, dst) for dst in wanted} for wanted in since):
