@@ -381,6 +381,29 @@ class TestRefusals:
                 gce.compute.drop("flannel-default-10-244-1-0-24")
                 assert await tables.apply(op("remove", route())) == [None]
 
+    async def test_a_netrc_file_is_not_ours_to_read(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Who has one with a default entry is who he is to other hosts."""
+        netrc = tmp_path / "netrc"
+        netrc.write_text("default login somebody password sesame\n")
+        netrc.chmod(0o600)
+        monkeypatch.setenv("NETRC", str(netrc))
+        with world.cloud() as gce:
+            async with manager(gce) as tables:
+                await tables.read()
+
+    async def test_by_way_of_a_proxy(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The local cloud is no proxy, but it answers what was asked of one."""
+        with world.cloud() as gce:
+            monkeypatch.setenv("http_proxy", gce.url)
+            monkeypatch.setenv("no_proxy", "127.0.0.1")
+            async with manager(gce, google_endpoint="http://compute.example") as tables:
+                with pytest.raises(TargetError, match=r"http://compute\.example/compute/v1/projects/.* was not found"):
+                    await tables.read()
+            async with manager(gce) as tables:
+                assert not (await tables.read()).routes
+
     async def test_a_token_that_is_refused_is_renewed(self, world: World) -> None:
         with world.cloud() as gce:
             async with manager(gce) as tables:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -116,6 +118,7 @@ class ComputeApi:
     def __init__(self, endpoint: str, credentials: Credentials, pace: Pace) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         self._base = endpoint.rstrip("/") + "/compute/v1/"
+        self._proxy = _proxy(endpoint)
         self._credentials = credentials
         self._pace = pace
         self._session: aiohttp.ClientSession | None = None
@@ -172,7 +175,7 @@ class ComputeApi:
 
     async def _exchange(self, request: Request, token: str) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=True, headers={"User-Agent": AGENT})
+            self._session = aiohttp.ClientSession(headers={"User-Agent": AGENT})
         headers = {"Authorization": f"Bearer {token}"}
         if request.body:
             headers["Content-Type"] = "application/json"
@@ -184,6 +187,7 @@ class ComputeApi:
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=request.seconds, sock_connect=CONNECTING),
             allow_redirects=False,
+            proxy=self._proxy,
         ) as response:
             return response.status, response.headers, await response.read()
 
@@ -214,6 +218,13 @@ class ComputeApi:
                 "smaller role in docs/cloud-routes-google.md"
             )
         return ""
+
+
+def _proxy(url: str) -> str | None:
+    """As HTTPS_PROXY and NO_PROXY say. aiohttp's own look at them (`trust_env`) is one at ~/.netrc too, for each call,
+    and who is in there has no say here."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
