@@ -55,6 +55,7 @@ def test_the_flag_wins_over_the_environment_and_an_empty_variable_is_none() -> N
 def test_flags_of_another_provider_are_remarked_on() -> None:
     _, said = load(["-backend=aws", "-google-project=p"], {"ROUTE_MANAGER_GOOGLE_ZONE": "z"})
     assert said == ["-google-project, ROUTE_MANAGER_GOOGLE_ZONE: no meaning with -backend=aws"]
+    assert load(["-backend=stdout", "-google-network=prod"], {})[1] == []
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,8 @@ def _check(settings: RouteManagerSettings) -> None:
 
 
 def _remarks(settings: RouteManagerSettings, given: Mapping[str, Given]) -> list[str]:
-    """Flags of one provider have no meaning for another."""
+    """Flags of one provider have no meaning for another; but a table without a provider is called like a network."""
     others = {"google", "aws"} - {settings.backend}
-    lost = [said.origin for name, said in given.items() if name.partition("-")[0] in others]
+    kept = {"google-network"} if settings.backend in ("stdout", "memory") else set[str]()
+    lost = [said.origin for name, said in given.items() if name.partition("-")[0] in others and name not in kept]
     return [f"{', '.join(sorted(lost))}: no meaning with -backend={settings.backend}"] if lost else []
