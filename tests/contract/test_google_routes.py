@@ -395,7 +395,7 @@ class TestRefusals:
 
     async def test_by_way_of_a_proxy(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """The local cloud is no proxy, but it answers what was asked of one."""
-        with world.cloud() as gce:
+        with world.cloud(check=False) as gce:
             monkeypatch.setenv("http_proxy", gce.url)
             monkeypatch.setenv("no_proxy", "127.0.0.1")
             async with manager(gce, google_endpoint="http://compute.example") as tables:
