@@ -23,7 +23,7 @@ from tests.support.needs import needs_root
 from weft.agent.liveness import Liveness, LivenessOptions, Reaches, session_key
 from weft.agent.prober import Prober
 from weft.core.probing import pace
-from weft.model import Path, Reach
+from weft.model import IPAddress, Path, Reach
 
 pytestmark = needs_root
 
@@ -249,7 +249,7 @@ from weft.model import Path
 
 async def main():
     liveness = Liveness(LivenessOptions())
-    liveness.probe([Path("a", "tunnel", "eth0", ip_address("192.0.2.2"), ip_address("192.0.2.1"), 1500)])
+    liveness.probe([Path("a", "tunnel", sys.argv[1], ip_address("192.0.2.2"), ip_address("192.0.2.1"), mtu=1400)])
     async for reaches in liveness.reaches():
         print(*(reach.state for reach in reaches.values()), flush=True)
 
@@ -258,9 +258,9 @@ asyncio.run(main())
 
 
 @contextmanager
-def child(ns: Namespace) -> Iterator[subprocess.Popen[bytes]]:
+def child(ns: Namespace, device: str = "eth0") -> Iterator[subprocess.Popen[bytes]]:
     """Host b's end, as a process of its own; its lines are read without waiting."""
-    process = subprocess.Popen(ns.command(sys.executable, "-c", CHILD), stdout=subprocess.PIPE)
+    process = subprocess.Popen(ns.command(sys.executable, "-c", CHILD, device), stdout=subprocess.PIPE)
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
     try:
@@ -332,8 +332,8 @@ async def test_paths_may_come_and_go_while_others_stay(pair: Pair) -> None:
         await soon(lambda: not a.seen[-1][1], "no path to be left")
 
 
-async def test_the_underlay_does_not_hear_what_came_through_the_tunnel(pair: Pair) -> None:
-    """The same two addresses on both ways, as weft's own VXLAN has them."""
+def tunnelled(pair: Pair) -> tuple[IPAddress, IPAddress]:
+    """weft's own VXLAN between the two; their addresses, which are the underlay's."""
     one, two = ip_address("192.0.2.1"), ip_address("192.0.2.2")
     for ns, here, other in ((pair.a, one, two), (pair.b, two, one)):
         mine, its = (f"02:00:00:00:00:0{str(address)[-1]}" for address in (here, other))
@@ -341,6 +341,24 @@ async def test_the_underlay_does_not_hear_what_came_through_the_tunnel(pair: Pai
         ns.ip("link set vxlan7600 up")
         ns.ip(f"neighbour add {other} lladdr {its} dev vxlan7600 nud permanent")
         ns.bridge(f"fdb add {its} dev vxlan7600 dst {other}")
+    return one, two
+
+
+async def test_a_crashed_agent_behind_wefts_own_tunnel_is_no_cut_either(pair: Pair) -> None:
+    """What its host answers comes by the underlay: the tunnel's addresses are the underlay's."""
+    one, two = tunnelled(pair)
+    async with watching(pair.a, Path("b", "tunnel", "vxlan7600", one, two, 1400)) as a:
+        with child(pair.b, "vxlan7600"):
+            await a.comes_to("up", 20.0)
+            began = len(a.seen)
+        await a.comes_to("unknown")
+        assert "refuses UDP port 4784" in a.reach.reason
+        assert "down" not in [reach.state for _, reaches in a.seen[began:] for reach in reaches.values()]
+
+
+async def test_the_underlay_does_not_hear_what_came_through_the_tunnel(pair: Pair) -> None:
+    """The same two addresses on both ways, as weft's own VXLAN has them."""
+    one, two = tunnelled(pair)
     ways = [("tunnel", "vxlan7600"), ("underlay", "")]
     paths = {
         name: [Path("x", kind, device, here, there) for kind, device in ways]  # type: ignore[arg-type]

@@ -2,15 +2,18 @@
 
 A tunnel's are bound to its device, so what they hear came through the tunnel, and what they say goes into it. A mouth
 is connected: the kernel then tells what the other host answers to it ("port unreachable"), and looks routes up less.
+Where a tunnel is probed between the underlay's own addresses, that answer comes by the underlay, to a second socket.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 from weft.core.probing import Track
 from weft.model import IPAddress
@@ -105,6 +108,7 @@ class Mouth:
 
     def __init__(self, track: Track, rng: random.Random) -> None:
         self.socket = _open(track)
+        self._answers: socket.socket | None = None
         try:
             self._set(track.local.version)
             self._bind(track, rng)
@@ -112,9 +116,31 @@ class Mouth:
         except OSError:
             self.socket.close()
             raise
+        if track.device and not track.remote.is_link_local:
+            with contextlib.suppress(OSError):  # without it, a host without weft is taken for a cut
+                self._answers = self._elsewhere(track)
 
     def close(self) -> None:
         self.socket.close()
+        if self._answers is not None:
+            self._answers.close()
+
+    def _elsewhere(self, track: Track) -> socket.socket:
+        """Of no device, and of the same ends: the kernel tells it what comes back by another way than the tunnel."""
+        made = _open(replace(track, device=""))
+        try:
+            for one in (made, self.socket):  # ours shares its port from now on, and with no other mouth
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(self.socket.getsockname())
+            made.connect(_place(track.remote, PORT, ""))
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    def _is_refused_elsewhere(self) -> bool:
+        answers = self._answers
+        return answers is not None and answers.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
     def _set(self, version: int) -> None:
         options = [
@@ -150,7 +176,7 @@ class Mouth:
         except OSError as error:
             self._again(datagram)
             return error.errno != errno.ECONNREFUSED
-        return True
+        return not self._is_refused_elsewhere()
 
     def _again(self, datagram: bytes) -> None:
         try:
