@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -14,10 +15,15 @@ from urllib.parse import parse_qs
 import pytest
 
 from tests.support.aws import REGION, Aws, aws, settled_environment
+from tests.support.eventually import soon
+from weft.agent.election import LIFE, SHARE
 from weft.errors import ProviderBusy, TargetError
 from weft.settings.route_manager import RouteManagerSettings
 from weft.targets.cloud import pace
 from weft.targets.cloud.aws import AwsRoutes
+from weft.targets.cloud.aws_identity import CONNECT_WITHIN
+from weft.targets.cloud.aws_shapes import THREADS
+from weft.targets.cloud.target import FENCE
 
 TABLES = (
     '<DescribeRouteTablesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>1</requestId>'
@@ -121,6 +127,51 @@ async def test_after_so_many_attempts_it_is_an_error_that_says_what_was_asked() 
         with pytest.raises(ProviderBusy, match="ec2:DescribeRouteTables: Unavailable: so it is"):
             await read(AwsRoutes.of(settings(aws_endpoint=ec2.url)))
         assert len(ec2.asked) == pace.ATTEMPTS
+
+
+async def test_calls_that_wait_for_a_thread_are_not_sent_once_they_are_cancelled() -> None:
+    """A leader whose term is over must not write on, and each of those calls may take many seconds."""
+    held = threading.Event()
+
+    def answer(*_: str) -> Answer:
+        held.wait(10)
+        return Answer()
+
+    with server(answer) as ec2:
+        tables = AwsRoutes.of(settings(aws_endpoint=ec2.url))
+        api = await tables._connected()
+        calls = [asyncio.create_task(api.tables({"route-table-id": ["rtb-1"]})) for _ in range(3 * THREADS)]
+        await soon(lambda: len(ec2.asked) == THREADS, "all threads at work")
+        for call in calls:
+            call.cancel()
+        await asyncio.sleep(0)
+        held.set()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await tables.close()
+        assert all(call.cancelled() for call in calls)
+    assert len(ec2.asked) == THREADS
+
+
+async def test_the_fence_is_looked_at_when_the_request_is_signed_and_ready() -> None:
+    """Before that, credentials may have been asked for anew, which takes seconds."""
+    asked = 0
+
+    def lead() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 1  # when it had its turn
+
+    with server(lambda *_: Answer()) as ec2:
+        tables = AwsRoutes.of(settings(aws_endpoint=ec2.url))
+        with pace.fenced(lead), pytest.raises(TargetError, match=pace.NOT_LEADING):
+            await read(tables)
+    assert asked == 2
+    assert ec2.asked == []
+
+
+def test_a_request_is_sent_before_another_manager_may_lead() -> None:
+    """What is asked of the fence holds for one more share of the election's time; then somebody else may write."""
+    assert FENCE + CONNECT_WITHIN < LIFE / SHARE
 
 
 async def test_what_the_api_asks_to_wait_is_heeded() -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import islice
@@ -161,13 +162,15 @@ class Ec2:
         return await self.pace.call(once)
 
     async def _once(self, method: str, ask: Callable[[], T]) -> T:
-        """Cancelled, it first sees what came of the call: a thread can't be called back."""
-        under_way = asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        """Cancelled while it waits for a thread, it is not sent. After that it first sees what came of the call: a
+        thread can't be called back."""
+        job = self._threads.submit(copy_context().run, ask)
+        under_way = asyncio.wrap_future(job)
         try:
             answer = await asyncio.shield(under_way)
         except asyncio.CancelledError:
-            await asyncio.wait([under_way])
-            if not under_way.cancelled():
+            if not job.cancel():
+                await asyncio.wait([under_way])
                 under_way.exception()
             raise
         except ClientError as error:

@@ -18,12 +18,14 @@ from botocore.utils import IMDSFetcher
 
 from weft.errors import TargetError
 from weft.settings.route_manager import RouteManagerSettings
+from weft.targets.cloud.pace import look_at_the_fence
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
-CONNECT_WITHIN, ANSWER_WITHIN = 5, 15
-"""Seconds. A stop waits for the call that is under way."""
+CONNECT_WITHIN, ANSWER_WITHIN = 2, 15
+"""Seconds. A stop waits for the call that is under way. A request is sent within the first after the fence was looked
+at, and the election leaves a margin for that."""
 MACS = "latest/meta-data/network/interfaces/macs/"
 REGION = "latest/meta-data/placement/region"
 MAC = "latest/meta-data/mac"
@@ -65,7 +67,7 @@ def connect(settings: RouteManagerSettings) -> EC2Client:
     chosen = session()
     try:
         region = settings.aws_region or chosen.region_name or Metadata(chosen).ask(REGION)
-        return chosen.client(
+        client = chosen.client(
             "ec2",
             region_name=region,
             endpoint_url=settings.aws_endpoint or None,
@@ -76,6 +78,8 @@ def connect(settings: RouteManagerSettings) -> EC2Client:
                 user_agent_extra="weft-route-manager",
             ),
         )
+        client.meta.events.register("before-send.ec2", _ready_to_send)
+        return client
     except MetadataRetrievalError as error:
         raise TargetError(
             f"the region is not known: -aws-region, AWS_REGION and the profile don't say it, and this host's metadata "
@@ -83,6 +87,11 @@ def connect(settings: RouteManagerSettings) -> EC2Client:
         ) from error
     except (BotoCoreError, ValueError) as error:
         raise TargetError(f"the EC2 API can't be used: {error}") from error
+
+
+def _ready_to_send(**_: object) -> None:
+    """Until here, credentials may have been asked for anew, which takes its time."""
+    look_at_the_fence()
 
 
 def own_vpc() -> str:
