@@ -457,7 +457,7 @@ def test_a_hello_costs_no_more_than_it_may() -> None:
         taken.append((time.process_time() - begun) / 200)
     assert host.ids() == ["host-2"]
     assert host.counters.received["HELLO"] == 2000
-    assert min(taken) < 0.0002
+    assert min(taken) < 0.002
 
 
 @pytest.mark.parametrize("key", [None, b"secret"])
