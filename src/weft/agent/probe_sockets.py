@@ -201,5 +201,5 @@ def explained(error: OSError, track: Track) -> str:
     if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
         return f"this host has no way to {track}: {error.strerror}"
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "this process may open no more sockets (RLIMIT_NOFILE): each probed path needs one"
+        return "this process may open no more sockets (RLIMIT_NOFILE): each probed path needs two"
     return f"can't send to {track}: {error.strerror}"
