@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.support.etcd import Etcd, cluster, needs_etcd
-from tests.support.eventually import soon
+from tests.support.eventually import patience, soon
 from weft.agent.contender import Contender, Leader
 from weft.agent.election import SHARE, Election, Standing
 from weft.stores.etcd import EtcdOptions, EtcdStore
@@ -129,19 +129,19 @@ async def world(etcd: Etcd) -> AsyncIterator[World]:
 
 async def test_one_leads_another_takes_over_when_it_resigns_and_when_it_dies(world: World) -> None:
     managers = [world.manager() for _ in range(3)]
-    first = await world.leader(within=2)
+    first = await world.leader()
     assert world.value().host == f"m{managers.index(first)}"
     await soon(lambda: all(one.seen[-1].leader == world.value() for one in managers), "all to know")
     began = time.monotonic()
     await first.election.resign()
     others = [one for one in managers if one is not first]
     second = await world.leader(*others)
-    assert time.monotonic() - began < 1, "it need not be waited for"
+    assert time.monotonic() - began < LIFE - LIFE / SHARE, "its lease need not be waited for"
     (third,) = (one for one in others if one is not second)
     began = time.monotonic()
     await second.die()
     await world.leader(third)
-    assert LIFE - LIFE / SHARE - 0.2 <= time.monotonic() - began <= LIFE + SLACK
+    assert LIFE / 2 <= time.monotonic() - began <= patience(LIFE + SLACK), "its lease had to end"
     assert world.led == [first, second, third]
 
 
@@ -177,7 +177,7 @@ async def test_nobody_leads_without_a_majority_and_one_does_with_it_again(world:
     try:
         began = time.monotonic()
         await soon(lambda: not first.election.leads() and not second.election.leads(), "nobody to lead")
-        assert time.monotonic() - began <= LIFE
+        assert time.monotonic() - began <= LIFE + SLACK
         await soon(lambda: all(one.seen[-1].problem for one in (first, second)), "both to say why")
     finally:
         for member in world.etcd.members[:2]:
@@ -233,5 +233,5 @@ async def test_what_a_killed_manager_of_this_machine_left_is_not_waited_for(worl
     await child.wait()
     began = time.monotonic()
     await world.leader(world.manager())
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < patience(2), "its lease would live for a minute"
     assert json.loads(world.etcd.ctl("get", "--print-value-only", world.key))["host"] == "m0"
