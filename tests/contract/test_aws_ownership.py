@@ -77,6 +77,53 @@ async def test_what_became_somebody_elses_since_the_last_reading_is_looked_at_fi
     assert set(place.cloud.routes().values()) == {gateway}
 
 
+@pytest.mark.parametrize("kind", ["remove", "change"])
+async def test_it_is_looked_at_also_in_the_middle_of_a_batch_that_takes_long(
+    place: AwsPlace, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A throttled batch of hundreds takes minutes, and what is replaced or deleted in its course was read before it."""
+    monkeypatch.setattr("weft.targets.cloud.aws_writing.RECENT", 0.0)
+    held = [place.route(n) for n in range(1, 9)]
+    await done(place.tables, *map(add, held))
+    gateway = place.cloud.gateway()
+    theirs = place.dst(8)
+
+    def meanwhile(call: str) -> Fault | None:
+        if call in ("delete_route", "replace_route") and place.cloud.routes()[theirs] != gateway:
+            place.cloud.put(str(theirs), gateway=gateway)
+        return None
+
+    place.cloud.before = meanwhile
+    ops = [remove(route) if kind == "remove" else change(place.route(n, 1), route) for n, route in enumerate(held, 1)]
+    *others, last = await place.tables.apply(ops)
+    assert others == [None] * 7
+    assert last is None or (kind == "change" and last.conflict)
+    assert place.cloud.routes()[theirs] == gateway
+
+
+async def test_what_was_deleted_in_the_middle_of_a_batch_is_made_anew_by_the_next(
+    place: AwsPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.targets.cloud.aws_writing.RECENT", 0.0)
+    held = [place.route(n) for n in range(1, 9)]
+    await done(place.tables, *map(add, held))
+    left = [place.dst(8)]
+
+    def meanwhile(call: str) -> Fault | None:
+        if call == "replace_route" and left:
+            place.delete(left.pop())
+        return None
+
+    place.cloud.before = meanwhile
+    *others, last = await place.tables.apply([change(place.route(n, 1), route) for n, route in enumerate(held, 1)])
+    assert others == [None] * 7
+    assert last is not None
+    assert "is gone; it is made anew" in last.message
+    found = (await place.tables.read()).routes[place.route(8).key]
+    await done(place.tables, change(place.route(8, 1), found))
+    assert place.hops(place.dst(8)) == [place.vias[1]]
+
+
 async def test_a_hop_that_was_changed_by_hand_is_mended(place: AwsPlace) -> None:
     await done(place.tables, add(place.route(1)))
     place.cloud.put(str(place.dst(1)), interface=place.somebodys)

@@ -155,6 +155,11 @@ class Writer:
             await self._tag(new)
 
     async def _one(self, task: _Task) -> Failure | None:
+        if task.kind in ("replace", "delete"):
+            now = await self._as_it_is_now(task)
+            if now is None:
+                return self.answers[task.op.object.key]
+            task = now
         match task.kind:
             case "delete":
                 return await self._delete(task.dst)
@@ -169,6 +174,18 @@ class Writer:
         elif task.kind == "replace":
             done = await self._replace(task.dst, task.hop)
         return done if done is not None else unchecked
+
+    async def _as_it_is_now(self, task: _Task) -> _Task | None:
+        """A batch of hundreds takes minutes where AWS throttles. None: there is an answer by now."""
+        async with self._looking:
+            if self._now() - self.table.read_at <= RECENT:
+                return task
+            await self._look()
+        now = self._task(task.op)
+        if now is not None and now.kind == "create":
+            self.answers[task.op.object.key] = Failure(f"{task.dst} in {self.table.id} is gone; it is made anew")
+            return None
+        return now
 
     async def _create(self, dst: IPNetwork, hop: Interface) -> Failure | None:
         try:
