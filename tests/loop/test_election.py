@@ -23,7 +23,7 @@ from weft.agent.election import LIFE, SHARE, Election, Standing
 from weft.agent.reconcile import Clock
 from weft.errors import StoreForbidden, StoreUnreachable
 from weft.stores import Delete, Entry, Guard, Put, Snapshot
-from weft.stores.memory import MemoryServer, MemoryStore
+from weft.stores.memory import MemoryServer, MemoryStore, _Lease
 
 KEY = "/coreos.com/network/weft/route-manager/1234abcd"
 WALL = 1.8e9
@@ -512,6 +512,42 @@ async def test_who_led_once_hears_of_a_shorter_history(world: World) -> None:
     await world.pass_by(1)
     await two.die()
     await world.leader([one], within=LIFE + 1)
+
+
+@pytest.mark.parametrize("whose", ["of one that resigned", "of one that stands by"])
+def test_a_key_that_came_back_with_an_older_etcd_is_nobodys_for_the_life_of_a_lease(whose: str) -> None:
+    """A backup holds the key of who led then, which may be free for the taking by what it says. Who leads now, and is
+    cut off, knows nothing of it."""
+
+    @in_a_world
+    async def scenario(world: World) -> None:
+        for _ in range(10):
+            world.server.change(Put("/another", b""))
+        one = world.manager()
+        await world.leader()
+        kept, entry = world.value(), world.server.entries[KEY]
+        two = world.manager()
+        await world.pass_by(5)
+        if whose == "of one that resigned":
+            await one.election.resign()
+            kept = msgspec.structs.replace(kept, resigned=True)
+        else:
+            one.stall()
+        await world.leader([two])
+        one.go_on()
+        await world.pass_by(5)
+        third = world.manager() if whose == "of one that resigned" else one
+        await world.pass_by(5)
+        two.stall()
+        world.server.leases[entry.lease] = _Lease(LIFE, world.server.now + LIFE)
+        value = msgspec.json.encode(kept)
+        world.server.entries, world.server.revision = {KEY: Entry(KEY, value, 1, 1, 1, entry.lease)}, 1
+        world.server.compact()
+        await world.leader([third], within=3 * LIFE)
+        two.go_on()
+        await world.pass_by(LIFE)
+
+    scenario()
 
 
 @in_a_world

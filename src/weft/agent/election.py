@@ -11,6 +11,8 @@ network or a process. `leads()` is asked before each write; between that and the
     it went when its lease was due     whoever creates it first has it
     it went before that                somebody deleted it, or etcd lost it: its holder may not know yet. Others wait
                                        for a lease's life, the holder writes it anew at once
+    etcd was restored                  whatever it says of a key: who leads may not know yet. All wait for a lease's
+                                       life, but for a leader whose key is there
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class Election:
         self._verified = False  # the key was seen to be ours, on `_lease`, since that was granted
         self._term = _Term()
         self._look = _Look()
-        self._free_at = self._due = self._not_before = -NEVER
+        self._free_at = self._due = self._not_before = self._quiet_until = -NEVER
         self._retry = 0.0
         self._troubles: dict[str, str] = {}
         self._resigned = False
@@ -208,18 +210,19 @@ class Election:
     def _until_next(self) -> float | None:
         if not self._heard:
             return None
-        date = self._due if self._entry is not None else self._free_at
+        date = self._due if self._entry is not None else max(self._free_at, self._quiet_until)
         return max(max(date, self._not_before) - self._clock.now(), SHORTEST)
 
     async def _step(self) -> None:
         entry, owner, now = self._entry, self._owner, self._clock.now()
+        quiet = now < self._quiet_until and not self.leads()
         if entry is None:
-            if now >= self._free_at:
+            if now >= self._free_at and not quiet:
                 await self._take(0)
-        elif self._is_ours():
+        elif self._is_ours() and not quiet:
             if now >= self._due or not self.leads():
                 await self._renew()
-        elif owner is not None and (owner.resigned or self._is_mine() or is_dead(owner)):
+        elif not quiet and owner is not None and (owner.resigned or self._is_mine() or is_dead(owner)):
             await self._take(entry.modified)
         elif now >= self._due:
             left = await self._store.remaining(entry.lease) if entry.lease else self._seconds
@@ -233,8 +236,8 @@ class Election:
         if snapshot.revision < self._floor:
             return  # what this one wrote itself is newer
         self._see(snapshot.entries.get(self._key))
-        if shorter and self._entry is None:
-            self._free_at = self._clock.now() + self._seconds
+        if shorter and not self.leads():
+            self._quiet_until = self._clock.now() + self._seconds
         self._heard = True
         self._tell()
 
