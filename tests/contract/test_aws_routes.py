@@ -394,6 +394,18 @@ async def test_the_command_lines_do_the_same(place: AwsPlace) -> None:
     )
 
 
+async def test_the_command_lines_leave_the_tags_of_others_alone(place: AwsPlace) -> None:
+    place.cloud.tag(place.table, {"Name": "the main one"})
+    await place.tables.read()
+    await done(place.tables, add(place.route(1)), add(place.route(2)))
+    await place.tables.read()
+    for ops in ([remove(place.route(1))], [remove(place.route(1)), remove(place.route(2))]):
+        assert "Name" not in "".join(place.tables.lines(ops))
+    for line in place.tables.lines([remove(place.route(1)), remove(place.route(2))]):
+        carry_out(place, shlex.split(line))
+    assert place.cloud.tags() == {"Name": "the main one"}
+
+
 def carry_out(place: AwsPlace, words: list[str]) -> None:
     assert words[:2] == ["aws", "ec2"]
     options = dict(zip(words[3::2], words[4::2], strict=True))

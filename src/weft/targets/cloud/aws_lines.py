@@ -1,4 +1,4 @@
-"""Ops as command lines of AWS' own tool, for `-dry-run` and `-backend=aws` with `-output`. Pure; called by `aws.py`."""
+"""Ops as command lines of AWS' own tool, for `-dry-run`. Pure; called by `aws.py`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _between_tags(table: Table, some: Sequence[tuple[Op, CloudRoute]], routes: S
     gone = {route.dst for op, route in some if op.action == "remove"}
     listed = {*table.claims}
     try:
-        first = table.tags if made <= listed else tags_of(table.owner, Claims(frozenset(listed | made)))
+        first = table.own_tags() if made <= listed else tags_of(table.owner, Claims(frozenset(listed | made)))
         last = first if not gone else tags_of(table.owner, Claims(frozenset((listed | made) - gone)))
     except TargetError as error:
         return [f"# {table.id}: {error}", *routes]

@@ -70,7 +70,7 @@ class Table:
         self.routes = routes
         tags = dict(seen.tags)
         if now - self._tagged_at < ECHO:
-            tags = {key: value for key, value in tags.items() if not key.startswith(self.owner)} | self._own_tags()
+            tags = {key: value for key, value in tags.items() if not key.startswith(self.owner)} | self.own_tags()
         self.tags = tags
         self._claim()
 
@@ -147,6 +147,9 @@ class Table:
     def own_keys(self) -> list[str]:
         return [key for key in self.tags if key.startswith(self.owner)]
 
+    def own_tags(self) -> dict[str, str]:
+        return {key: self.tags[key] for key in self.own_keys()}
+
     def count(self, version: int) -> int:
         """Routes that count against the limit: IPv4 and IPv6 apart, propagated ones in neither."""
         every = (route for routes in self.routes.values() for route in routes)
@@ -167,9 +170,6 @@ class Table:
 
     def tags_of_others(self) -> int:
         return len(self.tags) - len(self.own_keys())
-
-    def _own_tags(self) -> dict[str, str]:
-        return {key: self.tags[key] for key in self.own_keys()}
 
     def _claim(self) -> None:
         try:
