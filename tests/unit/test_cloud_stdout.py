@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from ipaddress import ip_address, ip_network
 
@@ -51,6 +52,30 @@ async def test_each_change_is_a_line_as_it_happens_and_the_table_remembers() -> 
     assert tables.calls == {("add", "ok"): 2, ("change", "ok"): 1, ("remove", "ok"): 1}
     assert (tables.name, tables.tables, tables.room, tables.lines(OPS)) == ("stdout", ("default",), {}, [])
     await tables.close()
+
+
+def test_nobody_who_reads_is_no_fault_of_wefts(caplog: pytest.LogCaptureFixture) -> None:
+    """`weft route-manager -backend=stdout | head -1`: told once, and what was not told is not there."""
+
+    async def scenario() -> int:
+        told: list[str] = []
+
+        def pipe(line: str) -> None:
+            if told:
+                raise BrokenPipeError(32, "Broken pipe")
+            told.append(line)
+
+        tables = StdoutRoutes("memory", write=pipe)
+        rig = CloudRig({subnet(n): host(n) for n in range(3)}, tables)  # type: ignore[arg-type]
+        running = asyncio.create_task(rig.loop.run())
+        await asyncio.sleep(300)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert len((await tables.read()).routes) == len(told) == 1
+        return sum("stdout can't be written: Broken pipe" in record.message for record in caplog.records)
+
+    assert virtually(scenario()) == 2
+    assert "fault in weft" not in caplog.text
 
 
 async def test_as_json_each_line_is_a_document() -> None:

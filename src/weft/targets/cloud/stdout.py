@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from weft.core.cloud_names import route_name
+from weft.errors import TargetError
 from weft.objects import Failure, Key, Op
 from weft.objects.cloud import CloudRoute
 from weft.settings.route_manager import RouteManagerSettings
@@ -134,18 +135,25 @@ class StdoutRoutes:
         return Contents(dict(self._routes))
 
     async def apply(self, ops: Sequence[Op]) -> list[Failure | None]:
-        """Tell each op. OSError if nobody reads stdout any more: then there is nothing left to do here."""
+        """Tell each op. Raises TargetError if nobody reads stdout any more."""
         for op in sorted(ops, key=_place):
             route = op.object
             if not isinstance(route, CloudRoute):
                 raise TypeError(f"{type(route).__name__} is no route of a cloud's")
+            if op.action == "remove" and route.key not in self._routes:
+                continue
+            try:
+                self._telling.change(op)
+            except OSError as error:
+                self._calls[op.action, "error"] += 1
+                raise TargetError(
+                    f"stdout can't be written: {error.strerror or error}; whoever read it is gone"
+                ) from error
+            self._calls[op.action, "ok"] += 1
             if op.action == "remove":
-                if self._routes.pop(route.key, None) is None:
-                    continue
+                del self._routes[route.key]
             else:
                 self._routes[route.key] = route
-            self._telling.change(op)
-            self._calls[op.action, "ok"] += 1
         return [None] * len(ops)
 
     def lines(self, ops: Sequence[Op]) -> list[str]:
