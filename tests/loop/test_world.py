@@ -15,7 +15,7 @@ from tests.build import PRIVATE, VNI, known, network, node, uplink
 from tests.support.eventually import soon
 from weft.agent.announcer import Announcer
 from weft.agent.loop import Loop
-from weft.agent.reconcile import Reconciler
+from weft.agent.reconcile import Clock, Reconciler
 from weft.agent.world import World
 from weft.core.identity import Identity, Self
 from weft.errors import EngineError
@@ -162,6 +162,35 @@ async def test_problems_are_logged_once_and_when_they_are_gone(caplog: pytest.Lo
         await rig.loop.step()
     said = [r.getMessage() for r in caplog.records if "docker" in r.getMessage()]
     assert said == ["docker is away", "no longer: docker is away"]
+
+
+async def test_an_outage_that_says_something_else_each_time_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC names another cause with each attempt; who reads the log wants to know the first few, and how it is now."""
+    causes = ("refused", "no route", "no answer in time")
+    rig = Rig(host=HOST)
+    clock = [1000.0]
+    monkeypatch.setattr(rig.loop.reconciler, "clock", Clock(now=lambda: clock[0]))
+
+    async def hear(message: str, after: float = 1.0) -> None:
+        clock[0] += after
+        lasting = Problem("b", "somebody else's trouble")
+        problems = (Problem("docker", message), lasting) if message else (lasting,)
+        rig.world.engine = replace(HOME, problems=problems)
+        await rig.loop.step()
+
+    with caplog.at_level("INFO", "weft"):
+        for number in range(59):
+            await hear(f"docker: {causes[number % 3]}")
+        told = [record.getMessage() for record in caplog.records if "docker" in record.getMessage()]
+        assert told == [f"docker: {cause}" for cause in (*causes, causes[0])]
+        await hear("docker: no route", after=60)
+        await hear("")
+        await hear("docker: refused")
+    told = [record.getMessage() for record in caplog.records if "docker" in record.getMessage()]
+    assert told[4:] == ["docker: no route", "no longer: docker: no route", "docker: refused"]
+    assert caplog.text.count("somebody else's trouble") == 1
 
 
 async def test_failures_are_logged_shortly(caplog: pytest.LogCaptureFixture) -> None:

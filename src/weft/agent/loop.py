@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -29,6 +30,9 @@ REST, LONGEST_REST = 10.0, 0.5
 """What comes in bursts waits until so many times the last cycle's time has passed; and seconds, at the most."""
 LOGGED_FAILURES = 5
 LOGGED_PROBLEMS = 50
+RETOLD, RETELLING = 3, 60.0
+"""How often in so many seconds another word about the same thing is told: of an outage, each attempt may say something
+else (refused, no route, no answer in time)."""
 
 
 class Knowledge(Protocol):
@@ -99,6 +103,8 @@ class Loop(Generic[K]):
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._problems: frozenset[Problem] = frozenset()
+        """As they were told."""
+        self._retold: dict[str, list[float]] = {}
         self._busy = asyncio.Lock()
         self._rested_at = 0.0
         self._cycling = False
@@ -272,7 +278,7 @@ class Loop(Generic[K]):
             log.info("%d recovered, among them %s", len(report.recovered), self.reconciler.name(report.recovered[0]))
 
     def _tell_problems(self) -> None:
-        now = frozenset(self.world.problems())
+        now = self._worth_telling(frozenset(self.world.problems()))
         came = sorted(now - self._problems, key=lambda p: (p.subject, p.message))
         for problem in came[:LOGGED_PROBLEMS]:
             log.log(logging.WARNING if problem.wrong else logging.INFO, "%s", problem.message)
@@ -284,3 +290,30 @@ class Loop(Generic[K]):
         if len(came) > LOGGED_PROBLEMS or len(went) > LOGGED_PROBLEMS:
             log.warning("%d problems came and %d went; see `weft show peers`", len(came), len(went))
         self._problems = now
+
+    def _worth_telling(self, now: frozenset[Problem]) -> frozenset[Problem]:
+        """`now`, with the word that was told last in place of another one, where that comes too often. It is told once
+        there is time again, if it still holds."""
+        if now == self._problems:
+            return now
+        of_now, of_told = _alone(now), _alone(self._problems)
+        clock = self.reconciler.clock.now()
+        held: dict[Problem, Problem] = {}
+        for subject, problem in of_now.items():
+            told = of_told.get(subject)
+            if told is None or told == problem or told.wrong != problem.wrong:
+                continue
+            lately = [at for at in self._retold.get(subject, ()) if at > clock - RETELLING]
+            if len(lately) >= RETOLD:
+                held[problem] = told
+            else:
+                lately.append(clock)
+            self._retold[subject] = lately
+        self._retold = {subject: times for subject, times in self._retold.items() if times[-1] > clock - RETELLING}
+        return frozenset(held.get(problem, problem) for problem in now) if held else now
+
+
+def _alone(problems: frozenset[Problem]) -> dict[str, Problem]:
+    """By subject; what two are told of is left out."""
+    counts = Counter(problem.subject for problem in problems)
+    return {problem.subject: problem for problem in problems if counts[problem.subject] == 1}
