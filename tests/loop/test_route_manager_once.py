@@ -158,6 +158,18 @@ async def test_what_is_said_of_a_hop_that_was_left_is_no_failure(rig: Rig) -> No
     assert rig.has() == {"10.0.0.0/24": B}
 
 
+async def test_a_conflict_elsewhere_ends_no_work_that_goes_on(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for number in (0, 1, 2):
+        rig.lease(f"10.0.{number}.0/24")
+        rig.cloud.put(CloudRoute("default", ip_network(f"10.0.{number}.0/24"), ip_address(A)))
+    rig.lease("10.0.9.0/24")
+    rig.cloud.put_foreign("default", ip_network("10.0.9.0/24"), "somebody else's")
+    assert await rig.ends(once=True, aggregate=True) == 1
+    assert rig.has().keys() == {"10.0.0.0/23", "10.0.2.0/24", "10.0.9.0/24"}
+    assert "reconciler done" in caplog.text
+
+
 async def test_a_lease_that_cannot_be_routed_to_is_one(rig: Rig) -> None:
     rig.lease("10.0.0.0/24", "127.0.0.1")
     assert await rig.ends(once=True) == 1
@@ -183,6 +195,9 @@ async def test_a_daemon_that_cannot_read_the_tables_says_so(rig: Rig, caplog: py
     await manager.loop.step()
     assert rig.has() == {"10.0.0.0/24": A}
     assert manager.loop.ready.is_set()
+    manager.target._contents = None
+    manager._cycled(None)
+    assert manager.loop.ready.is_set(), "who led once and freezes is not starting"
     await manager.close()
 
 

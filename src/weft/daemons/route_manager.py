@@ -79,6 +79,9 @@ class RouteManager:
         self.cycles = Cycles()
         self.looping = Looping(ROLE, self.loop, self.events, self.cycles)
         self.standing = Standing()
+        self._was_read = False
+        self.settled = False
+        """`is_settled` at the end of the last cycle: in the middle of one, half of what it looks at is older."""
         self.stirred = asyncio.Event()
         """After each cycle: for who waits for an end."""
 
@@ -120,7 +123,7 @@ class RouteManager:
         if self.settings.dry_run:
             return True
         statuses = reconciler.account.statuses
-        if reconciler.left or (self.world.unfinished and not statuses):
+        if reconciler.left or (self.world.unfinished and (reconciler.account.last.done or not statuses)):
             return False
         return all(status.attempts >= ATTEMPTS or status.state == "conflict" for status in statuses.values())
 
@@ -155,16 +158,22 @@ class RouteManager:
         """After each cycle: what was done, and whether another one follows."""
         reconciler = self.loop.reconciler
         going_on = self.world.unfinished and bool(reconciler.account.last.done)
-        if self.target.contents is None:
+        if view is not None and self.target.contents is not None:
+            self._was_read = True
+            self._say(bool(reconciler.left) or going_on)
+        if not self._was_read:  # there was a View that asks for nothing
             self.loop.ready.clear()
-        elif view is not None and self.settings.delete_all_routes:
-            self.lines.deleted(reconciler)
-        elif view is not None and not self.settings.dry_run:
-            self.lines.cycled(reconciler, unfinished=bool(reconciler.left) or going_on)
         if view is not None and going_on:
             self.loop.wake()
         self.cycles.observe(self.loop)
+        self.settled = self.is_settled()
         self.stirred.set()
+
+    def _say(self, unfinished: bool) -> None:
+        if self.settings.delete_all_routes:
+            self.lines.deleted(self.loop.reconciler)
+        elif not self.settings.dry_run:
+            self.lines.cycled(self.loop.reconciler, unfinished)
 
     # What is asked over HTTP.
 

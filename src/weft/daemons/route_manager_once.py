@@ -62,7 +62,7 @@ async def _settle(manager: RouteManager) -> int:
     now = asyncio.get_running_loop().time
     mark, since = _mark(manager), now()
     try:
-        while not manager.is_settled():
+        while not manager.settled:
             if _mark(manager) != mark:
                 mark, since = _mark(manager), now()
             left = since + _patience(manager) - now()
