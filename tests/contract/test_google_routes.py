@@ -429,11 +429,27 @@ class TestQuota:
                 await tables.read()
                 used = static(gce)
                 answers = await tables.apply(op("add", *(route(f"10.244.{n}.0/24") for n in range(5))))
-                assert sum(answer is None for answer in answers) == 4 - used
-                assert f"room for {4 - used} of the 5 routes" in messages(answers)
+                fit = 4 - used - 1
+                assert sum(answer is None for answer in answers) == fit
+                assert f"room for {fit} of the 5 routes" in messages(answers)
                 assert "4 in all" in messages(answers)
-                assert len(gce.history.called("routes.insert")) == 4 - used
-                assert tables.room["default"].free == 0
+                assert len(gce.history.called("routes.insert")) == fit
+                assert tables.room["default"].free == 1, "that is for what is replaced"
+
+    async def test_a_table_that_is_full_is_made_smaller(self, world: World) -> None:
+        """Whoever says -aggregate because nothing fits any more finds room for the larger routes, one by one."""
+        with world.cloud(small(quotas={"ROUTES": 6.0})) as gce:
+            async with manager(gce) as tables:
+                small_ones = [route(f"10.244.{n}.0/24") for n in range(5)]
+                assert sum(answer is None for answer in await tables.apply(op("add", *small_ones))) == 4
+                larger = op("add", route("10.244.0.0/23"), route("10.244.2.0/23"), small_ones[4])
+                answers = await tables.apply(larger)
+                assert [answer is None for answer in answers] == [True, False, False]
+                assert await tables.apply(op("remove", *small_ones[:2])) == [None] * 2
+                assert await tables.apply(larger[1:2]) == [None]
+                assert await tables.apply(op("remove", *small_ones[2:4])) == [None] * 2
+                assert await tables.apply(larger[2:]) == [None]
+                assert static(gce) == 4
 
     async def test_changes_go_one_by_one_through_the_last_gap(self, world: World) -> None:
         ours = tuple(given(f"flannel-default-10-244-{n}-0-24", f"10.244.{n}.0/24") for n in range(6))
@@ -449,15 +465,14 @@ class TestQuota:
                 assert static(gce) == used
 
     async def test_what_is_replaced_goes_before_what_is_added(self, world: World) -> None:
-        with world.cloud(small(routes=(given("flannel-default-10-244-1-0-24"),), quotas={"ROUTES": 3.0})) as gce:
+        with world.cloud(small(routes=(given("flannel-default-10-244-1-0-24"),), quotas={"ROUTES": 4.0})) as gce:
             async with manager(gce) as tables:
                 await tables.read()
-                added, changed = op("add", route("10.244.2.0/24")), op("change", route(via=SECOND))
-                refused, done = await tables.apply([*added, *changed])
-                assert done is None
+                added = op("add", route("10.244.2.0/24"), route("10.244.3.0/24"))
+                answer, refused, done = await tables.apply([*added, *op("change", route(via=SECOND))])
+                assert (answer, done) == (None, None)
                 assert refused is not None
-                assert "room for 0 of the 1 routes" in refused.message
-                assert await tables.apply(added) == [None]
+                assert "room for 1 of the 2 routes" in refused.message
 
     async def test_google_has_the_last_word(self, world: World) -> None:
         with world.cloud(small(quotas={"ROUTES": 3.0}), quota_as="operation") as gce:

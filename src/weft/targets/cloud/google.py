@@ -21,6 +21,7 @@ from uuid import uuid4
 import msgspec
 
 from weft.core.cloud_names import other_name, route_name
+from weft.core.table_routes_index import Index
 from weft.errors import TargetError
 from weft.model import IPAddress, Problem
 from weft.objects import Failure, Key, Op, Why
@@ -124,14 +125,10 @@ class GoogleRoutes:
         site = await self._at()
         if self._doubtful is None or any(op.object.key in self._doubtful for op in ops):
             await self._list(site)
-        inserting = [op for op in ops if op.action != "remove" and op.object.key not in self._ours]
-        replacing = [op for op in ops if op.action != "remove" and op.object.key in self._ours]
-        fitting = await site.quota.fitting(len(inserting), len(replacing))
-        self._gaps = asyncio.Semaphore(max(fitting.gaps, 1))
-        refused = {op.object.key for op in inserting[fitting.additions :]}
+        refused = await self._refused(site, [op for op in ops if op.action != "remove"])
         tried = await each([op for op in ops if op.object.key not in refused], self._one, AT_ONCE)
         answers = iter(tried)
-        return [Failure(fitting.message) if op.object.key in refused else next(answers) for op in ops]
+        return [refused[op.object.key] if op.object.key in refused else next(answers) for op in ops]
 
     def lines(self, ops: Sequence[Op]) -> list[str]:
         return [line for op in ops if isinstance(op.object, CloudRoute) for line in self._lines(op, op.object)]
@@ -157,6 +154,19 @@ class GoogleRoutes:
         self._ours, self._foreign, self._doubtful = found.ours, found.foreign, set()
         problems = [Problem(site.rules.network, beside) for beside in found.beside]
         return dict(found.ours), found.foreign, [*problems, *hop_problems(found.ours), *site.quota.problems]
+
+    async def _refused(self, site: _Site, ops: Sequence[Op]) -> dict[Key, Failure]:
+        """What there is no room for."""
+        held = Index(dst for found in self._ours.values() if (dst := found[0].dst) is not None)
+        joining: list[Op] = []
+        single: list[Op] = []
+        for op in ops:
+            if op.object.key not in self._ours and isinstance(op.object, CloudRoute):
+                (joining if any(held.inside(op.object.dst)) else single).append(op)
+        fitting = await site.quota.fitting(len(joining), len(single), len(ops) - len(joining) - len(single))
+        self._gaps = asyncio.Semaphore(max(fitting.gaps, 1))
+        left = (*joining[fitting.joining :], *single[fitting.additions :])
+        return {op.object.key: Failure(fitting.message) for op in left}
 
     async def _learn_instances(self, site: _Site) -> None:
         """Where routes lead that lead to instances: ours by now, or from before `-google-next-hop=ip`, which must do

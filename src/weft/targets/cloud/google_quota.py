@@ -33,9 +33,10 @@ class _Project(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """What there is room for: `additions` of those asked for, and `gaps`: routes that may be there twice at a time,
-    while they are replaced. `message`: to those that don't fit."""
+    """What there is room for: `joining`, routes that take the place of several; other `additions`; and `gaps`: routes
+    that may be there twice at a time, while they are replaced. `message`: to those that don't fit."""
 
+    joining: int
     additions: int
     gaps: int
     message: str = ""
@@ -51,20 +52,24 @@ class Quota:
     problems: list[Problem] = field(default_factory=list)
     _read_at: float | None = None
 
-    async def fitting(self, additions: int, replacements: int) -> Fitting:
-        """Raises nothing: without an answer, everything fits, and Google has the last word."""
-        if additions or replacements:
+    async def fitting(self, joining: int, additions: int, replacements: int) -> Fitting:
+        """Of so many. One place is left free for what replaces others: a table that is full to the last could be
+        changed no more without a gap. Raises nothing: without an answer, everything fits, and Google has the last
+        word."""
+        if joining or additions or replacements:
             await self._read()
         if self.room is None:
-            return Fitting(additions, UNLIMITED)
-        kept = 1 if replacements and self.room.free > 0 else 0
-        fit = min(additions, max(self.room.free - kept, 0))
+            return Fitting(joining, additions, UNLIMITED)
+        free = self.room.free
+        joins = min(joining, free)
+        fit = min(additions, max(free - max(joins, 1), 0))
         message = (
-            f"{self.room.what} has room for {fit} of the {additions} routes that are to be added ({self.room.limit} in "
-            f"all, {self.room.limit - self.room.free} in use): ask Google for more (IAM & Admin, Quotas, ROUTES), or "
-            "try -aggregate, which makes one route of adjacent subnets of one host"
+            f"{self.room.what} has room for {joins + fit} of the {joining + additions} routes that are to be added "
+            f"({self.room.limit} in all, {self.room.limit - free} in use, one is kept free for routes that are "
+            "replaced): ask Google for more (IAM & Admin, Quotas, ROUTES), or try -aggregate, which makes one route of "
+            "adjacent subnets of one host"
         )
-        return Fitting(fit, max(self.room.free - fit, 0), message)
+        return Fitting(joins, fit, max(free - joins - fit, 0), message)
 
     def changed(self, by: int) -> None:
         """So many routes more, of ours."""
