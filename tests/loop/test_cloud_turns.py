@@ -98,3 +98,48 @@ def test_after_a_stall_nothing_is_written_before_the_fence_was_looked_at() -> No
             return tables.faults.seen - before
 
     assert sum(virtually(scenario(n / 40)) for n in range(8)) == 0
+
+
+def test_who_lost_the_lead_while_the_tables_could_not_be_read_rests() -> None:
+    async def scenario() -> int:
+        leads = [True]
+        rig = CloudRig(many(3), options=CloudOptions(lead=lambda: leads[0]))
+        view = rig.world.view
+
+        def viewed() -> View | None:
+            return view() if leads[0] else None
+
+        rig.world.view = viewed  # type: ignore[method-assign]
+        async with running(rig):
+            await reached(rig.is_right, "the routes")
+            rig.tables.faults.by_chance(lambda _: "refused")
+            await asyncio.sleep(200)
+            assert ("target", "memory") in rig.reconciler.account.statuses
+            leads[0] = False
+            rig.loop.wake()
+            await asyncio.sleep(100)
+            cycles = rig.cycles
+            await asyncio.sleep(300)
+            assert not rig.reconciler.account.statuses
+            return rig.cycles - cycles
+
+    assert virtually(scenario()) <= 20
+
+
+def test_tables_that_can_be_read_again_wake_nobody_before_there_is_a_plan() -> None:
+    """etcd is away, so nobody knows what is wanted."""
+
+    async def scenario() -> int:
+        rig = CloudRig({})
+        rig.tables.faults.by_chance(lambda _: "refused")
+        async with running(rig):
+            await asyncio.sleep(100)
+            assert ("target", "memory") in rig.reconciler.account.statuses
+            rig.world.wanted = None
+            rig.tables.faults.by_chance(None)
+            await asyncio.sleep(100)
+            cycles = rig.cycles
+            await asyncio.sleep(300)
+            return rig.cycles - cycles
+
+    assert virtually(scenario()) <= 30

@@ -122,9 +122,11 @@ class Reconciler:
             except TargetError as error:
                 self._reads[key] = Failure(f"it can't be read: {error}")
                 self._unread.add(target.name)
+                self._waiting.discard(key)
                 continue
             self._reads[key] = None
             self._unread.discard(target.name)
+            self._waiting.add(key)  # for a plan: then its Status goes
             if reading.resting:
                 self._shelve(target, reading.resting)
             self._readings[target.name] = reading
@@ -256,6 +258,7 @@ class Reconciler:
 
     def _shelve(self, target: Target, why: str) -> None:
         """It rests: nobody tries again what failed there, and what waited for its turn has none."""
+        self.account.statuses.pop(("target", target.name), None)
         statuses = self.account.statuses.items()
         for key in [key for key, status in statuses if status.state != "pending" or status.message != why]:
             want = self.plan.wanted.get(key)
