@@ -88,10 +88,6 @@ class Table:
         self.tried |= set(keys)
         self._tagged_at = now
 
-    def read_again(self) -> None:
-        """It isn't as it was known."""
-        self.read_at = float("-inf")
-
     def ours(self, dst: IPNetwork) -> RouteSeen | None:
         held = self.claims
         for route in self.routes.get(dst, ()):

@@ -215,7 +215,6 @@ class Writer:
         try:
             await self.api.replace_route(self.table.id, dst, hop.id)
         except AwsRefused as refused:
-            self.table.read_again()
             return self._refused(dst, hop, refused)
         self.table.put(dst, hop, self._now())
         return None
