@@ -430,6 +430,47 @@ def test_what_is_somebody_elses_is_a_conflict_until_it_goes() -> None:
     virtually(scenario())
 
 
+def test_what_bears_our_mark_outside_of_what_may_be_routed_is_another_clusters() -> None:
+    """Two clusters in one VPC, both with flannel's default prefix: only their networks tell their routes apart."""
+
+    async def scenario() -> None:
+        spans: list[tuple[IPNetwork, ...]] = [(ip_network("10.0.0.0/17"), ip_network("10.0.128.0/17"))]
+        rig = CloudRig({subnet(1): host(1)}, options=CloudOptions(inside=lambda: spans[0]))
+        theirs = CloudRoute(TABLE, ip_network("10.9.1.0/24"), host(9))
+        for route in (
+            theirs,
+            CloudRoute(TABLE, subnet(200), host(7)),
+            CloudRoute(TABLE, ip_network("fd00::/64"), None),
+        ):
+            rig.tables.put(route)
+        rig.tables.put(CloudRoute(TABLE, ip_network("10.0.0.0/16"), host(1)))
+        async with running(rig):
+            await reached(
+                lambda: subnet(1) in rig.there() and len(rig.there()) == 3, "ours, and what isn't wanted gone"
+            )
+            assert rig.there() == {
+                subnet(1): [host(1)],
+                theirs.dst: [host(9)],
+                ip_network("fd00::/64"): [None],
+            }, "a route across adjacent networks of ours is ours, and goes"
+            contents = rig.target.contents
+            assert contents is not None
+            (problem,) = contents.problems
+            assert not problem.wrong
+            assert "10.9.1.0/24" in problem.message.replace("-", ".").replace("0.24", "0/24")
+            rig.want({subnet(1): host(1), theirs.dst: host(1)})
+            await asyncio.sleep(100)
+            assert rig.there()[theirs.dst] == [host(9)], "it is not taken over either"
+            assert rig.reconciler.account.statuses[theirs.key].state == "conflict"
+            readings = rig.target.readings
+            spans[0] = (*spans[0], ip_network("10.9.0.0/16"))
+            rig.loop.wake()
+            await reached(lambda: rig.there()[theirs.dst] == [host(1)], "it to be ours once it may be", within=1)
+            assert rig.target.readings == readings, "no call is made for that"
+
+    virtually(scenario())
+
+
 def test_nothing_is_removed_before_every_source_has_spoken_and_batches_keep_to_that() -> None:
     async def scenario() -> None:
         rig = CloudRig(many(120), options=CloudOptions(takes=50))

@@ -157,6 +157,13 @@ class RouteWorld(Broken):
         self._judged = _Judged((known, allowed), hosts, accepted, asked)
         return self._judged
 
+    @property
+    def allowed(self) -> tuple[IPNetwork, ...]:
+        """What may be routed. (): that isn't known yet; or it is everything, for who deletes all."""
+        if self.wishes.delete_all:
+            return self.wishes.allowed
+        return () if self._allowed_by_flannel() and self.spans is None else self._allowed()
+
     def _allowed(self) -> tuple[IPNetwork, ...]:
         """Where leases alone are routed, private networks at large are only for want of flannel's."""
         if self.wishes.allowed:

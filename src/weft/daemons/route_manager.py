@@ -61,7 +61,7 @@ class RouteManager:
         self.election: Election | None = None
         if settings.leader_election and not alone:
             self.election = Election(store, self.key, me)
-        self.target = CloudTarget(tables, CloudOptions.of(settings, self.leads))
+        self.target = CloudTarget(tables, CloudOptions.of(settings, self.leads, lambda: self.world.allowed))
         wishes = Wishes(
             f"{me.host} (pid {me.pid})",
             tuple(source for source, asked in sources.items() if asked),

@@ -7,11 +7,13 @@ own successes keep up, and reads anew only now and then. It speaks with the prov
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import TypeVar
 
 from weft.errors import TargetError
+from weft.model import IPNetwork, Problem
 from weft.objects import Failure, Key, Object, Op
 from weft.objects.cloud import CloudRoute
 from weft.settings.route_manager import RouteManagerSettings
@@ -26,6 +28,8 @@ SPAN = 5.0
 """Seconds' worth of calls that one cycle takes at first."""
 LONGEST = 8
 """So many times as many it may come to take, where a provider takes long over each change."""
+NAMED = 5
+"""How many routes or networks a sentence names."""
 DRY = "dry run: nothing is written"
 SOON = 1.0
 """Seconds, for each call that a reading takes, between two readings while something is in doubt."""
@@ -39,19 +43,22 @@ class CloudOptions:
     `takes`: ops that are written in one cycle; what is more waits for the next, so that what comes meanwhile doesn't
     wait for all of it. `per_second`: calls that the provider allows. `lead`: whether this manager may speak with the
     provider now; asked before and during each batch, so it must answer at once. Whoever changes its answer wakes the
-    loop."""
+    loop. `inside`: the networks that this manager may route, () for all; a route elsewhere isn't its own."""
 
     sync_interval: float = 30.0
     dry_run: bool = False
     takes: int = TAKES
     lead: Callable[[], bool] = always
     per_second: float = 10.0
+    inside: Callable[[], tuple[IPNetwork, ...]] = tuple
 
     @classmethod
-    def of(cls, settings: RouteManagerSettings, lead: Callable[[], bool]) -> CloudOptions:
+    def of(
+        cls, settings: RouteManagerSettings, lead: Callable[[], bool], inside: Callable[[], tuple[IPNetwork, ...]]
+    ) -> CloudOptions:
         """As the flags say."""
         rate = settings.requests_per_second
-        return cls(settings.sync_interval, settings.dry_run, max(round(SPAN * rate), TAKES // 5), lead, rate)
+        return cls(settings.sync_interval, settings.dry_run, max(round(SPAN * rate), TAKES // 5), lead, rate, inside)
 
 
 class CloudTarget:
@@ -64,6 +71,9 @@ class CloudTarget:
         """How many real ones were tried."""
         self._takes = self.options.takes
         self._routes: dict[Key, CloudRoute] = {}
+        self._aside: dict[Key, CloudRoute] = {}
+        self._inside: tuple[IPNetwork, ...] = ()
+        self._found = Contents({})
         self._contents: Contents | None = None
         self._asked_at: float | None = None
         self._cost = 1
@@ -101,6 +111,10 @@ class CloudTarget:
             touched = await self._read(now)
         elif self._broken is not None:
             raise TargetError(self._broken)
+        if self.options.inside() != self._inside:
+            aside = self._aside.keys()
+            self._sort()
+            touched = touched | (aside ^ self._aside.keys()) if touched is not None else None
         self._start_timer()
         return self._mirror(touched)
 
@@ -154,16 +168,44 @@ class CloudTarget:
         before, known = self._contents, dict(self._routes)
         self._routes.clear()
         self._routes.update(found.routes)
-        self._contents = Contents(self._routes, found.foreign, found.problems, found.calls)
+        self._aside.clear()
+        self._found = found
+        now_held = self._sort()
         if before is None:
             return None
-        return frozenset(_differing(known, self._routes) | _differing(before.foreign, found.foreign))
+        return frozenset(_differing(known, self._routes) | _differing(before.foreign, now_held.foreign))
+
+    def _sort(self) -> Contents:
+        """What bears our mark and leads outside of the networks that this manager may route was made by another one
+        with the same prefix, or by this one when it had others: it stays as it is."""
+        self._inside = self.options.inside()
+        everything = {**self._routes, **self._aside}
+        spans = _joined(self._inside)
+        self._aside = {key: route for key, route in everything.items() if spans and not _lies_in(route.dst, spans)}
+        self._routes.clear()
+        self._routes.update((key, route) for key, route in everything.items() if key not in self._aside)
+        who = f"a route of a manager with this -etcd-prefix, outside of {_listed(self._inside)}"
+        foreign = {**self._found.foreign, **dict.fromkeys(self._aside, who)}
+        problems = (*self._found.problems, *self._told_aside())
+        self._contents = Contents(self._routes, foreign, problems, self._found.calls)
+        return self._contents
+
+    def _told_aside(self) -> Iterator[Problem]:
+        if self._aside:
+            names = [self.tables.called(route) for route in self._aside.values()]
+            yield Problem(
+                self.name,
+                f"outside of what this manager may route ({_listed(self._inside)}), but with its mark, and left alone: "
+                f"{_listed(names)}. Another cluster's manager needs an -etcd-prefix of its own; what a former network "
+                "left goes if that is in -allowed, too",
+                wrong=False,
+            )
 
     def _rest(self) -> Reading:
         """Another manager leads: whatever was known here is its to change."""
         self._stop_timer()
         was_known, self._contents, self._led = self._contents is not None, None, False
-        self._routes = {}
+        self._routes, self._aside = {}, {}
         return Reading(self._routes, {}, None if was_known else frozenset(), 0, NOT_LEADING)
 
     def _mirror(self, touched: frozenset[Key] | None) -> Reading:
@@ -222,6 +264,25 @@ class CloudTarget:
         self._timer = None
         if self._wake is not None:
             self._wake()
+
+
+def _joined(spans: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """Adjacent ones as one: an aggregate may lie across them."""
+    spans = tuple(spans)
+    four = collapse_addresses(one for one in spans if isinstance(one, IPv4Network))
+    six = collapse_addresses(one for one in spans if isinstance(one, IPv6Network))
+    return [*four, *six]
+
+
+def _lies_in(dst: IPNetwork, spans: Iterable[IPNetwork]) -> bool:
+    return any(
+        dst.version == one.version and dst.prefixlen >= one.prefixlen and dst.network_address in one for one in spans
+    )
+
+
+def _listed(things: Sequence[object]) -> str:
+    more = len(things) - NAMED
+    return ", ".join(map(str, things[:NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _differing(before: Mapping[Key, V], after: Mapping[Key, V]) -> set[Key]:
