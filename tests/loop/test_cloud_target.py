@@ -351,9 +351,12 @@ def test_who_begins_to_lead_reads_first() -> None:
             rig.want({**THREE, subnet(8): host(8)})
             await asyncio.sleep(away)
             assert rig.calls() == calls
+            asked: list[str] = []
+            rig.tables.faults.by_chance(asked.append)
             leads[0] = True
             rig.loop.wake()
             await reached(rig.is_right, "what this one knows", within=1)
+            assert [call.split()[0] for call in asked[:2]] == ["list", "insert"]
 
     virtually(scenario(1.0))
     virtually(scenario(300.0))

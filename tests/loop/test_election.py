@@ -462,6 +462,26 @@ async def test_it_leads_on_when_etcd_ends_its_lease_too_early(world: World) -> N
 
 
 @in_a_world
+async def test_what_was_seen_of_a_lease_long_ago_says_nothing_of_its_end(world: World) -> None:
+    """It was renewed since then. Somebody deletes the key, and its holder can't hear of it."""
+    one = world.manager()
+    await world.leader()
+    two = world.manager()
+    await world.pass_by(5)
+
+    async def lost(lease: int) -> int:
+        raise GONE
+
+    two.store.remaining = lost  # type: ignore[method-assign]
+    await world.pass_by(20)
+    one.stall()
+    world.server.change(Delete(KEY))
+    began = world.loop.time()
+    await world.leader([two])
+    assert world.loop.time() - began > LIFE - MARGIN
+
+
+@in_a_world
 async def test_an_etcd_that_was_restored_makes_no_second_leader(world: World) -> None:
     one = world.manager()
     two = world.manager()
