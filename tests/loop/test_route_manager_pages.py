@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 
 from tests.support.eventually import soon
 from weft.agent.contender import Contender, Leader
@@ -13,7 +14,8 @@ from weft.errors import StoreUnreachable
 from weft.settings.route_manager import RouteManagerSettings
 from weft.stores import Put
 from weft.stores.memory import MemoryServer, MemoryStore
-from weft.targets.cloud.memory import MemoryRoutes
+from weft.targets.cloud.memory import MemoryRoutes, Nature
+from weft.web import route_manager as pages_of
 from weft.web.route_manager import RouteManagerPages
 
 
@@ -44,3 +46,25 @@ async def test_who_stands_by_is_well_and_who_is_cut_off_from_etcd_is_not() -> No
         await asyncio.gather(task, return_exceptions=True)
         await manager.close()
         await other.close()
+
+
+async def test_an_api_that_hangs_is_said_while_it_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operation that never ends holds the cycle up for minutes."""
+    monkeypatch.setattr(pages_of, "SLOW", 0.1)
+    server, asked = MemoryServer(), RouteManagerSettings(backend="google")
+    server.change(Put("/coreos.com/network/config", b'{"Network": "10.0.0.0/16"}'))
+    cloud = MemoryRoutes(("default",), Nature(latency=0.0))
+    manager = RouteManager(asked, MemoryStore(server), cloud, Contender("here", 1, "x"))
+    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership)
+    manager.start()
+    task = asyncio.create_task(manager.loop.run())
+    try:
+        await soon(lambda: pages.page().status == "healthy", "the first plan")
+        cloud.nature = Nature(latency=3600.0)
+        server.change(Put("/coreos.com/network/subnets/10.0.1.0-24", b'{"PublicIP": "192.0.2.1"}'))
+        await soon(lambda: pages.page().status == "degraded", "the hanging API to be said")
+        assert "has not answered for 0 s" in pages.page().message
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await manager.close()

@@ -107,6 +107,7 @@ class Loop(Generic[K]):
         self._retold: dict[str, list[float]] = {}
         self._busy = asyncio.Lock()
         self._rested_at = 0.0
+        self._began = 0.0
         self._cycling = False
         self._missed = False
         self._later: asyncio.TimerHandle | None = None
@@ -171,17 +172,22 @@ class Loop(Generic[K]):
         finally:
             self.stop()
 
+    @property
+    def at_work(self) -> float:
+        """Seconds for which a cycle is under way; 0.0: none is."""
+        return asyncio.get_running_loop().time() - self._began if self._cycling else 0.0
+
     async def _timed(self, full: bool) -> None:
         loop = asyncio.get_running_loop()
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        began, self._cycling, self._missed = loop.time(), True, False
+        self._began, self._cycling, self._missed = loop.time(), True, False
         try:
             await self.step(full)
         finally:
             ended, self._cycling = loop.time(), False
-            self._rested_at = ended + min(REST * (ended - began), LONGEST_REST)
+            self._rested_at = ended + min(REST * (ended - self._began), LONGEST_REST)
             if self._missed:
                 self.wake_after_rest()
 

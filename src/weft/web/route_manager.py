@@ -16,6 +16,9 @@ from weft.objects.cloud import CloudRoute
 from weft.web.looping import MOST_PROBLEMS, LoopHealth, Looping
 from weft.web.metrics import Histogram, Metric, by, counter, gauge
 
+SLOW = 30.0
+"""Seconds that a cycle's work may take before that is worth a word: fifty changes take less, where the API answers."""
+
 
 class RoomRow(msgspec.Struct, frozen=True):
     """A quota, as it was read last. `free`: routes that still fit."""
@@ -110,6 +113,12 @@ class RouteManagerPages:
     def _status(self, now: Leadership) -> tuple[Status, str]:
         """Who stands by has nothing to do, and does it well, as long as it could take over."""
         status, message = self.looping.status(self.looping.failing("target", self.provider.name))
+        if now.leading and status == "healthy" and self.looping.loop.at_work > SLOW:
+            seconds = self.looping.loop.at_work
+            return (
+                "degraded",
+                f"{self.provider.name} has not answered for {seconds:.0f} s; whatever changes since, waits",
+            )
         if status not in ("starting", "healthy") or not now.elected or now.leading or not now.leader:
             return status, message
         problems = self.looping.problems()
