@@ -30,7 +30,7 @@ from weft.agent.stacks import settled
 from weft.cli import main as cli
 from weft.discovery.file import DiscoveryFile
 from weft.objects import Fdb, Link
-from weft.settings import discovery, router
+from weft.settings import discovery, flanneld, route_manager, router
 from weft.settings.stack import SHARED_VARIABLES
 from weft.targets.files import FileTarget
 from weft.targets.memory import FIREWALL_KINDS, KERNEL_KINDS, MemoryTarget
@@ -292,6 +292,10 @@ def commands(text: str) -> Iterator[list[str]]:
             yield shlex.split(span.strip(), comments=True)[words.index("weft") + 1 :]
 
 
+GO_FLAGS = {"flanneld": flanneld.FLAGS.defaults, "route-manager": route_manager.FLAGS.defaults}
+"""Of the verbs whose words click doesn't read."""
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_command_of_our_pages_exists(name: str) -> None:
     for words in commands(page(name)):
@@ -303,6 +307,7 @@ def test_every_command_of_our_pages_exists(name: str) -> None:
             command = found
             rest.pop(0)
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        known.update(f"-{flag}" for flag in GO_FLAGS.get(command.name or "", ()))
         given = {word.strip("[]").partition("=")[0] for word in rest if re.match(r"\[?--?[a-z]", word)}
         assert given <= known, words
 
