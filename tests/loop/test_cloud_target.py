@@ -318,6 +318,27 @@ def test_a_route_that_is_refused_for_ever_costs_little_and_stops_nothing() -> No
 # Who leads.
 
 
+def test_a_thousand_routes_that_are_refused_for_one_cause_take_turns_and_come_at_once_when_it_is_over() -> None:
+    async def scenario() -> tuple[int, float]:
+        tables = MemoryRoutes()
+        tables.faults.by_chance(lambda call: "refused" if call.startswith("insert") else None)
+        async with running(CloudRig(many(1000), tables)) as rig:
+            await asyncio.sleep(600)
+            before = rig.calls()
+            await asyncio.sleep(600)
+            calls = rig.calls() - before
+            assert len(rig.reconciler.account.statuses) == 1000
+            rig.want({**many(1000), subnet(2000): host(1)})
+            tables.faults.clear()
+            began = now()
+            await reached(rig.is_right, "all of them", within=300)
+            return calls, now() - began
+
+    calls, seconds = virtually(scenario())
+    assert calls <= 10 * (30 + 60), "a turn each two seconds, and a reading at most for each"
+    assert seconds <= 60
+
+
 def test_who_does_not_lead_makes_no_call_and_has_no_errors() -> None:
     async def scenario() -> None:
         leads = [False]

@@ -21,11 +21,12 @@ import msgspec
 
 from weft import __version__
 from weft.errors import ProviderBusy, TargetError
-from weft.targets.cloud.pace import Pace
+from weft.targets.cloud.pace import Pace, look_at_the_fence
 
 ANSWER = 30.0
-CONNECTING = 10.0
-"""Seconds that an answer, and a connection, may take."""
+CONNECTING = 2.0
+"""Seconds that an answer, and a connection, may take. Less than an election's margin (`agent/election.py`): what is sent
+once the connection is there was allowed before."""
 AGENT = f"weft/{__version__} (route-manager; gzip)"
 """Google compresses answers for agents that say gzip."""
 RATE = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"})
@@ -160,6 +161,7 @@ class ComputeApi:
 
     async def _once(self, request: Request) -> bytes:
         token = await self._credentials.token()
+        look_at_the_fence()  # a token may take its time
         try:
             status, headers, body = await self._exchange(request, token)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

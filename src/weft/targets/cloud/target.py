@@ -20,6 +20,7 @@ from weft.settings.route_manager import RouteManagerSettings
 from weft.targets import Reading
 from weft.targets.cloud import Contents, RouteTables
 from weft.targets.cloud.pace import NOT_LEADING, always, fenced
+from weft.targets.cloud.refusals import Refusals
 
 V = TypeVar("V")
 
@@ -75,6 +76,7 @@ class CloudTarget:
         self._inside: tuple[IPNetwork, ...] = ()
         self._found = Contents({})
         self._contents: Contents | None = None
+        self._refusals = Refusals()
         self._asked_at: float | None = None
         self._cost = 1
         self._doubtful = False
@@ -126,18 +128,11 @@ class CloudTarget:
             return [Failure(DRY)] * len(ops)
         if not (self._led and self.options.lead()):
             return [Failure(NOT_LEADING)] * len(ops)
-        self._doubtful = True
-        began = asyncio.get_running_loop().time()
-        answers = await self._fenced(ops)
-        self._measure(len(ops), asyncio.get_running_loop().time() - began)
-        if len(answers) != len(ops):
-            raise TargetError(f"{self.name} gave {len(answers)} answers to {len(ops)} changes; please report it")
-        self._doubtful = any(answers)
-        for op, failure in zip(ops, answers, strict=True):
-            if failure is None:
-                self._note(op)
-        self._start_timer()
-        return answers
+        now = asyncio.get_running_loop().time()
+        self._refusals.forget(now)
+        known = [self._refusals.answer(op, now) for op in ops]
+        answers = iter(await self._tried([op for op, answer in zip(ops, known, strict=True) if answer is None]))
+        return [next(answers) if answer is None else answer for answer in known]
 
     def lines(self, ops: Sequence[Op]) -> list[str]:
         return self.tables.lines(ops)
@@ -204,6 +199,7 @@ class CloudTarget:
     def _rest(self) -> Reading:
         """Another manager leads: whatever was known here is its to change."""
         self._stop_timer()
+        self._refusals.clear()
         was_known, self._contents, self._led = self._contents is not None, None, False
         self._routes, self._aside = {}, {}
         return Reading(self._routes, {}, None if was_known else frozenset(), 0, NOT_LEADING)
@@ -229,6 +225,24 @@ class CloudTarget:
         elif count >= self._takes:
             waited = seconds - count / options.per_second
             self._takes = min(max(round(2 * waited * options.per_second), options.takes), LONGEST * options.takes)
+
+    async def _tried(self, ops: Sequence[Op]) -> list[Failure | None]:
+        if not ops:
+            return []
+        self._doubtful = True
+        began = asyncio.get_running_loop().time()
+        answers = await self._fenced(ops)
+        ended = asyncio.get_running_loop().time()
+        self._measure(len(ops), ended - began)
+        if len(answers) != len(ops):
+            raise TargetError(f"{self.name} gave {len(answers)} answers to {len(ops)} changes; please report it")
+        self._doubtful = any(answers)
+        for op, failure in zip(ops, answers, strict=True):
+            self._refusals.note(op, failure, ended)
+            if failure is None:
+                self._note(op)
+        self._start_timer()
+        return answers
 
     async def _fenced(self, ops: Sequence[Op]) -> list[Failure | None]:
         """The batch; it is cut off once this manager leads no longer."""
