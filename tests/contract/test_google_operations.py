@@ -87,6 +87,20 @@ async def test_one_that_does_not_end_is_given_up(world: World, monkeypatch: pyte
             assert "not done after" in answer.message
 
 
+async def test_one_that_hangs_holds_nobody_up_for_longer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the API lets whoever waits for it wait."""
+    with world.cloud(timing=Timing(running=1e6)) as gce:
+        monkeypatch.setattr(google_operations, "LONGEST", 0.5)
+        async with manager(gce) as tables:
+            began = asyncio.get_running_loop().time()
+            answers = await tables.apply(adds(1))
+            took = asyncio.get_running_loop().time() - began
+            assert [failure is not None and "not done after" in failure.message for failure in answers] == [True]
+            assert took < 30, "LONGEST_WAIT is 120"
+            gce.compute.timing = Timing(pending=0.01, running=0.02)
+            assert await tables.apply(adds(2)[1:]) == [None]
+
+
 @pytest.mark.parametrize("few", [4, 0])
 async def test_whatever_asks_after_it_may_fail(world: World, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     monkeypatch.setattr(google_operations, "FEW", few)

@@ -25,8 +25,8 @@ from weft.targets.cloud.pace import Pace, look_at_the_fence
 
 ANSWER = 30.0
 CONNECTING = 2.0
-"""Seconds that an answer, and a connection, may take. Less than an election's margin (`agent/election.py`): what is sent
-once the connection is there was allowed before."""
+"""Seconds that an answer, and a connection, may take; the latter less than an election's margin (`agent/election.py`):
+what is sent once it is there was allowed before."""
 AGENT = f"weft/{__version__} (route-manager; gzip)"
 """Google compresses answers for agents that say gzip."""
 RATE = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"})

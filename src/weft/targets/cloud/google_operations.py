@@ -7,6 +7,7 @@ filtered list asks for all, the less often the more they are: what a thousand ro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,8 +22,9 @@ FIRST_PAUSE, LAST_PAUSE, EACH = 0.1, 2.0, 0.1
 """Seconds between two lists: `EACH` times the operations asked after, within these bounds."""
 LONGEST_WAIT = 120.0
 """Seconds after which globalOperations.wait answers at the latest."""
-LONGEST = 300.0
-"""Seconds that an operation is followed. What comes of it later, the next reading shows."""
+LONGEST = 40.0
+"""Seconds that an operation is followed: one that hangs holds up all others for so long. What comes of it later, the
+next reading shows."""
 LISTED_AT_ONCE = 40
 """Operations asked after in one list: their names are in the URL."""
 PAGES = 5
@@ -104,15 +106,14 @@ class Operations:
             self._task = None
 
     async def _waited(self, name: str, until: float) -> Operation:
-        loop = asyncio.get_running_loop()
-        while loop.time() < until:
-            try:
-                operation = await self._ask("wait", "POST", f"/{name}/wait", LONGEST_WAIT + 15)
-            except ProviderBusy:
-                operation = None
-            if operation is not None and operation.done:
-                return operation
-            await asyncio.sleep(FIRST_PAUSE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                while True:
+                    with contextlib.suppress(ProviderBusy):
+                        operation = await self._ask("wait", "POST", f"/{name}/wait", LONGEST_WAIT + 15)
+                        if operation.done:
+                            return operation
+                    await asyncio.sleep(FIRST_PAUSE)
         raise _too_late()
 
     async def _in_lists(self, name: str, until: float) -> Operation:

@@ -1,9 +1,9 @@
 """What a provider refuses again and again, and when it is worth another call. Used by `target.py`.
 
-A permission that is missing, or a quota that is used up, hinders a thousand routes alike. The loop would ask for each of
-them every half minute, for ever, and use up a whole project's calls. So what was refused a few times waits for a turn,
-of which there is one every few seconds for all of it together; until then the answer is the last one. Once one of them
-is taken, whatever hindered them may be over, and all are asked for again.
+A permission that is missing, or a quota that is used up, hinders a thousand routes alike. The loop would ask for each
+of them every half minute, for ever, and use up a whole project's calls. So what was refused a few times waits for a
+turn, of which there is one every few seconds for all of it together; until then the answer is the last one. Once one of
+them is taken, whatever hindered them may be over, and all are asked for again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EAGER = 3
 TURN = 2.0
 """Seconds between two turns."""
 FORGOTTEN = 300.0
-"""Seconds after which what the loop didn't ask for any more is forgotten; it asks for all that it wants far more often."""
+"""Seconds after which is forgotten what the loop didn't ask for any more; what it wants, it asks for far more often."""
 
 
 @dataclass(slots=True)
