@@ -521,3 +521,25 @@ FULL = [
     "1 route does not fit into table default (2 in all; 0 free, 1 to be added); there is room once what they"
     " replace is gone, which stays until then: a little more for a while will do"
 ]
+
+
+def test_after_a_start_what_nobody_asks_for_is_kept_for_as_long_as_a_lease_that_ran_out() -> None:
+    """Whether its lease ran out a moment ago, or was deleted days ago, only the manager before this one knew."""
+
+    async def scenario() -> None:
+        async with running(Wishes("m", grace=60.0)) as rig:
+            for number in (1, 2):
+                rig.cloud.put(CloudRoute("default", ip_network(f"10.0.{number}.0/24"), ip_address(A)))
+            asked = [lease("10.0.1.0/24", A), lease("10.0.3.0/24", B)]
+            await asyncio.sleep(100)
+            rig.hears(asked)
+            await rig.comes_to({**routes(asked[0], asked[1]), "10.0.2.0/24": A})
+            assert [text for text in rig.told() if "kept for -grace" in text]
+            rig.hears(asked[:1])
+            await rig.comes_to({**routes(asked[0]), "10.0.2.0/24": A}, within=5)
+            await asyncio.sleep(50)
+            assert "10.0.2.0/24" in rig.has()
+            await rig.comes_to(routes(asked[0]), within=45)
+            assert rig.told() == []
+
+    virtually(scenario())

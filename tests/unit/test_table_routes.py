@@ -182,6 +182,40 @@ def test_what_leads_nowhere_goes_at_once() -> None:
     assert made.problems == ()
 
 
+# ---- what nobody has asked for since the start ----
+
+
+def test_what_nobody_has_asked_for_since_the_start_is_spared_and_told() -> None:
+    sparing = replace(OPEN, sparing=True)
+    held = table(f"10.0.0.0/24>{A} 10.0.1.0/24>{B} 10.0.2.0/24>?")
+    made = wanted(asks(a="10.0.0.0/24"), held, terms=sparing)
+    assert said(made.routes) == [f"10.0.0.0/24>{A}", f"10.0.1.0/24>{B}"], "what leads nowhere serves nobody"
+    (problem,) = made.problems
+    assert not problem.wrong
+    assert problem.message == "10.0.1.0/24: nobody has asked for it since the start; kept for -grace"
+    later = wanted(asks(a="10.0.0.0/24"), held, past=made.past)
+    assert said(later.routes) == [f"10.0.0.0/24>{A}"]
+
+
+def test_what_was_asked_for_and_is_no_more_goes_at_once_all_the_same() -> None:
+    sparing = replace(OPEN, sparing=True)
+    held = table(f"10.0.0.0/24>{A} 10.0.1.0/24>{B} 10.0.9.0/24>{B}")
+    made = wanted(asks(a="10.0.0.0/24", b="10.0.1.0/24"), held, terms=sparing)
+    made = wanted(asks(a="10.0.0.0/24"), held, terms=sparing, past=made.past)
+    assert said(made.routes) == [f"10.0.0.0/24>{A}", f"10.0.9.0/24>{B}"], "its source has seen to the grace"
+
+
+def test_what_is_spared_does_not_count_for_the_guard() -> None:
+    held = table(held_by(8) + f" 10.9.0.0/24>{B}")
+    few = Terms(max_delete=MaxDelete(1), sparing=True)
+    made = wanted(asks(b="10.9.0.0/24"), held, terms=few)
+    made = wanted([], held, terms=few, past=made.past)
+    assert len(made.routes) == 8
+    assert [problem.wrong for problem in made.problems] == [False], "one may go, and one goes"
+    early = wanted([], held, terms=replace(few, synced=False))
+    assert early.problems == ()
+
+
 # ---- before every source has spoken ----
 
 

@@ -32,7 +32,7 @@ ELECTION, TABLES = "election", "tables"
 class Wishes:
     """What the operator set. `name`: of this manager. `sources`: names of those that must have spoken before anything
     goes; with FLANNEL, its config too. `allowed`: (), flannel's own network and private ones. `delete_all`: nothing is
-    wanted, whoever says what, and no guard asks."""
+    wanted, whoever says what, and no guard asks. `grace`: seconds for which what nobody asks for stays at first."""
 
     name: str
     sources: tuple[str, ...] = (FLANNEL,)
@@ -40,6 +40,7 @@ class Wishes:
     aggregate: bool = False
     max_delete: MaxDelete = field(default_factory=MaxDelete)
     delete_all: bool = False
+    grace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class RouteWorld(Broken):
     _heard: dict[str, Known[Node]] = field(default_factory=dict)
     _judged: _Judged | None = None
     _decision: Decision = field(default_factory=Decision)
+    _synced_at: float | None = None
 
     def hear(self, source: str, known: Known[Node]) -> None:
         """A source's full set."""
@@ -131,10 +133,13 @@ class RouteWorld(Broken):
             return View(me, profile=profile, synced=True, problems=tuple(self.problems()))
         if not self._heard or (self._allowed_by_flannel() and self.spans is None):
             return None
-        judged, synced = self._judge(), not self._silent()
-        terms = Terms(self.wishes.aggregate, self.wishes.max_delete, synced)
+        judged, synced, now = self._judge(), not self._silent(), self.tables.now()
+        if synced and self._synced_at is None:
+            self._synced_at = now
+        sparing = self._synced_at is None or now < self._synced_at + self.wishes.grace
+        terms = Terms(self.wishes.aggregate, self.wishes.max_delete, synced, sparing and self.wishes.grace > 0)
         asked, past = judged.asked.destinations, self._decision.past
-        self._decision = decide(asked, self._tables(contents), terms, past, self.tables.now())
+        self._decision = decide(asked, self._tables(contents), terms, past, now)
         return View(
             me=me,
             nodes=judged.accepted.nodes,

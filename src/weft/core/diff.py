@@ -14,7 +14,8 @@ from weft.core.plan import Wanted
 from weft.objects import Key, Object, Op, Route, Sysctl, Why
 from weft.objects.cloud import CloudRoute
 
-UNWANTED = Why("kernel", "this host", "nothing asks for it any more")
+NOBODY_ASKS = "nothing asks for it any more"
+UNWANTED = Why("kernel", "this host", NOBODY_ASKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def diff(wanted: Mapping[Key, Wanted], facts: Facts, leave: Leave = ALL, only: I
         want, have = wanted.get(key), facts.actual.get(key)
         if want is None:
             if have is not None and key not in lost and not isinstance(have, Sysctl):  # set, never reverted
-                removals.append(Op("remove", have, UNWANTED))
+                removals.append(Op("remove", have, _unwanted(have)))
         elif key in conflicts:
             continue
         elif have is None or key in lost:
@@ -83,6 +84,10 @@ def diff(wanted: Mapping[Key, Wanted], facts: Facts, leave: Leave = ALL, only: I
     allowed = [op for op in removals if leave.covers(op.object.key)]
     held = [op for op in removals if not leave.covers(op.object.key)] if len(allowed) < len(removals) else []
     return Changes((*additions, *allowed), conflicts, (*waiting, *held))
+
+
+def _unwanted(have: Object) -> Why:
+    return Why("every source", have.table, NOBODY_ASKS) if isinstance(have, CloudRoute) else UNWANTED
 
 
 def _differing(wanted: Mapping[Key, Wanted], facts: Facts) -> list[Key]:

@@ -4,7 +4,9 @@ Wanted is a route per table and subnet (with -aggregate, fewer). What the tables
 
 - what covers a wanted destination, or is covered by one, goes only once a reading has what takes its place: additions
   come before removals, and one that fails must not leave a hole;
-- what would leave a destination without a route goes only as far as the guard lets it (`table_routes_guard.py`).
+- what would leave a destination without a route goes only as far as the guard lets it (`table_routes_guard.py`), and
+  of what nobody asked for since the start, nothing while that is to be spared: which leases ran out just now, and are
+  due a time of grace, only who was there knows.
 
 What has to stay is in the plan, with the reason, so nobody else needs to know of either rule.
 """
@@ -26,6 +28,7 @@ from weft.objects.cloud import CloudRoute
 SUBJECT = "routes"
 TABLE = "the table"
 """Source of routes that stay although nobody asks for them."""
+SPARED = "nobody has asked for it since the start; it is kept for -grace"
 NAMED = 5
 """How many routes a sentence names."""
 
@@ -56,11 +59,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the operator set, and whether every source has spoken (`synced`)."""
+    """What the operator set, whether every source has spoken (`synced`), and whether what nobody has asked for yet is
+    spared (`sparing`)."""
 
     aggregate: bool = False
     max_delete: MaxDelete = field(default_factory=MaxDelete)
     synced: bool = True
+    sparing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +83,27 @@ def decide(asked: Sequence[Destination], tables: Sequence[Table], terms: Terms, 
     """`past`: of the decision before. `now`: seconds, of a clock that never jumps."""
     drafts = [_draft(asked, table, terms) for table in tables]
     past = _look_back(past, drafts, now)
-    lost = [(draft.table.name, dst) for draft in drafts for dst in draft.lost]
+    if terms.sparing:
+        past = replace(past, asked=past.asked.union((d.table.name, dst) for d in drafts for dst in d.wanted))
+    spared = _spared(drafts, past, terms)
+    lost = [(draft.table.name, dst) for draft in drafts for dst in draft.lost if (draft.table.name, dst) not in spared]
     held = sum(len(table.held) for table in tables) + len(past.deleted)
     most = terms.max_delete.of(held)
     guarded = len(lost) + len(past.deleted) > most
     problems = [problem for draft in drafts for problem in _lacking_room(draft, asked, terms)]
     if guarded and lost and terms.synced:
         problems.insert(0, _guarded(lost, past, terms, f"{most} of {held}"))
+    if spared and terms.synced:
+        problems.append(_spare(spared))
     routes: list[TableRoute] = []
     going: set[Place] = set()
     for draft in drafts:
         kept = dict(draft.until)
-        kept.update((dst, _kept(draft, dst, terms)) for dst in draft.lost if guarded and dst not in kept)
+        rule = f"nobody asks for it, and -max-delete={terms.max_delete} lets it not go"
+        for dst in draft.lost:
+            is_spared = (draft.table.name, dst) in spared
+            if dst not in kept and (guarded or is_spared):
+                kept[dst] = _kept(draft, dst, SPARED if is_spared else rule)
         going.update((draft.table.name, dst) for dst in draft.lost if dst not in kept)
         routes.extend(sorted((*draft.wanted.values(), *kept.values()), key=_by_destination))
     unfinished = any(draft.until for draft in drafts)
@@ -188,10 +202,22 @@ def _only_needed(wanted: dict[IPNetwork, TableRoute], table: Table) -> dict[IPNe
     return kept
 
 
-def _kept(draft: _Draft, dst: IPNetwork, terms: Terms) -> TableRoute:
+def _spared(drafts: Sequence[_Draft], past: Past, terms: Terms) -> Collection[Place]:
+    if not terms.sparing:
+        return ()
+    places = ((draft.table.name, dst) for draft in drafts for dst in draft.lost)
+    return frozenset(place for place in places if place not in past.asked)
+
+
+def _spare(spared: Collection[Place]) -> Problem:
+    names = _listed(sorted(str(dst) for _, dst in spared))
+    text = f"{names}: nobody has asked for {'it' if len(spared) == 1 else 'these'} since the start; kept for -grace"
+    return Problem(SUBJECT, text, wrong=False)
+
+
+def _kept(draft: _Draft, dst: IPNetwork, rule: str) -> TableRoute:
     via = draft.table.held[dst].via
     assert via is not None
-    rule = f"nobody asks for it, and -max-delete={terms.max_delete} lets it not go"
     return TableRoute(draft.table.name, dst, via, TABLE, str(via), rule)
 
 

@@ -59,13 +59,14 @@ def parse_max_delete(text: str) -> MaxDelete:
 @dataclass(frozen=True, slots=True)
 class Past:
     """What the guard remembers. `deleted`: what is gone for good, and when. `going`: what was to go at the last look,
-    and was still there."""
+    and was still there. `asked`: what was asked for at any time since the start."""
 
     deleted: tuple[tuple[Place, float], ...] = ()
     going: frozenset[Place] = field(default_factory=frozenset)
+    asked: frozenset[Place] = field(default_factory=frozenset)
 
     def after(self, gone: frozenset[Place], again: frozenset[Place], now: float) -> Past:
         """`gone`: of what was going, what is not there any more; `again`: of all that went, what is wanted."""
         kept = {place: at for place, at in self.deleted if at > now - WINDOW and place not in again}
         kept.update(dict.fromkeys(gone - again, now))
-        return Past(tuple(kept.items()))
+        return Past(tuple(kept.items()), asked=self.asked)

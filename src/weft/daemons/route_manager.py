@@ -69,6 +69,7 @@ class RouteManager:
             settings.aggregate,
             parse_max_delete(settings.max_delete),
             settings.delete_all_routes,
+            0.0 if settings.once or settings.dry_run else settings.grace,
         )
         held = Tables(lambda: tables.tables, lambda: self.target.contents, lambda: tables.room, time.monotonic)
         self.world = RouteWorld(wishes, held, self.leads)

@@ -49,9 +49,11 @@ async def once(manager: RouteManager) -> int:
         return code
     changes = await manager.loop.preview()
     if changes is not None:
-        Telling(manager.tables.called, manager.settings.output).plan(changes.ops, manager.tables.lines)
-        for key, who in changes.conflicts.items():
-            log.warning("%s: left alone: %s", manager.loop.reconciler.name(key), who)
+        try:
+            Telling(manager.tables.called, manager.settings.output).plan(changes.ops, manager.tables.lines)
+        except OSError as error:
+            log.error("the plan can't be told: stdout: %s", error.strerror or error)
+            return 1
     return 0
 
 

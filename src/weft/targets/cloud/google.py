@@ -250,7 +250,7 @@ class GoogleRoutes:
                 raise TargetError(f"{name} is just being made or deleted by another operation; it is tried again")
             if there.dst == route.dst and in_network(there, site.rules):
                 if not is_ours(there, site.rules):
-                    raise Occupied(_left_alone(whose(there)))
+                    raise Occupied(_left_alone(whose(there, site.rules)))
                 self._ours[route.key] = (*self._ours.get(route.key, ()), there)
                 if is_right(there, site.rules, route.dst, hop):
                     return there
@@ -363,7 +363,7 @@ def _line(verb: str, name: str, project: str, rest: Sequence[str]) -> str:
 
 
 def _left_alone(who: str) -> str:
-    return f"{who} stands there, and weft leaves it alone: delete it if weft's is to come"
+    return f"left alone: {who}"
 
 
 def _failed(method: str, name: str, errors: Sequence[OperationError]) -> TargetError:

@@ -169,12 +169,14 @@ def in_network(resource: RouteResource, rules: Rules) -> bool:
 def is_ours(resource: RouteResource, rules: Rules) -> bool:
     if not in_network(resource, rules) or not resource.name.startswith(name_prefix(rules.network)):
         return False
-    if resource.description.startswith(rules.mark):
-        return True
+    return resource.description.startswith(rules.mark) or (rules.adopt and is_adoptable(resource, rules))
+
+
+def is_adoptable(resource: RouteResource, rules: Rules) -> bool:
+    """Whether it is what we would make, but for the mark: flannel-route-manager's."""
     dst = resource.dst
     return (
-        rules.adopt
-        and not resource.description.startswith(MARK)
+        not resource.description.startswith(MARK)
         and dst is not None
         and resource.name == route_name(rules.network, dst)
         and resource.priority == rules.priority
@@ -193,9 +195,9 @@ def sort_out(resources: Iterable[RouteResource], rules: Rules) -> Sorted:
             ours[rules.key(dst)].append(resource)
         else:
             others[rules.key(dst)] = resource
-    foreign = {key: whose(resource) for key, resource in others.items() if key not in ours}
+    foreign = {key: whose(resource, rules) for key, resource in others.items() if key not in ours}
     beside = [
-        f"{whose(resource)} stands beside our {ours[key][0].name}: whichever has the lower priority takes the packets, "
+        f"{named(resource)} stands beside our {ours[key][0].name}: whichever has the lower priority takes the packets, "
         "and both do if it is the same"
         for key, resource in others.items()
         if key in ours
@@ -203,12 +205,21 @@ def sort_out(resources: Iterable[RouteResource], rules: Rules) -> Sorted:
     return Sorted({key: tuple(found) for key, found in ours.items()}, foreign, beside)
 
 
-def whose(resource: RouteResource) -> str:
-    """Somebody else's route, named."""
-    text = f"route {resource.name} ({resource.dest_range} to {resource.hop or 'nowhere that weft knows'})"
-    if resource.description.startswith(MARK):
-        return f"{text} of another manager's ({resource.description.removeprefix(MARK).split(':')[0]})"
-    return text
+def named(resource: RouteResource) -> str:
+    """`route NAME (10.0.0.0/24 to 192.0.2.1)`."""
+    return f"route {resource.name} ({resource.dest_range} to {resource.hop or 'nowhere that weft knows'})"
+
+
+def whose(resource: RouteResource, rules: Rules) -> str:
+    """Somebody else's route that stands where one of ours would, and what can be done about it."""
+    text = named(resource)
+    if is_adoptable(resource, rules):
+        return f"{text}, which has our name and not our mark; -adopt takes it over"
+    if resource.description.startswith(rules.mark):
+        text = f"{text}, which has our mark and not our name"
+    elif resource.description.startswith(MARK):
+        text = f"{text} of another manager's ({resource.description.removeprefix(MARK).split(':')[0]})"
+    return f"{text}; delete it if weft's is to come"
 
 
 def as_route(found: Sequence[RouteResource], rules: Rules, addresses: Addresses) -> CloudRoute:

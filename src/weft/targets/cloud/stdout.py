@@ -4,9 +4,13 @@ reads a real one. One change is one line, as text or as a JSON document.
 
 from __future__ import annotations
 
+import atexit
+import errno
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Literal
 
 import msgspec
@@ -47,9 +51,21 @@ class PlanLine(msgspec.Struct, frozen=True):
 
 
 def write(text: str) -> None:
-    """To stdout, at once: it may be a pipe."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """To stdout, at once: it may be a pipe. Raises OSError if it takes nothing."""
+    if sys.stdout is None:  # a process that was begun with `>&-`
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError:
+        _forget_at_exit()
+        raise
+
+
+@cache
+def _forget_at_exit() -> None:
+    """Python flushes at its end what was not taken, and would complain of it."""
+    atexit.register(lambda: setattr(sys, "stdout", None))
 
 
 class Telling:
