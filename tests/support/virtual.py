@@ -17,6 +17,8 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 GRAIN = 1e-4
 """Seconds by which a clock is moved past its event, since sums of seconds are not exact."""
+GLANCE, GLANCES = 0.05, 20_000
+"""`reached` looks so often, in seconds; over a long time, so many times at most."""
 
 
 class Clock(Protocol):
@@ -81,7 +83,8 @@ async def reached(condition: Any, what: str, within: float = 60.0) -> None:
     """Wait until `condition()` is true; AssertionError after `within` virtual seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within
+    pause = max(GLANCE, within / GLANCES)
     while not condition():
         if loop.time() >= deadline:
             raise AssertionError(f"waited {within} s for {what}")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(pause)
