@@ -58,7 +58,7 @@ class RouteManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     allowed: Annotated[
         tuple[IPNetwork, ...],
-        Doc(description="what may be routed, with commas; default: flannel's own network, and private ones"),
+        Doc(description="what may be routed, with commas; default: flannel's network, private ones with other sources"),
     ] = ()
     aggregate: Annotated[
         bool, Doc(description="one route for adjacent subnets of one host, where they make up a larger one")
@@ -86,7 +86,9 @@ class RouteManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     google_priority: Annotated[int, Doc(ge=0, le=65535, description="priority of the routes; the lowest wins")] = 1000
     google_endpoint: Annotated[str, Doc(description="the Compute Engine API")] = "https://compute.googleapis.com"
     aws_region: Annotated[str, Doc(description="region; default: the environment's, else this instance's")] = ""
-    aws_vpc: Annotated[str, Doc(description="VPC whose tables are meant, where -aws-route-table names a tag")] = ""
+    aws_vpc: Annotated[
+        str, Doc(description="VPC of the main table, or of tables named by a tag; default: this instance's")
+    ] = ""
     aws_route_table: Annotated[
         tuple[str, ...],
         Doc(description="route tables, with commas: rtb-…, or tag:Key=Value; default: the main one of this VPC"),
