@@ -356,6 +356,27 @@ def test_who_does_not_lead_makes_no_call_and_has_no_errors() -> None:
     virtually(scenario())
 
 
+def test_what_was_known_last_is_there_for_people_while_this_manager_leads_no_longer() -> None:
+    async def scenario() -> None:
+        leads = [True]
+        rig = CloudRig(THREE, options=CloudOptions(lead=lambda: leads[0]))
+        assert rig.target.last is None
+        async with running(rig):
+            await reached(rig.is_right, "the routes")
+            leads[0] = False
+            rig.loop.wake()
+            await reached(lambda: rig.target.contents is None, "the lead to be seen to be lost")
+            last = rig.target.last
+            assert last is not None
+            assert len(last.routes) == 3
+            leads[0] = True
+            rig.loop.wake()
+            await reached(lambda: rig.target.contents is not None, "a new reading")
+            assert rig.target.last is rig.target.contents
+
+    virtually(scenario())
+
+
 def test_who_begins_to_lead_reads_first() -> None:
     async def scenario(away: float) -> None:
         leads = [True]

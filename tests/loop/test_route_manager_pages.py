@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.eventually import soon
 from weft.agent.contender import Contender, Leader
+from weft.agent.election import Standing
 from weft.daemons.route_manager import RouteManager
 from weft.errors import StoreUnreachable
 from weft.settings.route_manager import RouteManagerSettings
@@ -27,7 +28,7 @@ async def test_who_stands_by_is_well_and_who_is_cut_off_from_etcd_is_not() -> No
     other = MemoryStore(server)
     value = msgspec.json.encode(Leader("there", 2, "y"))
     await other.commit([Put(manager.key, value, await other.grant(10_000))])
-    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership)
+    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership, manager.held)
     manager.start()
     task = asyncio.create_task(manager.loop.run())
     try:
@@ -48,6 +49,33 @@ async def test_who_stands_by_is_well_and_who_is_cut_off_from_etcd_is_not() -> No
         await other.close()
 
 
+async def test_who_led_and_cannot_ask_etcd_says_that_it_freezes_and_what_it_knew_last() -> None:
+    server, asked = MemoryServer(), RouteManagerSettings(backend="google")
+    server.change(Put("/coreos.com/network/config", b'{"Network": "10.0.0.0/16"}'))
+    server.change(Put("/coreos.com/network/subnets/10.0.1.0-24", b'{"PublicIP": "192.0.2.1"}'))
+    manager = RouteManager(asked, MemoryStore(server), MemoryRoutes(("default",)), Contender("here", 1, "x"))
+    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership, manager.held)
+    manager.start()
+    task = asyncio.create_task(manager.loop.run())
+    try:
+        await soon(lambda: pages.page().tables == {"default": 1}, "the route")
+        assert manager.election is not None
+        await manager.election.close()  # as when its term has passed
+        manager._keep_standing(Standing(False, None, "who leads is not known: etcd is gone; it is asked again"))
+        manager.loop.wake()
+        await soon(lambda: manager.target.contents is None, "the loop to see that")
+        said = pages.page()
+        assert (said.status, said.leading, said.tables) == ("degraded", False, {"default": 1})
+        assert "etcd is gone; it is asked again; nothing is written until then" in "".join(said.problems)
+        manager._keep_standing(Standing(False, Leader("there", 2, "y")))
+        assert pages.page().tables == {"default": 0}, "the other knows better"
+        assert "standing by: there (pid 2) writes" in [problem.message for problem in manager.world.problems()]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await manager.close()
+
+
 async def test_an_api_that_hangs_is_said_while_it_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operation that never ends holds the cycle up for minutes."""
     monkeypatch.setattr(pages_of, "SLOW", 0.1)
@@ -55,7 +83,7 @@ async def test_an_api_that_hangs_is_said_while_it_hangs(monkeypatch: pytest.Monk
     server.change(Put("/coreos.com/network/config", b'{"Network": "10.0.0.0/16"}'))
     cloud = MemoryRoutes(("default",), Nature(latency=0.0))
     manager = RouteManager(asked, MemoryStore(server), cloud, Contender("here", 1, "x"))
-    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership)
+    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership, manager.held)
     manager.start()
     task = asyncio.create_task(manager.loop.run())
     try:

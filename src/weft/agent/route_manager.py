@@ -47,12 +47,13 @@ class Wishes:
 class Tables:
     """Asks the target and its provider. `names`: of the tables. `contents`: what they hold; None: it was not read, or
     this manager doesn't lead. `room`: by table, as far as a quota was read. `now`: seconds, of a clock that never
-    jumps."""
+    jumps. `last`: what they held as far as anybody knows, for people; None: another manager knows better."""
 
     names: Callable[[], tuple[str, ...]]
     contents: Callable[[], Contents | None]
     room: Callable[[], Mapping[str, Room]]
     now: Callable[[], float]
+    last: Callable[[], Contents | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,14 @@ class _Judged:
 @dataclass(slots=True)
 class RouteWorld(Broken):
     """`spans`: flannel's own networks, by its config; None: not known yet, (): it has no config. `leading`: whether
-    this manager may write; one that may not plans nothing."""
+    this manager may write; one that may not plans nothing. `writes`: which other one does, "" for none that is known.
+    """
 
     wishes: Wishes
     tables: Tables
     leading: Callable[[], bool]
     spans: tuple[IPNetwork, ...] | None = None
+    writes: str = ""
     _heard: dict[str, Known[Node]] = field(default_factory=dict)
     _judged: _Judged | None = None
     _decision: Decision = field(default_factory=Decision)
@@ -198,9 +201,11 @@ class RouteWorld(Broken):
         if self._judged is not None and not self.wishes.delete_all:
             yield from self._judged.hosts.problems
             yield from self._judged.accepted.problems
-        contents = self.tables.contents()
+        contents = self.tables.contents() or self.tables.last()
         if contents is not None:
             yield from contents.problems
+        if self.writes:
+            yield Problem(ELECTION, f"standing by: {self.writes} writes", wrong=False)
         yield from self._decision.problems
 
     def waiting(self) -> list[str]:

@@ -34,7 +34,7 @@ def ask(what: str, config: Path | None = None, path: str = "", **query: str) -> 
     return ask_at(path or running(load(os.environ, file=config).socket), what, **query)
 
 
-PREFERRED = ("registrar.sock", "flanneld.sock", "router.sock")
+PREFERRED = ("registrar.sock", "flanneld.sock", "router.sock", "route-manager.sock")
 """Of daemons that run beside each other, who knows more is asked."""
 
 

@@ -30,7 +30,7 @@ from weft.model import Known, Node, Peer, View
 from weft.settings.route_manager import RouteManagerSettings
 from weft.stores import Store
 from weft.stores.etcd import EtcdOptions, EtcdStore
-from weft.targets.cloud import LOCAL, RouteTables
+from weft.targets.cloud import LOCAL, Contents, RouteTables
 from weft.targets.cloud.plugins import open_tables
 from weft.targets.cloud.target import CloudOptions, CloudTarget
 from weft.web.api import Api
@@ -71,7 +71,9 @@ class RouteManager:
             settings.delete_all_routes,
             0.0 if settings.once or settings.dry_run else settings.grace,
         )
-        held = Tables(lambda: tables.tables, lambda: self.target.contents, lambda: tables.room, time.monotonic)
+        held = Tables(
+            lambda: tables.tables, lambda: self.target.contents, lambda: tables.room, time.monotonic, self.held
+        )
         self.world = RouteWorld(wishes, held, self.leads)
         self.loop = Loop(self.world, Reconciler((self.target,)), settings.sync_interval, self._cycled)
         self.loop.aloud = False
@@ -135,8 +137,11 @@ class RouteManager:
         return leader.name if leader is not None and leader.instance != self.me.instance else ""
 
     def _keep_standing(self, standing: Standing) -> None:
+        """Who was the one that writes, and can't ask etcd any more, writes nothing until it can: another may."""
         self.standing = standing
-        self.world.report("election", standing.problem)
+        frozen = "; nothing is written until then" * (bool(standing.problem) and not standing.leads)
+        self.world.report("election", standing.problem + frozen)
+        self.world.writes = self.leader
 
     def _keep_leases(self, leases: Leases) -> None:
         self.world.hear_leases(leases.known, leases.spans)
@@ -182,6 +187,10 @@ class RouteManager:
         """Quotas, as they were read last."""
         return [RoomRow(table, room.what, room.limit, room.free) for table, room in self.tables.room.items()]
 
+    def held(self) -> Contents | None:
+        """What the tables held when they were read last; None: another manager knows better."""
+        return self.target.last if not self.leader else None
+
     def leadership(self) -> Leadership:
         """Who writes."""
         return Leadership(self.leads(), self.world.name if self.leads() else self.leader, self.election is not None)
@@ -219,7 +228,7 @@ async def _serve(manager: RouteManager, closing: AsyncExitStack) -> None:
         log.warning("%s; `weft show` has no answer (-socket names another place)", error)
     else:
         closing.push_async_callback(server.stop)
-    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership)
+    pages = RouteManagerPages(manager.looping, manager.tables, manager.rooms, manager.leadership, manager.held)
     place = (settings.health_ip, settings.health_port)
     await serve_health(closing, place, Pages(ROLE, pages.page, pages.metrics), manager.loop, "-health-port")
 

@@ -114,7 +114,10 @@ def _outcome(manager: RouteManager) -> int:
         key, status = next(iter(statuses.items()))
         first = f"{manager.loop.reconciler.name(key)}: {status.message}"
         log.error("not done: %d; the first is %s", len(statuses), first)
-    return int(bool(statuses) or any(_wrong(manager)))
+    wrong = next(_wrong(manager), None)
+    if wrong is not None and not statuses:
+        log.error("not all that was asked for could be done: %s", wrong.message)
+    return int(bool(statuses) or wrong is not None)
 
 
 def _wrong(manager: RouteManager) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from weft.core.health import Status
-from weft.objects.cloud import CloudRoute
+from weft.targets.cloud import Contents
 from weft.web.looping import MOST_PROBLEMS, LoopHealth, Looping
 from weft.web.metrics import Histogram, Metric, by, counter, gauge
 
@@ -64,12 +64,14 @@ class Leadership:
 
 @dataclass(frozen=True, slots=True)
 class RouteManagerPages:
-    """`rooms`: quotas as they were read last. `leadership`: who writes."""
+    """`rooms`: quotas as they were read last. `leadership`: who writes. `held`: what the tables held when they were
+    read last, None where another manager knows better."""
 
     looping: Looping
     provider: Provider
     rooms: Callable[[], list[RoomRow]]
     leadership: Callable[[], Leadership]
+    held: Callable[[], Contents | None]
 
     def page(self) -> RouteManagerHealth:
         """GET /health."""
@@ -128,6 +130,6 @@ class RouteManagerPages:
         return "degraded", f"standing by, {now.leader} was seen to write last: {problems[0]}{more}"
 
     def _tables(self) -> dict[str, int]:
-        held = self.looping.loop.reconciler.actual()
-        counts = Counter(thing.table for thing in held if isinstance(thing, CloudRoute))
+        held = self.held()
+        counts = Counter(route.table for route in held.routes.values()) if held is not None else {}
         return {**dict.fromkeys(self.provider.tables, 0), **counts}

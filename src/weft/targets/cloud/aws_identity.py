@@ -7,6 +7,7 @@ timeouts of AWS' settings are heeded as in every program that uses boto3.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -64,6 +65,7 @@ def session() -> boto3.session.Session:
 def connect(settings: RouteManagerSettings) -> EC2Client:
     """A client for the region of the flag, else the environment's, else this instance's. It blocks. Raises TargetError
     outside of AWS if nobody says a region."""
+    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # where it found some is told at each start
     chosen = session()
     try:
         region = settings.aws_region or chosen.region_name or Metadata(chosen).ask(REGION)

@@ -76,6 +76,7 @@ class CloudTarget:
         self._inside: tuple[IPNetwork, ...] = ()
         self._found = Contents({})
         self._contents: Contents | None = None
+        self._last: Contents | None = None
         self._refusals = Refusals()
         self._asked_at: float | None = None
         self._cost = 1
@@ -98,6 +99,11 @@ class CloudTarget:
         """What the tables hold, as far as this manager knows; `routes` is live: its own successes are in it. None: it
         doesn't lead, or has not read them since it does."""
         return self._contents
+
+    @property
+    def last(self) -> Contents | None:
+        """What they held when this manager was last one that knew: for people. None: it never was."""
+        return self._contents or self._last
 
     async def read(self, full: bool = False) -> Reading:
         """The mirror; a real reading if one is due, or if something is in doubt. `full` alone is no reason for one:
@@ -200,6 +206,7 @@ class CloudTarget:
         """Another manager leads: whatever was known here is its to change."""
         self._stop_timer()
         self._refusals.clear()
+        self._last = self.last
         was_known, self._contents, self._led = self._contents is not None, None, False
         self._routes, self._aside = {}, {}
         return Reading(self._routes, {}, None if was_known else frozenset(), 0, NOT_LEADING)
