@@ -42,8 +42,8 @@ class AwsPlace(Place):
     def has_foreign(self, dst: IPNetwork) -> bool:
         return self.cloud.routes().get(dst) == self.somebodys
 
-    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> bool:
-        return False
+    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> None:
+        raise AssertionError("a table of EC2 has one route for each destination")
 
     def delete(self, dst: IPNetwork) -> None:
         self.cloud.delete(dst)

@@ -60,8 +60,8 @@ class Place(ABC):
         """Whether it stands there as it was put."""
 
     @abstractmethod
-    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> bool:
-        """What a change leaves that was interrupted; False: here a change can't be."""
+    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> None:
+        """What a change leaves that was interrupted, where one can be."""
 
     @abstractmethod
     def delete(self, dst: IPNetwork) -> None:
@@ -104,9 +104,8 @@ class MemoryPlace(Place):
     def has_foreign(self, dst: IPNetwork) -> bool:
         return [entry.whose for entry in self.tables.entries(TABLE, dst)] == [SOMEBODY]
 
-    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> bool:
+    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> None:
         self.tables.put(CloudRoute(TABLE, dst, vias[0]), *vias[1:])
-        return True
 
     def delete(self, dst: IPNetwork) -> None:
         self.tables.tamper_delete(TABLE, dst)
@@ -164,11 +163,10 @@ class GooglePlace(Place):
         found = [r for r in self.gce.history.at(self.gce.now).values() if r.dest_range == str(dst)]
         return [(r.description, r.next_hop_ip) for r in found] == [(SOMEBODY, str(self.vias[2]))]
 
-    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> bool:
+    def put_twice(self, dst: IPNetwork, vias: Sequence[IPAddress]) -> None:
         names = [route_name(TABLE, dst), *(other_name(TABLE, dst, str(via)) for via in vias[1:])]
         for name, via in zip(names, vias, strict=True):
             self._put(name, dst, via, f"{mark_of(self.settings.etcd_prefix)}lease of {via}")
-        return True
 
     def delete(self, dst: IPNetwork) -> None:
         for name, route in self.gce.history.at(self.gce.now).items():

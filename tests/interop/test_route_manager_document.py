@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -22,6 +21,7 @@ import pytest
 from tests.support.compute import Gce, compute
 from tests.support.etcd import Etcd, cluster, needs_etcd
 from tests.support.eventually import until
+from tests.support.ports import free_port
 from weft.lab.compute.faults import Fault
 
 pytestmark = needs_etcd
@@ -104,13 +104,6 @@ def site(etcd: Etcd, tmp_path: Path) -> Iterator[Site]:
         one = Site(etcd, gce, tmp_path, prefix)
         etcd.ctl("put", f"{prefix}/config", '{"Network": "10.244.0.0/16", "Backend": {"Type": "alloc"}}')
         yield one
-
-
-def free_port() -> int:
-    """That was free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def hosts(site: Site) -> list[str]:
