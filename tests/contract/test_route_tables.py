@@ -18,7 +18,6 @@ from weft.objects import Failure, Key, Op
 from weft.objects.cloud import CloudRoute
 from weft.targets.cloud import pace
 
-
 INTERRUPTIBLE = pytest.mark.parametrize("place", ["memory", "google"], indirect=True)
 """Where a change is two calls. EC2's table has one route for a destination, which one call replaces."""
 

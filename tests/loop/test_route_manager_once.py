@@ -23,7 +23,7 @@ from weft.objects.cloud import CloudRoute
 from weft.settings.route_manager import RouteManagerSettings
 from weft.stores import Put
 from weft.stores.memory import MemoryServer, MemoryStore
-from weft.targets.cloud import Contents
+from weft.targets.cloud import Contents, target
 from weft.targets.cloud.memory import MemoryRoutes, Nature
 
 A, B = "192.0.2.1", "192.0.2.2"
@@ -79,6 +79,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(ends, "PATIENCE", 1.5)
     monkeypatch.setattr(ends, "GLANCE", 0.3)
     monkeypatch.setattr(status, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(target, "SOON", 0.1)
     return Rig()
 
 
