@@ -96,6 +96,32 @@ async def test_when_it_dies_another_takes_over_within_the_life_of_its_lease(worl
 
 
 @in_a_world
+async def test_who_stands_back_is_followed_by_another_and_leads_again_when_that_one_goes(world: World) -> None:
+    one = world.manager()
+    await world.leader()
+    two = world.manager()
+    await world.pass_by(20)
+    one.election.stand_back(2 * LIFE)
+    began = world.loop.time()
+    assert await world.leader([two]) is two
+    assert world.loop.time() - began <= LIFE + 0.3
+    await world.pass_by(100)
+    assert two.leads
+    await two.election.resign()
+    assert await world.leader([one], within=1) is one
+
+
+@in_a_world
+async def test_who_stands_back_alone_leads_again_after_that(world: World) -> None:
+    one = world.manager()
+    await world.leader()
+    one.election.stand_back(2 * LIFE)
+    await world.pass_by(2 * LIFE - 1)
+    assert not one.leads
+    assert await world.leader(within=2) is one
+
+
+@in_a_world
 async def test_a_stopped_process_has_lost_it_when_it_goes_on(world: World) -> None:
     one = world.manager()
     await world.leader()

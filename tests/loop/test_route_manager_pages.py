@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.eventually import soon
 from weft.agent.contender import Contender, Leader
-from weft.agent.election import Standing
+from weft.agent.election import LIFE, Standing, boot_clock
+from weft.daemons import route_manager as daemon
 from weft.daemons.route_manager import RouteManager
 from weft.errors import StoreUnreachable
 from weft.settings.route_manager import RouteManagerSettings
@@ -70,6 +71,28 @@ async def test_who_led_and_cannot_ask_etcd_says_that_it_freezes_and_what_it_knew
         manager._keep_standing(Standing(False, Leader("there", 2, "y")))
         assert pages.page().tables == {"default": 0}, "the other knows better"
         assert "standing by: there (pid 2) writes" in [problem.message for problem in manager.world.problems()]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await manager.close()
+
+
+async def test_a_leader_that_cannot_reach_the_cloud_lets_others_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "UNREACHABLE", 0.0)
+    server, asked = MemoryServer(), RouteManagerSettings(backend="google")
+    cloud = MemoryRoutes(("default",))
+    cloud.faults.by_chance(lambda call: "refused" if call.startswith("list") else None)
+    manager = RouteManager(asked, MemoryStore(server), cloud, Contender("here", 1, "x"))
+    manager.start()
+    task = asyncio.create_task(manager.loop.run())
+    try:
+        await soon(lambda: "cloud" in manager.world.broken, "it to be told")
+        assert manager.world.broken["cloud"].message.endswith("; another manager may try, if there is one")
+        election = manager.election
+        assert election is not None
+        assert election._not_before - boot_clock().now() > LIFE, "nothing is renewed for longer than its key lives"
+        manager._keep_standing(Standing(False, Leader("there", 2, "y")))
+        assert "cloud" not in manager.world.broken
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -134,6 +134,11 @@ class Election:
             said = now
             yield now
 
+    def stand_back(self, seconds: float) -> None:
+        """Let another one try: for so long nothing is renewed, and nothing is taken. As if it had died, it leads until
+        its term ends, and its key goes with the lease."""
+        self._not_before = self._clock.now() + seconds
+
     async def resign(self) -> None:
         """Stop believing at once, and let another one lead. Call it when no write is under way any more."""
         entry, mine = self._entry, self._is_mine()
@@ -197,7 +202,7 @@ class Election:
                     await self._step()
                 except StoreError as error:
                     self._retry = min(2 * self._retry, RETRY[1]) if self._retry else RETRY[0]
-                    self._not_before = self._clock.now() + self._retry
+                    self._not_before = max(self._not_before, self._clock.now() + self._retry)
                     self._trouble("key", f"{self._key} can't be looked after: {error}; it is tried again")
                 else:
                     self._retry = 0.0
@@ -276,7 +281,7 @@ class Election:
         revision = await self._store.commit([Put(self._key, value, self._lease)], [Guard(self._key, modified)])
         if revision is None:
             self._see(await self._store.get(self._key))
-            self._not_before = self._clock.now() + RETRY[0]
+            self._not_before = max(self._not_before, self._clock.now() + RETRY[0])
             return
         self._floor = revision
         self._see(Entry(self._key, value, revision, revision, 1, self._lease))

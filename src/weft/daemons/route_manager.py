@@ -13,7 +13,7 @@ from pathlib import Path
 from weft import __version__
 from weft.agent.contender import Contender, contender_here
 from weft.agent.cycles import Cycles
-from weft.agent.election import Election, Standing
+from weft.agent.election import LIFE, Election, Standing
 from weft.agent.loop import Loop
 from weft.agent.peer_events import PeerEvents
 from weft.agent.reconcile import Reconciler
@@ -44,6 +44,8 @@ log = logging.getLogger("weft")
 REGISTRAR, AGENTS = "registrar", "agents"
 ATTEMPTS = 3
 """What failed so many times, who is to end leaves undone."""
+UNREACHABLE = 60.0
+"""Seconds for which a leader's tables can't be read, before it lets others try."""
 
 
 class RouteManager:
@@ -82,6 +84,7 @@ class RouteManager:
         self.cycles = Cycles()
         self.looping = Looping(ROLE, self.loop, self.events, self.cycles)
         self.standing = Standing()
+        self._stood_back = False
         self._was_read = False
         self.settled = False
         """`is_settled` at the end of the last cycle: in the middle of one, half of what it looks at is older."""
@@ -142,6 +145,9 @@ class RouteManager:
         frozen = "; nothing is written until then" * (bool(standing.problem) and not standing.leads)
         self.world.report("election", standing.problem + frozen)
         self.world.writes = self.leader
+        if standing.leads or self.leader:
+            self._stood_back = False
+            self.world.report("cloud", "")
 
     def _keep_leases(self, leases: Leases) -> None:
         self.world.hear_leases(leases.known, leases.spans)
@@ -171,9 +177,21 @@ class RouteManager:
             self.loop.ready.clear()
         if view is not None and going_on:
             self.loop.wake()
+        self._let_others_try()
         self.cycles.observe(self.loop)
         self.settled = self.is_settled()
         self.stirred.set()
+
+    def _let_others_try(self) -> None:
+        """Who alone can't reach the provider (its credentials, its cable) is to lead no longer than need be."""
+        reconciler = self.loop.reconciler
+        status = reconciler.account.statuses.get(("target", self.target.name))
+        if self.election is None or status is None or not self.leads() or self._stood_back:
+            return
+        if reconciler.clock.wall() - status.since >= UNREACHABLE:
+            self._stood_back = True
+            self.world.report("cloud", f"{status.message}; another manager may try, if there is one")
+            self.election.stand_back(2 * LIFE)
 
     def _say(self, unfinished: bool) -> None:
         if self.settings.delete_all_routes:
