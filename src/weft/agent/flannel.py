@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from weft.agent.broken import Broken
+from weft.agent.unseen import Unseen
 from weft.backends.tunnel import no_ipv6
 from weft.core import flannel
 from weft.core.acceptance import Accepted, Policy, accept
@@ -17,7 +18,7 @@ from weft.core.flannel import Home, Options, Version, Versions
 from weft.core.interface import Choice, External, pick
 from weft.core.roster import Roster
 from weft.core.tenancy import Candidate, Tenancy
-from weft.model import Host, IPAddress, IPNetwork, Known, Mac, Network, Node, Problem, Reach, TextFile, View
+from weft.model import Host, IPAddress, IPNetwork, Known, Mac, Network, Node, Problem, TextFile, View
 from weft.wire.flannel import (
     NAMES,
     Backend,
@@ -34,7 +35,7 @@ from weft.wire.subnet_env import SubnetEnv, subnet_env, subnet_env_of
 
 
 @dataclass(slots=True)
-class FlannelWorld(Broken):
+class FlannelWorld(Broken, Unseen):
     """`host`, `tenancy` are None until their source has spoken. `direct`: addresses on this host's segments → the
     interface to each, as far as the ways to the addresses in `answered` are known. `choice`: asks which interface is
     wanted, by the IP versions of the overlay. `chains`, `refused`: see `World`. `published`: asks for the lease that
@@ -239,25 +240,6 @@ class FlannelWorld(Broken):
             both = ((lease.subnet, lease.public_ip, lease.subnet6, lease.public_ip6) for lease in leases)
             self._ends = (leases, frozenset(end for s4, a4, s6, a6 in both for end in ((s4, a4), (s6, a6))))
         return (subnet, via) in self._ends[1]
-
-    def last_seen(self) -> Mapping[str, float]:
-        """Leases don't tell when their hosts were seen last."""
-        return {}
-
-    def within(self) -> Mapping[str, str]:
-        """None: every node is planned under its own name."""
-        return {}
-
-    def rules(self) -> Mapping[str, str]:
-        """None: flannel has no choice."""
-        return {}
-
-    def probed(self) -> Mapping[str, Reach]:
-        """None: nobody is probed."""
-        return {}
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
 
     # What `web/api.py` shows of it.
 

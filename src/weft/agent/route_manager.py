@@ -12,12 +12,13 @@ from ipaddress import ip_network
 from typing import cast
 
 from weft.agent.broken import Broken
+from weft.agent.unseen import Unseen
 from weft.core.acceptance import Accepted, Policy, accept
 from weft.core.table_routes import Decision, Table, Terms, decide
 from weft.core.table_routes_guard import MaxDelete
 from weft.core.table_routes_hosts import ANY, Asked, Hosts, destinations, gather, nobody
 from weft.core.table_routes_hosts import FLANNEL as FLANNEL
-from weft.model import IPNetwork, Known, Network, Node, Problem, Profile, Reach, View
+from weft.model import IPNetwork, Known, Network, Node, Problem, Profile, View
 from weft.objects import Key
 from weft.objects.cloud import CloudRoute
 from weft.settings import PRIVATE
@@ -67,7 +68,7 @@ class _Judged:
 
 
 @dataclass(slots=True)
-class RouteWorld(Broken):
+class RouteWorld(Broken, Unseen):
     """`spans`: flannel's own networks, by its config; None: not known yet, (): it has no config. `leading`: whether
     this manager may write; one that may not plans nothing. `writes`: which other one does, "" for none that is known.
     """
@@ -218,23 +219,6 @@ class RouteWorld(Broken):
     def _silent(self) -> list[str]:
         silent = [name for name in self.wishes.sources if name not in self._heard or not self._heard[name].complete]
         return silent if self.spans is not None or not self._allowed_by_flannel() else [*silent, "config"]
-
-    # What `web/api.py` shows of it. Who is followed there, nobody asks of these hosts.
-
-    def last_seen(self) -> Mapping[str, float]:
-        return {}
-
-    def within(self) -> Mapping[str, str]:
-        return {}
-
-    def rules(self) -> Mapping[str, str]:
-        return {}
-
-    def probed(self) -> Mapping[str, Reach]:
-        return {}
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
 
 
 def _same(one: tuple[Known[Node], ...], other: tuple[Known[Node], ...]) -> bool:
