@@ -28,6 +28,8 @@ TIMES = 5
 """How often each fault is inflicted."""
 PATIENCE = 30.0
 """Seconds until every container must reach every other one."""
+SERVING = 10.0
+"""Seconds until the server in a container must listen."""
 BOLD, DIM, GREEN, RED, PLAIN = (
     ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[0m") if sys.stdout.isatty() else [""] * 5
 )
@@ -107,12 +109,24 @@ async def _new_network(lab: Lab) -> None:
     fetch = await lab.container_command(
         other, caller.name, ["timeout", "5", "wget", "-q", "-O", "-", f"http://{address}/"]
     )
-    answer = (await shell.run(fetch)).strip()
+    answer = (await _first_answer(fetch)).strip()
     if answer != container:
         raise LabError(
             f"{other.name}/{caller.name} asked http://{address}/ and got {answer!r} instead of {container!r}"
         )
     say(f"  {GREEN}✓{PLAIN} {other.name}/{caller.name} fetches http://{address}/ from {host.name}/{container}")
+
+
+async def _first_answer(fetch: Sequence[str]) -> str:
+    """The container is there before the server in it listens."""
+    deadline = asyncio.get_running_loop().time() + SERVING
+    while True:
+        try:
+            return await shell.run(fetch)
+        except LabError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.05)
 
 
 def _hints(lab: Lab) -> None:
