@@ -74,8 +74,8 @@ async def test_servfail_is_not_an_empty_answer(server: Bind) -> None:
 
 
 async def test_a_zone_that_was_lost_is_filled_again_and_nobody_was_away(server: Bind) -> None:
-    # A timeout longer than the server is away; and the hold that it has by default: who has registered again already, and
-    # looks before the other one has, sees what a goodbye looks like.
+    # A timeout longer than the server is away; and the hold that there is by default: who has registered again and
+    # looks before the other one has sees what a goodbye looks like.
     async with Stage(server, peer_timeout=60.0, goodbye_hold=30.0) as stage:
         a, b = await two(stage)
         before = len(a.known), len(b.known)
