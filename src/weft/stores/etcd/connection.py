@@ -31,6 +31,8 @@ from weft.stores.etcd.refusals import AUTH_IS_OFF, StaleToken, of_rpc
 
 log = logging.getLogger("weft")
 
+RENEWALS = 3
+"""Tokens that one question may need: a new one, too, is of before when users change just then."""
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -158,13 +160,14 @@ class Connection:
         deadline = _now() + limit
         if self._options.username and self._token is None:
             await self._renew(channel, None, limit)
-        token = self._token
-        try:
-            return await send(channel, _metadata(token), deadline - _now())
-        except StaleToken as error:
-            if not self._options.username:
-                raise StoreForbidden(f"{error}; etcd wants a user: give a name and a password") from error
-        await self._renew(channel, token, deadline - _now())
+        for _ in range(RENEWALS):
+            token = self._token
+            try:
+                return await send(channel, _metadata(token), deadline - _now())
+            except StaleToken as error:
+                if not self._options.username:
+                    raise StoreForbidden(f"{error}; etcd wants a user: give a name and a password") from error
+            await self._renew(channel, token, deadline - _now())
         return await send(channel, _metadata(self._token), deadline - _now())
 
     async def _renew(self, channel: grpc.aio.Channel, old: str | None, limit: float) -> None:
